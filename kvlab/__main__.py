@@ -1,0 +1,34 @@
+"""`python3 -m kvlab ...`: set up what is missing, then run the command.
+
+This file and `bootstrap.py` use the standard library alone and the grammar of Python 3.6, so that an
+old Python answers with a sentence.
+"""
+
+import sys
+
+NEEDED = (3, 11)
+
+
+def main(argv=None):
+    """Runs one command and returns its exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if sys.version_info[:2] < NEEDED:
+        found = ".".join(str(part) for part in sys.version_info[:3])
+        needed = ".".join(str(part) for part in NEEDED)
+        sys.stderr.write(
+            "kvlab: this is Python " + found + ", and kvlab needs " + needed + " or newer: install one"
+            " and start kvlab with it, for example python" + needed + " -m kvlab lab\n"
+        )
+        return 1
+    from kvlab import bootstrap
+
+    argv, code = bootstrap.prepare(argv)
+    if code is not None:
+        return code
+    from kvlab.cli import main as cli_main
+
+    return cli_main(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

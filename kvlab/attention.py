@@ -1,0 +1,130 @@
+"""Reading a cache: every query weighs the keys it may see and mixes their values.
+
+B rows, H query heads, G key/value heads, R = H / G, S new tokens, T slots, D head width.
+
+A backend is one function `(q_BHSD, kv, q_pos_BS, weights) -> (out_BHSD, weights_BHST | None)`.
+`reference` is the specification; the others must agree with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kvlab.cache import LayerKV
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What attention gives back, and which backend made it and why."""
+
+    out_BHSD: Tensor
+    weights_BHST: Tensor | None
+    backend: str
+    why: str
+
+
+def attend(
+    q_BHSD: Tensor,
+    kv: LayerKV,
+    q_pos_BS: Tensor | None = None,
+    *,
+    backend: str = "auto",
+    weights: bool = False,
+) -> Attended:
+    """Scaled dot-product attention of new queries over one layer's used slots.
+
+    `q_pos_BS` holds the queries' positions (-1 for padding); None says that the queries are the
+    last S slots of a layer in order. With `weights` the attention weights come back too, which
+    only the reference backend can do.
+    Source: Vaswani et al. 2017, equation 1; grouped heads: Ainslie et al. 2023.
+    """
+    if q_pos_BS is None and not kv.in_order:
+        raise ValueError("This layer holds padding, so positions are needed: pass q_pos_BS.")
+    name, why = choose_backend(backend, weights)
+    out_BHSD, weights_BHST = BACKENDS[name](q_BHSD, kv, q_pos_BS, weights)
+    return Attended(out_BHSD, weights_BHST, name, why)
+
+
+def choose_backend(backend: str, weights: bool) -> tuple[str, str]:
+    """The backend's name and the reason, or an error that lists what there is."""
+    if backend == "auto":
+        if weights:
+            return "reference", "weights were asked for"
+        return "sdpa", "fastest that fits"
+    if backend not in BACKENDS:
+        raise ValueError(
+            f"Attention backend {backend!r} was asked for; there are "
+            f"{', '.join(map(repr, BACKENDS))} and 'auto'."
+        )
+    if weights and backend != "reference":
+        raise ValueError(
+            f"Attention weights were asked for, but backend {backend!r} never forms them. "
+            "Use backend='reference' or 'auto'."
+        )
+    return backend, "asked for"
+
+
+def allowed_BGST(kv: LayerKV, q_pos_BS: Tensor | None, n_new: int) -> Tensor:
+    """Which slot each new query may use: 0 <= slot's position <= query's position.
+
+    A query with nothing to see (padding before any text) sees everything, so that its row stays
+    a number. Nobody reads that row.
+    Shapes: (B, G, S, T), or an axis of 1 where all rows or heads agree.
+    """
+    if q_pos_BS is None:
+        n_slots = kv.k_BGTD.shape[2]
+        slot_T = torch.arange(n_slots, device=kv.k_BGTD.device)
+        return (slot_T <= slot_T[-n_new:, None])[None, None]
+    pos_BG1T = kv.pos_BGT[:, :, None, :]
+    allowed = (pos_BG1T >= 0) & (pos_BG1T <= q_pos_BS[:, None, :, None])
+    return allowed | ~allowed.any(-1, keepdim=True)
+
+
+def _reference(
+    q_BHSD: Tensor, kv: LayerKV, q_pos_BS: Tensor | None, weights: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Attention as the formula says it, softmax in float32 or wider."""
+    n_groups, n_new, width = kv.k_BGTD.shape[1], q_BHSD.shape[2], q_BHSD.shape[3]
+    q_BGRSD = q_BHSD.unflatten(1, (n_groups, -1))
+    scores_BGRST = q_BGRSD @ kv.k_BGTD[:, :, None].transpose(-1, -2) * width**-0.5
+    allowed = allowed_BGST(kv, q_pos_BS, n_new)[:, :, None]
+    scores_BGRST = scores_BGRST.masked_fill(~allowed, float("-inf"))
+    wide = torch.float64 if q_BHSD.dtype == torch.float64 else torch.float32
+    weights_BGRST = scores_BGRST.softmax(-1, dtype=wide).to(q_BHSD.dtype)
+    out_BHSD = (weights_BGRST @ kv.v_BGTD[:, :, None]).flatten(1, 2)
+    return out_BHSD, weights_BGRST.flatten(1, 2) if weights else None
+
+
+def _sdpa(
+    q_BHSD: Tensor, kv: LayerKV, q_pos_BS: Tensor | None, weights: bool
+) -> tuple[Tensor, None]:
+    """torch's fused attention, given as little mask as the positions allow."""
+    n_groups, n_slots, n_new = kv.k_BGTD.shape[1], kv.k_BGTD.shape[2], q_BHSD.shape[2]
+    if q_pos_BS is None and n_new == 1:
+        # One new token sees every slot. The R heads that share keys become R query rows, so that
+        # the keys are read once per group and not once per head.
+        q_BGRD = q_BHSD.reshape(q_BHSD.shape[0], n_groups, -1, q_BHSD.shape[3])
+        out_BGRD = F.scaled_dot_product_attention(q_BGRD, kv.k_BGTD, kv.v_BGTD)
+        return out_BGRD.reshape(q_BHSD.shape), None
+    grouped = n_groups != q_BHSD.shape[1]
+    if q_pos_BS is None and n_new == n_slots:
+        out_BHSD = F.scaled_dot_product_attention(
+            q_BHSD, kv.k_BGTD, kv.v_BGTD, is_causal=True, enable_gqa=grouped
+        )
+        return out_BHSD, None
+    mask = allowed_BGST(kv, q_pos_BS, n_new)
+    if mask.shape[1] not in (1, q_BHSD.shape[1]):
+        mask = mask.repeat_interleave(q_BHSD.shape[1] // n_groups, dim=1)
+    out_BHSD = F.scaled_dot_product_attention(
+        q_BHSD, kv.k_BGTD, kv.v_BGTD, attn_mask=mask, enable_gqa=grouped
+    )
+    return out_BHSD, None
+
+
+Backend = Callable[[Tensor, LayerKV, Tensor | None, bool], tuple[Tensor, Tensor | None]]
+BACKENDS: dict[str, Backend] = {"reference": _reference, "sdpa": _sdpa}

@@ -1,0 +1,63 @@
+"""Messages between the judge and an answer's process: JSON for structure, safetensors for tensors.
+
+Nothing here can carry code. A frame is two lengths, a JSON tree, and one safetensors block.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import safetensors.torch
+import torch
+
+MAX_FRAME_BYTES = 64 * 2**20
+
+
+class Broken(Exception):
+    """The other side sent something that is no message, or nothing at all."""
+
+
+def send(pipe: BinaryIO, message: dict[str, Any]) -> None:
+    """Write one message; tensors may stand anywhere in it."""
+    tensors: dict[str, torch.Tensor] = {}
+    tree = json.dumps(_lower(message, tensors)).encode()
+    block = safetensors.torch.save(tensors)
+    pipe.write(struct.pack("<II", len(tree), len(block)) + tree + block)
+    pipe.flush()
+
+
+def receive(read: Callable[[int], bytes]) -> dict[str, Any]:
+    """Read one message; `read(n)` gives exactly n bytes or raises."""
+    n_tree, n_block = struct.unpack("<II", read(8))
+    if n_tree + n_block > MAX_FRAME_BYTES:
+        raise Broken(f"a message of {n_tree + n_block} bytes came")
+    tree, block = read(n_tree), read(n_block)
+    try:
+        return _raise_tree(json.loads(tree), safetensors.torch.load(block))
+    except Exception as error:
+        raise Broken(f"a message could not be read: {type(error).__name__}") from None
+
+
+def _lower(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().to("cpu").contiguous().clone()
+        return {"tensor": name}
+    if isinstance(value, (list, tuple)):
+        return [_lower(v, tensors) for v in value]
+    if isinstance(value, dict):
+        return {"dict": {k: _lower(v, tensors) for k, v in value.items()}}
+    return value
+
+
+def _raise_tree(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(tree, list):
+        return [_raise_tree(t, tensors) for t in tree]
+    if isinstance(tree, dict):
+        if "tensor" in tree:
+            return tensors[tree["tensor"]]
+        return {k: _raise_tree(v, tensors) for k, v in tree["dict"].items()}
+    return tree

@@ -1,0 +1,217 @@
+"""The transformer: Llama's shape, one path for training, prefill and decode.
+
+B rows, S new tokens, H query heads, G key/value heads, D head width, C model width, F MLP width,
+V vocabulary. Parameter names are Hugging Face's, so a checkpoint loads without a map.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kvlab import ops
+from kvlab.attention import attend
+from kvlab.cache import KVCache, LayerKV
+from kvlab.config import ModelConfig
+
+
+class Transformer(nn.Module):
+    """A decoder-only language model."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        if not config.tie_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.embed_tokens.weight.dtype
+
+    def new_cache(self, batch: int, capacity: int) -> KVCache:
+        """An empty cache that fits this model, its device and its precision."""
+        return KVCache(
+            self.config.n_layers,
+            batch,
+            self.config.n_kv_heads,
+            capacity,
+            self.config.head_dim,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def forward(
+        self,
+        tokens_BS: Tensor,
+        pos_BS: Tensor | None = None,
+        cache: KVCache | None = None,
+        *,
+        backend: str = "auto",
+    ) -> Tensor:
+        """Logits of the token after each given one.
+
+        With a cache the tokens follow those already in it, and their keys and values stay there.
+        `pos_BS` is needed only where rows have padding (-1); None counts on from the cache.
+        Shapes: tokens_BS -> logits_BSV.
+        Raises: ValueError when the tokens do not fit the cache; nothing is then written.
+        """
+        return self.head(self.hidden(tokens_BS, pos_BS, cache, backend=backend))
+
+    def hidden(
+        self,
+        tokens_BS: Tensor,
+        pos_BS: Tensor | None = None,
+        cache: KVCache | None = None,
+        *,
+        backend: str = "auto",
+    ) -> Tensor:
+        """The last layer's output after the final norm: what `head` reads. Shapes: x_BSC."""
+        if cache is not None:
+            cache.check_room(tokens_BS.shape[1])
+            if pos_BS is None and not cache.in_order:
+                raise ValueError("This cache holds padding, so positions are needed: pass pos_BS.")
+        return self.model(tokens_BS, pos_BS, cache, backend)
+
+    def head(self, x_BSC: Tensor) -> Tensor:
+        """Logits over the vocabulary for each given row."""
+        if self.config.tie_embeddings:
+            return F.linear(x_BSC, self.model.embed_tokens.weight)
+        return self.lm_head(x_BSC)
+
+
+class Decoder(nn.Module):
+    """Embedding, layers, final norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.n_layers))
+        self.norm = RMSNorm(config)
+
+    def forward(
+        self, tokens_BS: Tensor, pos_BS: Tensor | None, cache: KVCache | None, backend: str
+    ) -> Tensor:
+        x_BSC = self.embed_tokens(tokens_BS)
+        rope_pos_BS = pos_BS
+        if rope_pos_BS is None:
+            start = cache.length if cache is not None else 0
+            rope_pos_BS = torch.arange(
+                start, start + tokens_BS.shape[1], device=tokens_BS.device
+            )[None]
+        rope = ops.rope_angles(
+            rope_pos_BS, self.config.head_dim, self.config.rope_theta, x_BSC.dtype
+        )
+        for layer in self.layers:
+            x_BSC = layer(x_BSC, rope, pos_BS, cache, backend)
+        return self.norm(x_BSC)
+
+
+class Layer(nn.Module):
+    """Attention looks around, the MLP thinks; each adds to the residual stream."""
+
+    def __init__(self, config: ModelConfig, index: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config)
+        self.self_attn = Attention(config, index)
+        self.post_attention_layernorm = RMSNorm(config)
+        self.mlp = MLP(config)
+
+    def forward(
+        self,
+        x_BSC: Tensor,
+        rope: tuple[Tensor, Tensor],
+        pos_BS: Tensor | None,
+        cache: KVCache | None,
+        backend: str,
+    ) -> Tensor:
+        x_BSC = x_BSC + self.self_attn(self.input_layernorm(x_BSC), rope, pos_BS, cache, backend)
+        return x_BSC + self.mlp(self.post_attention_layernorm(x_BSC))
+
+
+class Attention(nn.Module):
+    """Queries, keys and values of one layer.
+
+    `tap_q`, `tap_k`, `tap_v` and `tap_weights` do nothing: they are where a probe listens.
+    Weights are formed, and pass `tap_weights`, only in the reference backend.
+    """
+
+    def __init__(self, config: ModelConfig, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.head_dim = config.head_dim
+        width = config.hidden_size
+        self.q_proj = nn.Linear(width, config.n_heads * config.head_dim, bias=False)
+        self.k_proj = nn.Linear(width, config.n_kv_heads * config.head_dim, bias=False)
+        self.v_proj = nn.Linear(width, config.n_kv_heads * config.head_dim, bias=False)
+        self.o_proj = nn.Linear(config.n_heads * config.head_dim, width, bias=False)
+        self.tap_q = nn.Identity()
+        self.tap_k = nn.Identity()
+        self.tap_v = nn.Identity()
+        self.tap_weights = nn.Identity()
+
+    def forward(
+        self,
+        x_BSC: Tensor,
+        rope: tuple[Tensor, Tensor],
+        pos_BS: Tensor | None,
+        cache: KVCache | None,
+        backend: str,
+    ) -> Tensor:
+        q_BHSD = self.tap_q(ops.apply_rope(self._heads(self.q_proj(x_BSC)), *rope))
+        k_BGSD = self.tap_k(ops.apply_rope(self._heads(self.k_proj(x_BSC)), *rope))
+        v_BGSD = self.tap_v(self._heads(self.v_proj(x_BSC)))
+        if cache is None:
+            kv = _uncached(k_BGSD, v_BGSD, pos_BS)
+        else:
+            cache.append(self.index, k_BGSD, v_BGSD, pos_BS)
+            kv = cache.read(self.index)
+        seen = attend(q_BHSD, kv, pos_BS, backend=backend, weights=backend == "reference")
+        if seen.weights_BHST is not None:
+            self.tap_weights(seen.weights_BHST)
+        out_BSHD = seen.out_BHSD.transpose(1, 2)
+        return self.o_proj(out_BSHD.flatten(2))
+
+    def _heads(self, x_BSC: Tensor) -> Tensor:
+        """(B, S, heads x D) -> (B, heads, S, D); the number of heads follows from the weights."""
+        return x_BSC.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+class MLP(nn.Module):
+    """Works on each token alone: it never sees another position."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x_BSC: Tensor) -> Tensor:
+        return self.down_proj(ops.swiglu(self.gate_proj(x_BSC), self.up_proj(x_BSC)))
+
+
+class RMSNorm(nn.Module):
+    """`ops.rms_norm` with its learned scale."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.eps = config.norm_eps
+        self.weight = nn.Parameter(torch.ones(config.hidden_size))
+
+    def forward(self, x_BSC: Tensor) -> Tensor:
+        return ops.rms_norm(x_BSC, self.weight, self.eps)
+
+
+def _uncached(k_BGSD: Tensor, v_BGSD: Tensor, pos_BS: Tensor | None) -> LayerKV:
+    """New keys and values as if they had just been read from a cache."""
+    batch, n_groups, n_new, _ = k_BGSD.shape
+    if pos_BS is None:
+        pos_BS = torch.arange(n_new, device=k_BGSD.device).expand(batch, n_new)
+        return LayerKV(k_BGSD, v_BGSD, pos_BS[:, None].expand(-1, n_groups, -1), True)
+    return LayerKV(k_BGSD, v_BGSD, pos_BS[:, None].expand(-1, n_groups, -1), False)

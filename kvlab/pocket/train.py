@@ -1,0 +1,527 @@
+"""Train the pocket model from nothing, on one CPU core, in about half an hour.
+
+    python -m kvlab.pocket.train --seed 0 --out runs/pocket
+
+The order matters more than the size. A short boot camp on repetition comes first: copying, then
+repeating, then pairs, then recall by name emerge one after the other, each rather suddenly. Only
+then does the text grow long. A gate at a stage's end measures the skill that the next stage rests
+on, and stops the run if it did not emerge.
+
+A run that was stopped goes on with `--resume`, and ends with the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import random
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from kvlab.config import ModelConfig
+from kvlab.model import Transformer
+from kvlab.pocket import bpe, evaluate, path, world
+from kvlab.pocket.muon import Muon
+
+CONFIG = ModelConfig(
+    vocab_size=bpe.VOCAB_SIZE,
+    hidden_size=192,
+    intermediate_size=512,
+    n_layers=4,
+    n_heads=6,
+    n_kv_heads=2,
+    head_dim=32,
+    max_positions=bpe.CONTEXT,
+    tie_embeddings=True,
+    bos_id=0,
+    eos_ids=(0,),
+)
+LEARNING_RATE = 3e-3
+WARMUP_STEPS = 60
+DECAY_SHARE = 0.4  # the last part of all steps, in which the learning rate falls
+FULL_MINUTES = 35  # what the schedule below takes on one core of the machine in the model card
+EXTRA_STEPS = 300  # what a stage gets once more when its gate fails
+N_EXTENSIONS = 2  # how often, in the whole run
+
+# ----------------------------------------------------------------------------------- the schedule
+REPETITION = {
+    "facts": 0.08,
+    "prose": 0.05,
+    "story": 0.04,
+    "key_value": 0.23,
+    "copy": 0.15,
+    "repeat": 0.30,
+    "pair": 0.15,
+}
+RELATIONS = {
+    "facts": 0.07,
+    "prose": 0.06,
+    "story": 0.05,
+    "key_value": 0.36,
+    "copy": 0.12,
+    "repeat": 0.12,
+    "pair": 0.22,
+}
+CODES = {
+    "facts": 0.07,
+    "prose": 0.06,
+    "story": 0.05,
+    "key_value": 0.25,
+    "codes": 0.17,
+    "numbers": 0.22,
+    "copy": 0.04,
+    "repeat": 0.04,
+    "pair": 0.10,
+}
+EVERYTHING = {
+    "facts": 0.14,
+    "fact_prose": 0.04,
+    "prose": 0.12,
+    "story": 0.09,
+    "key_value": 0.24,
+    "codes": 0.06,
+    "needle": 0.20,
+    "numbers": 0.04,
+    "copy": 0.02,
+    "repeat": 0.02,
+    "pair": 0.03,
+}
+KINDS_GATE = {"recall password": 0.8, "recall color": 0.8, "recall pet": 0.8, "recall place": 0.8}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps on windows of one length, drawn from one mix; `gate` maps a skill to its least share.
+
+    `docs` of the windows are Python's documentation; `long` of the rest start with one document
+    that fills the window.
+    """
+
+    name: str
+    context: int
+    steps: int
+    tokens_per_step: int
+    mix: dict[str, float]
+    docs: float = 0.0
+    long: float = 0.0
+    gate: dict[str, float] = field(default_factory=dict)
+
+
+SCHEDULE = (
+    Stage("repetition", 128, 400, 2048, REPETITION),
+    Stage("relations", 128, 1300, 2048, RELATIONS, gate={"recall password": 0.8}),
+    Stage("codes", 128, 300, 2048, CODES, gate=KINDS_GATE),
+    Stage("everything 256", 256, 300, 4096, EVERYTHING, docs=0.10, long=0.15),
+    Stage("everything 512", 512, 300, 4096, EVERYTHING, docs=0.08, long=0.35),
+    Stage(
+        "everything 1024",
+        1024,
+        400,
+        4096,
+        EVERYTHING,
+        docs=0.08,
+        long=0.50,
+        gate=KINDS_GATE | {"recall password 256": 0.95, "facts": 0.95},
+    ),
+)
+
+
+class GateFailed(RuntimeError):
+    """A skill did not emerge."""
+
+
+# ---------------------------------------------------------------------------------------- windows
+class Feeder:
+    """Cuts written documents into windows of tokens and loss weights."""
+
+    def __init__(self, tokenizer: Tokenizer, docs: Sequence[str] | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.docs = bpe.ids_of(
+            tokenizer, "\n\n".join(bpe.python_docs()[0] if docs is None else docs)
+        )
+
+    def encoded(self, document: world.Document) -> tuple[list[int], list[float]]:
+        """Return the tokens of one document, after the token that opens it, and their weights."""
+        ids, weights = [0], [world.PLAIN]
+        for piece, found in zip(
+            document,
+            self.tokenizer.encode_batch([p.text for p in document], add_special_tokens=False),
+            strict=True,
+        ):
+            ids += found.ids
+            weights += [piece.weight] * len(found.ids)
+        return ids, weights
+
+    def window(self, rng: random.Random, stage: Stage) -> tuple[list[int], list[float]]:
+        """Fill one window of context + 1 tokens; no document is cut, what is left is padding."""
+        size = stage.context + 1
+        if rng.random() < stage.docs:
+            start = rng.randrange(len(self.docs) - size)
+            return self.docs[start : start + size], [world.PLAIN] * size
+        ids, weights = self._long(rng, size) if rng.random() < stage.long else ([], [])
+        misses = 0
+        while len(ids) < size and misses < 3:
+            room = 40 if misses else rng.randint(50, max(51, stage.context - 30))
+            more, their_weights = self.encoded(world.document(rng, room, stage.mix))
+            if len(ids) + len(more) <= size:
+                ids += more
+                weights += their_weights
+            else:
+                misses += 1
+        n_left = size - len(ids)
+        ends = [world.PLAIN] + [world.NOTHING] * n_left  # the last document ends, then nothing does
+        return ids + [0] * n_left, weights + ends[:n_left]
+
+    def _long(self, rng: random.Random, size: int) -> tuple[list[int], list[float]]:
+        for share in (1.0, 0.93, 0.86):
+            ids, weights = self.encoded(world.long(rng, int((size - 20) * share)))
+            if len(ids) <= size:
+                return ids, weights
+        return [], []
+
+    def batch(self, rng: random.Random, stage: Stage) -> tuple[Tensor, Tensor]:
+        """Draw one step's tokens_BS and weight_BS, one token longer than the context."""
+        n_rows = max(1, stage.tokens_per_step // stage.context)
+        rows = [self.window(rng, stage) for _ in range(n_rows)]
+        return torch.tensor([ids for ids, _ in rows]), torch.tensor([w for _, w in rows])
+
+
+# ------------------------------------------------------------------------------------------ model
+def new_model(config: ModelConfig, seed: int) -> Transformer:
+    """Draw a fresh model in which each layer adds nothing yet: the stream is the embedding alone.
+
+    With o_proj and down_proj at zero, copying emerged hundreds of steps earlier (one comparison).
+    """
+    torch.manual_seed(seed)
+    model = Transformer(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            torch.nn.init.zeros_(parameter)
+        elif parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, 0.0, parameter.shape[1] ** -0.5)
+    return model
+
+
+def optimisers_for(model: Transformer) -> list[torch.optim.Optimizer]:
+    """Give the layers' matrices to Muon, embedding and norms to AdamW."""
+    named = dict(model.named_parameters())
+    matrices = {n for n, p in named.items() if p.dim() == 2 and "embed" not in n}
+    return [
+        Muon([p for n, p in named.items() if n in matrices], lr=LEARNING_RATE, weight_decay=0.05),
+        torch.optim.AdamW(
+            [p for n, p in named.items() if n not in matrices],
+            lr=LEARNING_RATE,
+            betas=(0.9, 0.98),
+            weight_decay=0.0,
+        ),
+    ]
+
+
+def loss_of(model: Transformer, tokens_BS: Tensor, weight_BS: Tensor) -> Tensor:
+    """Weighted mean loss of the next tokens; logits are made only where the weight is not 0."""
+    wanted_BS = weight_BS[:, 1:] > 0
+    logits_NV = model.head(model.hidden(tokens_BS[:, :-1])[wanted_BS])
+    loss_N = F.cross_entropy(logits_NV, tokens_BS[:, 1:][wanted_BS], reduction="none")
+    weight_N = weight_BS[:, 1:][wanted_BS]
+    return (loss_N * weight_N).sum() / weight_N.sum()
+
+
+# -------------------------------------------------------------------------------------------- run
+class Run:
+    """One training run: everything that a checkpoint has to hold, and the steps."""
+
+    def __init__(
+        self,
+        seed: int,
+        out: Path,
+        *,
+        config: ModelConfig = CONFIG,
+        schedule: Sequence[Stage] = SCHEDULE,
+        feeder: Feeder | None = None,
+        probe: evaluate.Skills | None = None,
+        report_every: int = 100,
+        keep_going: bool = False,
+    ) -> None:
+        self.seed, self.out, self.schedule = seed, out, schedule
+        self.report_every, self.keep_going = report_every, keep_going
+        self.feeder = feeder or Feeder(bpe.load())
+        self.probe = probe or evaluate.Skills(self.feeder.tokenizer)
+        self.model = new_model(config, seed)
+        self.optimisers = optimisers_for(self.model)
+        self.rng = random.Random(1000 + seed)
+        self.stage_steps = [stage.steps for stage in schedule]  # grows when a gate asks for more
+        self.stage, self.step_in_stage, self.step, self.tokens = 0, 0, 0, 0
+        self.extensions, self.failed = 0, []
+        self.loss: float | None = None
+        self.seconds = {"writing": 0.0, "learning": 0.0, "measuring": 0.0}
+
+    # -- one step
+    def rate(self) -> float:
+        """Return the learning rate of the step to come: rise, hold, fall to 2 %."""
+        share = self.step / sum(self.stage_steps)
+        fall = 1.0 if share < 1 - DECAY_SHARE else max(0.02, (1 - share) / DECAY_SHARE)
+        return LEARNING_RATE * min(1.0, (self.step + 1) / WARMUP_STEPS) * fall
+
+    def learn(self) -> None:
+        """Take one step."""
+        with self.timed("writing"):
+            tokens_BS, weight_BS = self.feeder.batch(self.rng, self.schedule[self.stage])
+        with self.timed("learning"):
+            for optimiser in self.optimisers:
+                for group in optimiser.param_groups:
+                    group["lr"] = self.rate()
+            loss = loss_of(self.model, tokens_BS, weight_BS)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            for optimiser in self.optimisers:
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+        new = loss.item()
+        self.loss = new if self.loss is None else 0.97 * self.loss + 0.03 * new
+        self.tokens += tokens_BS[:, 1:].numel()
+        self.step += 1
+        self.step_in_stage += 1
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Add the time of a block to what it was spent on."""
+        start = time.perf_counter()
+        yield
+        self.seconds[what] += time.perf_counter() - start
+
+    # -- all steps
+    def train(self, stop_after: int | None = None) -> None:
+        """Run to the end, or until this many steps are done in all.
+
+        Raises: GateFailed, unless the run keeps going.
+        """
+        with progress(sum(self.stage_steps)) as show:
+            while self.stage < len(self.schedule):
+                while self.step_in_stage < self.stage_steps[self.stage]:
+                    if self.step == stop_after:
+                        return
+                    self.learn()
+                    show(self)
+                    if self.step % self.report_every == 0:
+                        self.report()
+                        self.save()
+                self.pass_gate()
+                export(self.model, self.out / "model")
+                self.save()
+
+    def pass_gate(self) -> None:
+        """Go on if the stage's skills are there; else give it more steps, or stop."""
+        stage = self.schedule[self.stage]
+        skills = self.report()
+        missing = {s: skills[s] for s, least in stage.gate.items() if skills[s] < least}
+        if missing and self.extensions < N_EXTENSIONS:
+            self.extensions += 1
+            self.stage_steps[self.stage] += min(EXTRA_STEPS, stage.steps)
+            self.note(gate="more steps", stage=stage.name, missing=missing)
+            return
+        if missing:
+            self.note(gate="failed", stage=stage.name, missing=missing)
+            least = ", ".join(
+                f"{s} is {v:.2f}, not {stage.gate[s]:.2f}" for s, v in missing.items()
+            )
+            if not self.keep_going:
+                raise GateFailed(f"after stage {stage.name!r}: {least}")
+            self.failed.append(f"after stage {stage.name!r}: {least}")
+        elif stage.gate:
+            self.note(gate="passed", stage=stage.name)
+        self.stage += 1
+        self.step_in_stage = 0
+
+    # -- words about it
+    def report(self) -> dict[str, float]:
+        """Measure the skills, log them and return them."""
+        with self.timed("measuring"):
+            skills = self.probe(self.model, self.schedule[self.stage].context)
+        self.note(
+            step=self.step,
+            stage=self.schedule[self.stage].name,
+            tokens=self.tokens,
+            seconds={what: round(value, 1) for what, value in self.seconds.items()},
+            rate=round(self.rate(), 6),
+            loss=round(self.loss or 0.0, 4),
+            **{skill: round(value, 4) for skill, value in skills.items()},
+        )
+        return skills
+
+    def note(self, **entry: Any) -> None:
+        """Add a line to the log, and print it."""
+        line = json.dumps(entry)
+        self.out.mkdir(parents=True, exist_ok=True)
+        with open(self.out / "log.jsonl", "a", encoding="utf-8") as log:
+            log.write(line + "\n")
+        print(line, flush=True)
+
+    # -- checkpoints
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / "checkpoint.pt"
+
+    def save(self) -> None:
+        """Write a checkpoint; a run that dies meanwhile leaves the one before it whole."""
+        version, numbers, gauss = self.rng.getstate()
+        state = {
+            "model": self.model.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "writer_state": [version, list(numbers), gauss],
+            "torch_state": torch.get_rng_state(),
+            "seed": self.seed,
+            "schedule": schedule_name(self.schedule),
+            "stage_steps": self.stage_steps,
+            "stage": self.stage,
+            "step_in_stage": self.step_in_stage,
+            "step": self.step,
+            "tokens": self.tokens,
+            "extensions": self.extensions,
+            "failed": self.failed,
+            "loss": self.loss,
+            "seconds": self.seconds,
+        }
+        self.out.mkdir(parents=True, exist_ok=True)
+        unfinished = self.checkpoint.with_suffix(".tmp")
+        torch.save(state, unfinished)
+        os.replace(unfinished, self.checkpoint)
+
+    def resume(self) -> None:
+        """Go on from the checkpoint.
+
+        Raises: ValueError if there is none, or it is of another run.
+        """
+        if not self.checkpoint.exists():
+            raise ValueError(f"nothing to resume: there is no {self.checkpoint}")
+        state = torch.load(self.checkpoint, weights_only=True)
+        for what, mine in (("seed", self.seed), ("schedule", schedule_name(self.schedule))):
+            if state[what] != mine:
+                raise ValueError(f"{self.checkpoint} has {what} {state[what]}, not {mine}")
+        self.model.load_state_dict(state["model"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        version, numbers, gauss = state["writer_state"]
+        self.rng.setstate((version, tuple(numbers), gauss))
+        torch.set_rng_state(state["torch_state"])
+        for name in ("stage_steps", "stage", "step_in_stage", "step", "tokens", "extensions"):
+            setattr(self, name, state[name])
+        self.failed, self.loss, self.seconds = state["failed"], state["loss"], state["seconds"]
+
+
+def schedule_name(schedule: Sequence[Stage]) -> str:
+    """Name a schedule by a hash of all its numbers."""
+    return hashlib.sha256(repr(schedule).encode()).hexdigest()[:12]
+
+
+def scaled(schedule: Sequence[Stage], minutes: float) -> tuple[Stage, ...]:
+    """Return the schedule with every stage's steps scaled to take about this long."""
+    share = minutes / FULL_MINUTES
+    return tuple(
+        Stage(**vars(stage) | {"steps": max(1, round(stage.steps * share))}) for stage in schedule
+    )
+
+
+@contextmanager
+def progress(n_steps: int) -> Iterator[Any]:
+    """Give a function that shows a run's progress: a bar on a terminal, else nothing."""
+    if not sys.stderr.isatty():
+        yield lambda run: None
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import Progress
+    except ImportError:
+        yield lambda run: print(f"\rstep {run.step} of {n_steps}", end="", file=sys.stderr)
+        return
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("training", total=n_steps)
+
+        def show(run: Run) -> None:
+            name = run.schedule[run.stage].name
+            total = sum(run.stage_steps)
+            bar.update(task, completed=run.step, total=total, description=f"{name} {run.loss:.2f}")
+
+        yield show
+
+
+def export(model: Transformer, folder: Path) -> None:
+    """Write a model as Hugging Face files, weights in float16."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: p.detach().half().contiguous() for name, p in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    bpe.write_json(folder / "config.json", model.config.to_hf("float16"))
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    bpe.write_json(folder / "generation_config.json", ends)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        if (path() / name).exists() and folder.resolve() != path():
+            shutil.copyfile(path() / name, folder / name)
+
+
+def provenance(feeder: Feeder) -> dict[str, Any]:
+    """Say what besides the seed a retrained model depends on."""
+    return {
+        "cpu": evaluate.cpu_name(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "tokenizer_sha256": evaluate.sha256(path() / "tokenizer.json"),
+        "docs_sha256": hashlib.sha256("\n\n".join(bpe.python_docs()[0]).encode()).hexdigest(),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, say how long it took on what, and leave the Hugging Face files in OUT/model."""
+    parser = argparse.ArgumentParser("python -m kvlab.pocket.train", description=main.__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, help="scale the schedule to about this long")
+    parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
+    parser.add_argument("--out", type=Path, default=Path("runs/pocket"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--keep-going", action="store_true", help="do not stop at a failed gate; still exit with 3"
+    )
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    schedule = SCHEDULE
+    if args.minutes:
+        schedule = scaled(SCHEDULE, args.minutes)
+        share = args.minutes / FULL_MINUTES
+        print(f"{share:.0%} of the full schedule's steps; the gates stay as they are.")
+        if share < 1:
+            print("Expect a worse model, or a failed gate: recall emerges late in the boot camp.")
+    run = Run(args.seed, args.out, schedule=schedule, keep_going=args.keep_going)
+    if args.resume:
+        run.resume()
+    run.note(seed=args.seed, parameters=run.model.config.n_params, **provenance(run.feeder))
+    try:
+        run.train()
+    except GateFailed as failure:
+        print(f"FAILED {failure}", file=sys.stderr)
+        return 3
+    spent = ", ".join(f"{value / 60:.1f} min {what}" for what, value in run.seconds.items())
+    total = sum(run.seconds.values()) / 60
+    print(f"{run.step} steps, {run.tokens / 1e6:.2f} M tokens, {total:.1f} minutes ({spent})")
+    print(f"on {evaluate.cpu_name()}, {args.threads} thread(s), torch {torch.__version__}")
+    print(f"Hugging Face files: {args.out / 'model'}")
+    for failure in run.failed:
+        print(f"FAILED {failure}", file=sys.stderr)
+    return 3 if run.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

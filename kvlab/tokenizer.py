@@ -1,0 +1,75 @@
+"""Text to token ids and back, by the `tokenizers` library and a checkpoint's `tokenizer.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer as _Tokenizer
+from tokenizers.decoders import DecodeStream
+
+
+class Tokenizer:
+    """A checkpoint's tokenizer: what it adds at the start (BOS) is its own file's business."""
+
+    def __init__(self, inner: _Tokenizer) -> None:
+        self.inner = inner
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Tokenizer:
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(
+                f"No tokenizer at {path}; expected a Hugging Face tokenizer.json beside the model."
+            )
+        try:
+            return cls(_Tokenizer.from_file(str(path)))
+        except Exception as error:  # the library raises a bare Exception
+            raise ValueError(f"{path} is not a readable tokenizer.json: {error}") from None
+
+    def __len__(self) -> int:
+        return self.inner.get_vocab_size()
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids of a text; with `special`, whatever the tokenizer puts around it (BOS).
+
+        Raises: ValueError naming the first character that the vocabulary cannot spell. Byte-level
+        vocabularies spell everything.
+        """
+        encoding = self.inner.encode(text, add_special_tokens=special)
+        lost = _first_unspelled(text, encoding, self.inner)
+        if lost is not None:
+            raise ValueError(
+                f"The tokenizer has no token for {lost!r} (U+{ord(lost):04X}) in the text; "
+                "expected text in the model's own alphabet. Remove it or use another checkpoint."
+            )
+        return encoding.ids
+
+    def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
+        """The text of some token ids; special tokens (EOS) are left out unless asked for."""
+        return self.inner.decode(list(ids), skip_special_tokens=not special)
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """Each token's own text, special tokens by name; for tables and figures."""
+        return [self.inner.decode([i], skip_special_tokens=False) for i in ids]
+
+    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """Text as it becomes whole: a character of several tokens is held until complete."""
+        stream = DecodeStream(skip_special_tokens=True)
+        for i in ids:
+            piece = stream.step(self.inner, int(i))
+            if piece:
+                yield piece
+
+
+def _first_unspelled(text: str, encoding, inner: _Tokenizer) -> str | None:
+    unk = getattr(inner.model, "unk_token", None)
+    unk_id = inner.token_to_id(unk) if unk else None
+    spelled = bytearray(len(text))
+    for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
+        if token != unk_id:
+            spelled[start:stop] = b"\1" * (stop - start)
+    for here, char in zip(spelled, text, strict=True):
+        if not here and not char.isspace():
+            return char
+    return None
