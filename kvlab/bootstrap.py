@@ -411,18 +411,11 @@ def install(venv, root, extras, torch, lock):
     arguments = ["--log", log, "--constraint", "constraints.txt", "--editable", target]
     if pip_install(venv, arguments, root, lock):
         raise Trouble(why_pip_failed(log, root))
-    version = "{}.{}".format(*python_of(venv))
-    torch_version = torch_of(venv)
-    write_stamp(
-        venv,
-        state="done",
-        root=str(root),
-        inputs=inputs,
-        python=version,
-        extras=extras,
-        torch=torch_version,
-    )
-    remark_on_torch(torch, torch_version)
+    python, build = "{}.{}".format(*python_of(venv)), torch_of(venv)
+    done = {"state": "done", "root": str(root), "inputs": inputs, "python": python}
+    write_stamp(venv, extras=extras, torch=build, **done)
+    log.unlink()  # tens of megabytes that only a failure is worth
+    remark_on_torch(torch, build)
 
 
 def install_cpu_torch(venv, root, lock):
@@ -570,11 +563,11 @@ def why_system(error, root):
 
 def why_no_venv(output, root):
     """One sentence for a virtual environment that could not be made."""
-    if any(mark in output for mark in FULL):
+    if any(mark in output for mark in FULL) or is_full(root):
         return disk_full(root)
     if any(mark in output for mark in FORBIDDEN):
         return not_writable(root)
-    if "ensurepip" in output or "No module named venv" in output:
+    if re.search("ensurepip is not available|No module named '?(ensurepip|venv)", output):
         return (
             "this Python cannot make a virtual environment, because its venv module is not complete:"
             " install it (on Debian and Ubuntu: sudo apt install python3-venv) and run the same"
@@ -590,7 +583,7 @@ def why_pip_failed(log, root):
         text = log.read_text(encoding="utf-8", errors="replace")
     except OSError:
         text = ""
-    if any(mark in text for mark in FULL) or shutil.disk_usage(root).free < 2**20:
+    if any(mark in text for mark in FULL) or is_full(root):
         return disk_full(root)
     if any(mark in text for mark in NETWORK):
         return (
@@ -605,18 +598,24 @@ def why_pip_failed(log, root):
     missing = [line for line in errors if line.startswith("No matching distribution found for ")]
     if missing:
         return (
-            "pip found no {} for Python {}.{} on {}: see whether pip may use an index that has it (pip"
-            " config list), or use another Python. Log: {}".format(
+            "pip found no {} for Python {}.{} on {}: see that the network is up and that pip may use an"
+            " index that has it (pip config list), or use another Python. Log: {}".format(
                 missing[-1][len("No matching distribution found for ") :],
                 *sys.version_info[:2],
                 sysconfig.get_platform(),
                 log,
             )
         )
+    errors = [line for line in errors if "for help visit" not in line]
     lines = errors or [line.partition(" ")[2] for line in text.splitlines()] or ["it left no log"]
     return "pip failed: {}. Mend that and run the same command again. Log: {}".format(
         lines[-1].strip().rstrip("."), log
     )
+
+
+def is_full(root):
+    """Whether there is no room left to speak of, whatever the failed program said."""
+    return min(shutil.disk_usage(folder).free for folder in (root, tempfile.gettempdir())) < 2**20
 
 
 def disk_full(root):

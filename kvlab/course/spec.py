@@ -174,15 +174,16 @@ def _outcome(law: Law, answer: Answer, case: Case) -> Outcome:
 
 
 def _known_mistake(exercise: Exercise, law: Law, case: Case, outcome: Outcome) -> str | None:
-    """The known wrong answer whose outcome is the very same, if there is one."""
+    """What is said of the known wrong answers whose outcome is the very same."""
+    says = []
     for wrong in exercise.wrong:
         try:
             theirs = _outcome(law, LocalAnswer(wrong.answer), case)
         except NotAnswered:
             continue
         if _same_outcome(outcome, theirs):
-            return wrong.says
-    return None
+            says.append(wrong.says)
+    return " Or: ".join(says) or None
 
 
 def _same_outcome(a: Outcome, b: Outcome) -> bool:

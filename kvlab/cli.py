@@ -1,0 +1,218 @@
+"""The command line. Importing this module needs the standard library only."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kvlab import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+PROMPT = "System: You are helpful.\nUser: What is the capital of France?\nAssistant:"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0 if all went well, 1 if something failed, 2 for wrong usage."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 0
+    if rest and not args.passes_on:
+        parser.error(f"{args.command} does not know {' '.join(rest)}")
+    try:
+        return args.run(args, rest)
+    except ValueError as error:
+        print(f"kvlab {args.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kvlab", description="A book that runs: how a language model answers a prompt."
+    )
+    parser.add_argument("--version", action="version", version=f"kvlab {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command")
+
+    def command(name, run, text, passes_on=False):
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run, passes_on=passes_on)
+        return sub
+
+    lab = command("lab", _lab, "open the book in JupyterLab")
+    lab.add_argument("--no-browser", action="store_true", help="only print the address")
+    lab.add_argument("--port", type=int, help="default: the first free one from 8888")
+
+    command("test", _test, "run the whole suite, or pytest with the arguments given", True)
+
+    demo = command("demo", _demo, "answer one prompt with and without a cache, and compare")
+    demo.add_argument("prompt", nargs="?", help="default: a long prompt about passwords")
+    demo.add_argument("-n", "--new-tokens", type=int, default=256)
+    demo.add_argument("--json", action="store_true")
+    demo.add_argument("--plot", metavar="FILE.png", help="draw both runs")
+    _model_arguments(demo)
+
+    generate = command("generate", _generate, "answer a prompt")
+    generate.add_argument("prompt")
+    generate.add_argument("-n", "--new-tokens", type=int, default=64, help="at most this many")
+    generate.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest token")
+    generate.add_argument("--top-k", type=int)
+    generate.add_argument("--top-p", type=float, default=1.0)
+    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--raw", action="store_true", help="no chat form around the prompt")
+    generate.add_argument("--json", action="store_true")
+    _model_arguments(generate)
+
+    doctor = command("doctor", _doctor, "what is installed, what this machine has, what is missing")
+    doctor.add_argument("--json", action="store_true")
+
+    grade = command("grade", _grade, "grade exercise notebooks")
+    grade.add_argument("files", nargs="+", metavar="FILE.ipynb")
+    grade.add_argument("--json", metavar="FILE.json", help="also write the marks there")
+    grade.add_argument("--csv", metavar="FILE.csv", help="also write the marks there")
+
+    hint = command("hint", _hint, "a hint for an exercise")
+    hint.add_argument("exercise", help='like "6.1"')
+    hint.add_argument("n", type=int, nargs="?", default=1, help="1, 2 or 3")
+
+    release = command("release", _release, "make exercises/ from solutions/")
+    release.add_argument("--check", action="store_true", help="only say whether they agree")
+
+    tidy = command("normalise", _normalise, "remove from notebooks what differs from run to run")
+    tidy.add_argument("files", nargs="+", metavar="FILE.ipynb")
+    tidy.add_argument("--check", action="store_true", help="only say whether they are tidy")
+    return parser
+
+
+def _model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="pocket", help='"pocket" or a Hugging Face folder')
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+
+
+def _lab(args, _rest) -> int:
+    from kvlab.lab import run_lab
+
+    return run_lab(port=args.port, no_browser=args.no_browser)
+
+
+def _test(_args, rest) -> int:
+    from kvlab.lab import run_tests
+
+    return run_tests(rest)
+
+
+def _demo(args, _rest) -> int:
+    from kvlab import demo
+
+    report = demo.run(
+        args.prompt, args.new_tokens, model=args.model, device=args.device, dtype=args.dtype
+    )
+    if args.plot:
+        demo.plot(report, args.plot)
+    print(json.dumps(report, indent=1) if args.json else demo.as_text(report))
+    return 0
+
+
+def _generate(args, _rest) -> int:
+    from kvlab import Sampler, load, stream
+
+    if not args.prompt.strip():
+        raise ValueError("The prompt is empty; expected some text.")
+    sampler = Sampler(args.temperature, args.top_k, args.top_p, args.seed)
+    model, tokenizer = load(args.model, device=args.device, dtype=args.dtype)
+    chat = args.model == "pocket" and not args.raw
+    text = f"User: {args.prompt}\nAssistant:" if chat else args.prompt
+    prompt = tokenizer.encode(text)
+    steps = stream(model, prompt, args.new_tokens, pick=sampler)
+    ids: list[int] = []
+
+    def tokens():
+        for step in steps:
+            ids.append(int(step.token_B[0]))
+            yield ids[-1]
+
+    pieces = []
+    for piece in tokenizer.stream(tokens()):
+        pieces.append(piece)
+        if not args.json:
+            print(piece, end="", flush=True)
+    if args.json:
+        print(json.dumps({"prompt_tokens": prompt, "new_tokens": ids, "text": "".join(pieces)}))
+    else:
+        print()
+    return 0
+
+
+def _doctor(args, _rest) -> int:
+    from kvlab import doctor
+
+    findings = doctor.examine()
+    print(json.dumps(findings, indent=1) if args.json else doctor.as_text(findings))
+    return 0 if not findings["missing"] else 1
+
+
+def _grade(args, _rest) -> int:
+    from kvlab.course import report
+    from kvlab.course.grade import grade
+
+    graded, failures = [], []
+    for path in args.files:
+        try:
+            graded.append(grade(path))
+        except ValueError as error:
+            failures.append(str(error))
+            print(f"kvlab grade: {error}", file=sys.stderr)
+        else:
+            print(report.as_text(graded[-1]))
+    if args.json:
+        report.write_json(args.json, graded)
+    if args.csv:
+        report.write_csv(args.csv, graded)
+    full = all(g.points == g.out_of for g in graded)
+    return 0 if graded and full and not failures else 1
+
+
+def _hint(args, _rest) -> int:
+    from kvlab import hint
+
+    print(hint(args.exercise, args.n))
+    return 0
+
+
+def _release(args, _rest) -> int:
+    from kvlab.course import notebooks
+
+    stale = []
+    for solution in sorted((ROOT / "solutions").glob("*.ipynb")):
+        made = notebooks.release(notebooks.read(solution))
+        target = ROOT / "exercises" / solution.name
+        if not target.is_file() or notebooks.read(target) != made:
+            stale.append(target.name)
+            if not args.check:
+                notebooks.write(target, made)
+    print(f"{', '.join(stale) or 'nothing'} {'differs' if args.check else 'written'}")
+    return 1 if stale and args.check else 0
+
+
+def _normalise(args, _rest) -> int:
+    from kvlab.course import notebooks
+
+    untidy = []
+    for path in args.files:
+        came = notebooks.read(path)
+        tidy = notebooks.normalise(came)
+        if tidy != came:
+            untidy.append(path)
+            if not args.check:
+                notebooks.write(path, tidy)
+    print(f"{', '.join(untidy) or 'nothing'} {'is untidy' if args.check else 'changed'}")
+    return 1 if untidy and args.check else 0

@@ -1,0 +1,796 @@
+"""Chapter 6, "Never compute the same key twice": its exercises and how they are judged.
+
+L layers, B rows of the batch, H query heads, G key/value heads, S new tokens, T slots, N new
+tokens, D head width, C model width, V vocabulary. Cases are in float64, so that a right answer
+agrees to nine digits and a wrong one cannot hide in rounding.
+"""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch import Tensor
+
+from kvlab.config import ModelConfig
+from kvlab.course import ch06_wrong as wrong
+from kvlab.course.answer import Answer, AnswerRaised, Lent, LocalAnswer
+from kvlab.course.spec import Case, Clock, Exercise, Law, Outcome, Wrong
+from kvlab.generation import generate_uncached
+from kvlab.measure import Comparison, compare
+from kvlab.model import Transformer
+from kvlab.ops import apply_rope, rope_angles
+
+# --- 6.1 a cache that never moves -------------------------------------------------------------
+
+
+def _cache_case(rng: random.Random) -> Case:
+    """Sizes with no two alike, and the chunks in which tokens arrive."""
+    n_layers, batch, n_kv_heads, head_dim = rng.sample([2, 3, 4, 5, 6], 4)
+    chunks = [rng.randint(1, 5) for _ in range(rng.randint(2, 4))]
+    capacity = sum(chunks) + rng.choice([1, 2, 7])
+    return {
+        "n_layers": n_layers,
+        "batch": batch,
+        "n_kv_heads": n_kv_heads,
+        "capacity": capacity,
+        "head_dim": head_dim,
+        "chunks": chunks,
+        "_seed": rng.randrange(2**31),
+    }
+
+
+def _shape(case: Case) -> list[int]:
+    names = ("n_layers", "batch", "n_kv_heads", "capacity", "head_dim")
+    return [case[name] for name in names]
+
+
+def _fresh_kv(case: Case, n: int, torch_rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    shape = (case["batch"], case["n_kv_heads"], n, case["head_dim"])
+    return (
+        torch.randn(shape, generator=torch_rng, dtype=torch.float64),
+        torch.randn(shape, generator=torch_rng, dtype=torch.float64),
+    )
+
+
+def _rows(case: Case, salt: int = 0) -> list[list[tuple[Tensor, Tensor]]]:
+    """For each chunk, each layer's keys and values."""
+    torch_rng = torch.Generator().manual_seed(case["_seed"] + salt)
+    return [
+        [_fresh_kv(case, n, torch_rng) for _ in range(case["n_layers"])] for n in case["chunks"]
+    ]
+
+
+def _fill(cache, chunks) -> None:
+    for chunk in chunks:
+        for layer, (k, v) in enumerate(chunk):
+            cache.call("append", layer, k, v)
+
+
+def _read_all(cache, n_layers: int) -> Outcome:
+    seen = {}
+    for layer in range(n_layers):
+        got = cache.call("read", layer)
+        k, v = got if isinstance(got, list) and len(got) == 2 else (got, None)
+        seen[f"keys of layer {layer}, k_BGTD"] = k
+        seen[f"values of layer {layer}, v_BGTD"] = v
+    return seen
+
+
+def _concatenated(chunks) -> Outcome:
+    seen = {}
+    for layer in range(len(chunks[0])):
+        seen[f"keys of layer {layer}, k_BGTD"] = torch.cat([c[layer][0] for c in chunks], dim=2)
+        seen[f"values of layer {layer}, v_BGTD"] = torch.cat([c[layer][1] for c in chunks], dim=2)
+    return seen
+
+
+def _run_holds(answer: Answer, case: Case) -> Outcome:
+    cache = answer.make(*_shape(case))
+    _fill(cache, _rows(case))
+    return _read_all(cache, case["n_layers"])
+
+
+def _run_partial(answer: Answer, case: Case) -> Outcome:
+    """In the middle of a step, when layer 0 already has the new tokens and the others do not."""
+    cache = answer.make(*_shape(case))
+    chunks = _rows(case)
+    _fill(cache, chunks[:-1])
+    cache.call("append", 0, *chunks[-1][0])
+    return _read_all(cache, case["n_layers"])
+
+
+def _expect_partial(case: Case, _outcome: Outcome) -> Outcome:
+    chunks = _rows(case)
+    want = _concatenated(chunks[:-1])
+    for name, i in (("keys of layer 0, k_BGTD", 0), ("values of layer 0, v_BGTD", 1)):
+        want[name] = torch.cat([want[name], chunks[-1][0][i]], dim=2)
+    return want
+
+
+def _run_overflow(answer: Answer, case: Case) -> Outcome:
+    """One token more than fits must raise ValueError and leave everything as it was."""
+    cache = answer.make(*_shape(case))
+    chunks = _rows(case)
+    _fill(cache, chunks)
+    torch_rng = torch.Generator().manual_seed(case["_seed"] + 9)
+    too_many = case["capacity"] - sum(case["chunks"]) + 1
+    try:
+        cache.call("append", 0, *_fresh_kv(case, too_many, torch_rng))
+        raised = "nothing"
+    except AnswerRaised as error:
+        if error.kind == "NotImplementedError":
+            raise
+        raised = error.kind
+    return {"raised when one token too many came": raised, **_read_all(cache, case["n_layers"])}
+
+
+def _expect_overflow(case: Case, _outcome: Outcome) -> Outcome:
+    return {"raised when one token too many came": "ValueError", **_concatenated(_rows(case))}
+
+
+def _run_in_place(answer: Answer, case: Case) -> Outcome:
+    """A view that was read early shows what is written into the same slots later."""
+    cache = answer.make(*_shape(case))
+    first, second = _rows(case), _rows(case, salt=1)
+    _fill(cache, first[:1])
+    early = [cache.hold("read", layer) for layer in range(case["n_layers"])]
+    _fill(cache, first[1:])
+    cache.call("reset")
+    _fill(cache, second[:1])
+    seen = {}
+    for layer, view in enumerate(early):
+        k, v = view.now()
+        seen[f"layer {layer} through a view read before, k_BGTD"] = k
+        seen[f"layer {layer} through a view read before, v_BGTD"] = v
+    return {**seen, **_read_all(cache, case["n_layers"])}
+
+
+def _expect_in_place(case: Case, _outcome: Outcome) -> Outcome:
+    second = _rows(case, salt=1)[:1]
+    seen = {}
+    for layer, (k, v) in enumerate(second[0]):
+        seen[f"layer {layer} through a view read before, k_BGTD"] = k
+        seen[f"layer {layer} through a view read before, v_BGTD"] = v
+    return {**seen, **_concatenated(second)}
+
+
+PREALLOCATED = Exercise(
+    number="6.1",
+    title="A cache that never moves",
+    name="KVCache",
+    points=3,
+    minutes=15,
+    difficulty=2,
+    cases=_cache_case,
+    size=lambda case: case["capacity"] * case["n_layers"],
+    laws=(
+        Law("read gives back what was appended", _run_holds, lambda c, _: _concatenated(_rows(c))),
+        Law("each layer counts its own tokens", _run_partial, _expect_partial),
+        Law("too many tokens raise ValueError and change nothing", _run_overflow, _expect_overflow),
+        Law("memory is taken once, and read gives views of it", _run_in_place, _expect_in_place),
+    ),
+    hints=(
+        "How many numbers will the cache hold when it is full? You know that before the first "
+        "token comes. And how many counters does a step need that goes through the layers one "
+        "after another?",
+        "Make one tensor for all keys, torch.zeros(n_layers, batch, n_kv_heads, capacity, "
+        "head_dim, dtype=torch.float64), one like it for all values, and a list with one counter "
+        "per layer.",
+        "append: start = self.used[layer]; stop = start + k_BGSD.shape[2]; raise ValueError if "
+        "stop > capacity; then self.k[layer, :, :, start:stop] = k_BGSD (values alike) and "
+        "self.used[layer] = stop. read returns the slices [layer, :, :, :self.used[layer]].",
+    ),
+    wrong=(
+        Wrong(wrong.Concatenates, "torch.cat makes a new tensor each time, so the whole cache is "
+              "copied for every token. Write into memory that you took once."),
+        Wrong(wrong.LastLayerForAll, "all layers share one store, so every layer reads what the "
+              "last layer wrote. Each layer has keys and values of its own."),
+        Wrong(wrong.FirstTokenLost, "the first token is never stored: writing starts one slot too "
+              "late, or reading does."),
+        Wrong(wrong.OneCounter, "there is one counter for all layers, so it moves on once per "
+              "layer and not once per token."),
+        Wrong(wrong.ReturnsCopies, "read returns copies. A view costs nothing; a copy of the whole "
+              "cache at every step costs as much as reading it."),
+        Wrong(wrong.GrowsFirstLayer, "the cache grows when it is full, and growth moves the upper "
+              "layers' rows. It should refuse instead."),
+        Wrong(wrong.HalfWrittenOverflow, "too many tokens are written as far as they fit before "
+              "the error comes. Check first, then write."),
+        Wrong(wrong.ResetForgetsCounters, "reset clears the numbers but not the counters, so old "
+              "slots still count as used."),
+    ),
+)  # fmt: skip
+
+
+# --- 6.2 cached attention ---------------------------------------------------------------------
+
+
+def _attention_case(rng: random.Random) -> Case:
+    batch, n_groups = rng.sample([2, 3], 2)
+    width, head_dim = rng.choice([10, 14]), rng.choice([4, 6, 8])
+    chunks = [rng.randint(2, 5), 1, rng.randint(2, 4), 1, 1]
+    torch_rng = torch.Generator().manual_seed(rng.randrange(2**31))
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=torch_rng, dtype=torch.float64)
+
+    n_heads = n_groups * 2
+    return {
+        "x_BSC": normal(batch, sum(chunks), width),
+        "w_q": normal(n_heads * head_dim, width) * width**-0.5,
+        "w_k": normal(n_groups * head_dim, width) * width**-0.5,
+        "w_v": normal(n_groups * head_dim, width) * width**-0.5,
+        "chunks": chunks,
+        "_head_dim": head_dim,
+        "_groups": n_groups,
+    }
+
+
+def _empty_past(case: Case) -> Tensor:
+    batch = case["x_BSC"].shape[0]
+    return torch.zeros(batch, case["_groups"], 0, case["_head_dim"], dtype=torch.float64)
+
+
+def _call_attention(answer: Answer, case: Case, x_BSC: Tensor, k: Tensor, v: Tensor) -> list:
+    got = answer(x_BSC, case["w_q"], case["w_k"], case["w_v"], k, v)
+    if not isinstance(got, list) or len(got) != 3:
+        raise AnswerRaised("ValueError", "three tensors were expected: out_BHSD, k_BGTD, v_BGTD")
+    return got
+
+
+def _run_at_once(answer: Answer, case: Case) -> Outcome:
+    past = _empty_past(case)
+    out, k, v = _call_attention(answer, case, case["x_BSC"], past, past)
+    return {"out_BHSD": out, "k_BGTD": k, "v_BGTD": v}
+
+
+def _run_chunked(answer: Answer, case: Case) -> Outcome:
+    k = v = _empty_past(case)
+    outs, start = [], 0
+    for n in case["chunks"]:
+        out, k, v = _call_attention(answer, case, case["x_BSC"][:, start : start + n], k, v)
+        if not isinstance(out, Tensor) or out.dim() != 4:
+            return {"out_BHSD": out, "k_BGTD": k, "v_BGTD": v}
+        if not isinstance(k, Tensor) or not isinstance(v, Tensor):
+            raise AnswerRaised("ValueError", "the second and third result must be tensors")
+        outs.append(out)
+        start += n
+    return {"out_BHSD": torch.cat(outs, dim=2), "k_BGTD": k, "v_BGTD": v}
+
+
+def _expect_attention(case: Case, _outcome: Outcome) -> Outcome:
+    """A loop over every query, which looks at its own past and nothing else."""
+    x_BSC, width = case["x_BSC"], case["_head_dim"]
+    batch, n_new, _ = x_BSC.shape
+    cos, sin = rope_angles(torch.arange(n_new)[None], width, 10000.0, torch.float64)
+
+    def heads(w: Tensor) -> Tensor:
+        return (x_BSC @ w.T).unflatten(-1, (-1, width)).transpose(1, 2)
+
+    q_BHSD = apply_rope(heads(case["w_q"]), cos, sin)
+    k_BGTD, v_BGTD = apply_rope(heads(case["w_k"]), cos, sin), heads(case["w_v"])
+    out_BHSD = torch.empty_like(q_BHSD)
+    share = q_BHSD.shape[1] // k_BGTD.shape[1]
+    for b in range(batch):
+        for h in range(q_BHSD.shape[1]):
+            k_TD, v_TD = k_BGTD[b, h // share], v_BGTD[b, h // share]
+            for s in range(n_new):
+                weight_T = (k_TD[: s + 1] @ q_BHSD[b, h, s] / width**0.5).softmax(0)
+                out_BHSD[b, h, s] = weight_T @ v_TD[: s + 1]
+    return {"out_BHSD": out_BHSD, "k_BGTD": k_BGTD, "v_BGTD": v_BGTD}
+
+
+def _run_poisoned(answer: Answer, case: Case) -> Outcome:
+    """One step with a past that is not what the text would give: it must be used as it is."""
+    x_BSC, n_past = case["x_BSC"], 3
+    torch_rng = torch.Generator().manual_seed(n_past)
+    shape = (x_BSC.shape[0], case["_groups"], n_past, case["_head_dim"])
+    k = torch.randn(shape, generator=torch_rng, dtype=torch.float64)
+    v = torch.randn(shape, generator=torch_rng, dtype=torch.float64)
+    out, k2, v2 = _call_attention(answer, case, x_BSC[:, :1], k, v)
+    first = [t[:, :, :n_past] if isinstance(t, Tensor) and t.dim() == 4 else t for t in (k2, v2)]
+    return {"out_BHSD": out, "past keys, k_BGTD": first[0], "past values, v_BGTD": first[1],
+            "_k": k, "_v": v}  # fmt: skip
+
+
+def _expect_poisoned(case: Case, outcome: Outcome) -> Outcome:
+    k, v, width = outcome["_k"], outcome["_v"], case["_head_dim"]
+    x_B1C = case["x_BSC"][:, :1]
+    cos, sin = rope_angles(torch.tensor([[k.shape[2]]]), width, 10000.0, torch.float64)
+
+    def heads(w: Tensor) -> Tensor:
+        return (x_B1C @ w.T).unflatten(-1, (-1, width)).transpose(1, 2)
+
+    q_BHSD = apply_rope(heads(case["w_q"]), cos, sin)
+    k_BGTD = torch.cat((k, apply_rope(heads(case["w_k"]), cos, sin)), dim=2)
+    v_BGTD = torch.cat((v, heads(case["w_v"])), dim=2)
+    out_BHSD = torch.nn.functional.scaled_dot_product_attention(
+        q_BHSD, k_BGTD, v_BGTD, enable_gqa=True
+    )
+    return {"out_BHSD": out_BHSD, "past keys, k_BGTD": k, "past values, v_BGTD": v}
+
+
+CACHED_ATTENTION = Exercise(
+    number="6.2",
+    title="Attention with a past",
+    name="attend_with_past",
+    points=4,
+    minutes=25,
+    difficulty=3,
+    cases=_attention_case,
+    size=lambda case: case["x_BSC"].numel(),
+    allows=("kvlab.ops",),
+    laws=(
+        Law("one call over the whole text", _run_at_once, _expect_attention),
+        Law("any chunks give the same at every position", _run_chunked, _expect_attention),
+        Law("the past is used as it is", _run_poisoned, _expect_poisoned),
+    ),
+    hints=(
+        "How far into the text is the first row of x_BSC? The past knows: it has one slot per "
+        "token already read.",
+        "Positions: torch.arange(n_past, n_past + n_new). Turn the new queries and keys by them, "
+        "then put the new keys behind the past ones with torch.cat along the slots.",
+        "The query at position p may use slot t if t <= p: mask = torch.arange(n_past + n_new) <= "
+        "positions[:, None], of shape (S, T). Repeat each KV head for its query heads with "
+        "repeat_interleave(H // G, dim=1), then scores, masked_fill(~mask, -inf), softmax, mix.",
+    ),
+    wrong=(
+        Wrong(wrong.positions_restart, "positions start again at 0 in every call. The first new "
+              "token stands behind the past, at position n_past."),
+        Wrong(wrong.first_token_not_stored, "the first token's key and value are dropped when the "
+              "past is put together."),
+        Wrong(wrong.prompt_bypasses_cache, "the prompt is attended to but its keys and values are "
+              "not given back, so the next call has no past."),
+        Wrong(wrong.square_mask, "the mask starts at the top left, as if the new queries stood at "
+              "the start of the text. It must end at the bottom right."),
+        Wrong(wrong.offset_twice, "the offset is counted twice: new tokens are put at twice their "
+              "distance from the start."),
+        Wrong(wrong.keys_not_turned, "past and new keys are turned again in every call. A key is "
+              "turned once, by its own position, and then stays as it is."),
+        Wrong(wrong.no_mask, "there is no mask, so tokens of one chunk see those that come after "
+              "them."),
+        Wrong(wrong.groups_interleaved, "query heads are paired with the wrong KV heads: "
+              "neighbours share a KV head (repeat_interleave), not every G-th (repeat)."),
+    ),
+)  # fmt: skip
+
+
+# --- 6.3 prove the reuse ----------------------------------------------------------------------
+
+
+class Subject(Lent):
+    """Something that claims to generate with a cache, and what can be done to it.
+
+    `run(poison)` generates afresh and returns [outputs_ND, rows]: the attention output behind each
+    new token, and how many token rows had their key computed. With `poison` = j, slot j of the
+    cache is overwritten with noise right after the prompt was read.
+    """
+
+    lends = ("run",)
+
+    def __init__(self, kind: str, n_prompt: int, n_new: int, capacity: int, seed: int) -> None:
+        self._kind, self._n_prompt, self._n_new = kind, n_prompt, n_new
+        torch_rng = torch.Generator().manual_seed(seed)
+        width = 6
+        self._x = torch.randn(capacity + 1, width, generator=torch_rng, dtype=torch.float64)
+        self._w = torch.randn(3, width, width, generator=torch_rng, dtype=torch.float64)
+        self._noise = 4 * torch.randn(2, width, generator=torch_rng, dtype=torch.float64)
+        self._capacity = capacity
+        # a row that the "ignores" subject never looks at: any of the prompt's
+        self._blind = int(torch.randint(n_prompt, (1,), generator=torch_rng))
+
+    def run(self, poison: int | None = None) -> list:
+        if poison is not None and not 0 <= poison < self._capacity:
+            raise ValueError(f"slot {poison} was to be poisoned; slots are 0 to {self._capacity - 1}")
+        k = torch.zeros(self._capacity, self._x.shape[1], dtype=torch.float64)
+        v = torch.zeros_like(k)
+        rows = self._project(k, v, 0, self._n_prompt)
+        outs = []
+        if poison is not None:
+            k[poison], v[poison] = self._noise
+        for i in range(self._n_new):
+            stop = self._n_prompt + i
+            if i:
+                start = 0 if self._kind == "recomputes" else stop - 1
+                rows += self._project(k, v, start, stop)
+            outs.append(self._attend(k, v, stop))
+        return [torch.stack(outs), rows]
+
+    def _project(self, k: Tensor, v: Tensor, start: int, stop: int) -> int:
+        k[start:stop] = self._x[start:stop] @ self._w[1]
+        v[start:stop] = self._x[start:stop] @ self._w[2]
+        return stop - start
+
+    def _attend(self, k: Tensor, v: Tensor, stop: int) -> Tensor:
+        score = k @ (self._x[stop - 1] @ self._w[0]) / k.shape[1] ** 0.5
+        seen = torch.arange(self._capacity) < stop
+        if self._kind == "ignores a row":
+            seen[self._blind] = False
+        if self._kind == "reads an empty slot":
+            seen[:] = True
+        return score.masked_fill(~seen, float("-inf")).softmax(0) @ v
+
+
+SUBJECTS = ("reuses", "recomputes", "ignores a row", "reads an empty slot")
+
+
+def _audit_case(rng: random.Random) -> Case:
+    n_prompt, n_new = rng.sample(range(3, 9), 2)
+    return {
+        "n_prompt": n_prompt,
+        "n_new": n_new,
+        "capacity": n_prompt + n_new + rng.randint(1, 4),
+        "subjects": rng.sample(SUBJECTS, len(SUBJECTS)),
+        "_seed": rng.randrange(2**31),
+    }
+
+
+def _run_audit(answer: Answer, case: Case) -> Outcome:
+    seen = {}
+    sizes = (case["n_prompt"], case["n_new"], case["capacity"])
+    for i, kind in enumerate(case["subjects"]):
+        subject = Subject(kind, *sizes, case["_seed"] + i)
+        seen[f"verdict on one that {kind}"] = answer(subject, *sizes)
+    return seen
+
+
+def _expect_audit(case: Case, _outcome: Outcome) -> Outcome:
+    return {f"verdict on one that {kind}": kind for kind in case["subjects"]}
+
+
+AUDIT = Exercise(
+    number="6.3",
+    title="Prove the reuse",
+    name="audit",
+    points=4,
+    minutes=20,
+    difficulty=3,
+    cases=_audit_case,
+    size=lambda case: case["capacity"],
+    laws=(Law("each suspect gets the right verdict", _run_audit, _expect_audit),),
+    hints=(
+        "Same tokens prove nothing: somebody who computes everything again gets them too. What can "
+        "you count, and what can you break, that tells the two apart?",
+        "With a cache, P prompt tokens and N new ones need P + N - 1 projected rows: the last new "
+        "token is never fed. If the count is right, poison slots one at a time and see whether the "
+        "outputs move.",
+        "honest, rows = subject.run(None). More rows than P + N - 1: 'recomputes'. A prompt slot j "
+        "(0 <= j < P) whose poison leaves torch.equal(outputs, honest): 'ignores a row'. The last "
+        "slot (capacity - 1) whose poison changes the outputs: 'reads an empty slot'. Else "
+        "'reuses'.",
+    ),
+    wrong=(
+        Wrong(wrong.audit_counts_only, "the count alone is trusted. One who stores rows and never "
+              "looks at some of them has the right count too."),
+        Wrong(wrong.audit_expects_p_plus_n, "the honest count is taken to be P + N. The last new "
+              "token is returned but never fed, so it is P + N - 1."),
+        Wrong(wrong.audit_poisons_first_only, "only slot 0 is poisoned. The row that is ignored "
+              "may be another."),
+        Wrong(wrong.audit_never_tries_empty, "no unused slot is ever poisoned, so reading empty "
+              "slots goes unseen."),
+        Wrong(wrong.audit_trusts_everyone, "everyone is acquitted."),
+        Wrong(wrong.audit_reversed, "poison is read the wrong way round: outputs that move are "
+              "proof that a row is used."),
+    ),
+)  # fmt: skip
+
+
+# --- 6.4 cached generate ----------------------------------------------------------------------
+
+
+class LentCache(Lent):
+    """A cache for an answer to hand back to the model; it cannot look inside."""
+
+    def __init__(self, inner) -> None:
+        self.inner = inner
+
+
+class LentModel(Lent):
+    """A model that counts: `new_cache(batch, capacity)` and calling it are all it lends."""
+
+    lends = ("new_cache", "__call__")
+
+    def __init__(self, model: Transformer, poison: int | None = None) -> None:
+        self._model, self._poison = model, poison
+        self.rows = 0
+        self.calls = 0
+
+    def new_cache(self, batch: int, capacity: int) -> LentCache:
+        return LentCache(self._model.new_cache(batch, capacity))
+
+    def __call__(
+        self, tokens_BS: Tensor, pos_BS: Tensor, cache: LentCache | None = None
+    ) -> Tensor:
+        if tokens_BS.shape != pos_BS.shape:
+            raise ValueError(
+                f"tokens of shape {tuple(tokens_BS.shape)} came with positions of shape "
+                f"{tuple(pos_BS.shape)}; expected one position per token"
+            )
+        inner = cache.inner if cache is not None else None
+        with torch.inference_mode():
+            logits_BSV = self._model(tokens_BS, pos_BS, inner).clone()
+        self.rows += tokens_BS.shape[1]
+        self.calls += 1
+        if self.calls == 1 and self._poison is not None and inner is not None:
+            _poison(inner, self._poison)
+        return logits_BSV
+
+
+def _poison(cache, slot: int) -> None:
+    """Overwrite one slot's keys and values in every layer, the same way each time."""
+    torch_rng = torch.Generator().manual_seed(slot)
+    for store in (cache.k_LBGTD, cache.v_LBGTD):
+        noise = torch.randn(store[:, :, :, slot].shape, generator=torch_rng, dtype=store.dtype)
+        store[:, :, :, slot] = 3 * noise
+
+
+def _tiny_model(seed: int, dtype: torch.dtype = torch.float64, **sizes: int) -> Transformer:
+    config = ModelConfig(
+        **{
+            "vocab_size": 61,
+            "hidden_size": 24,
+            "intermediate_size": 40,
+            "n_layers": 3,
+            "n_heads": 4,
+            "n_kv_heads": 2,
+            "head_dim": 6,
+            "max_positions": 1024,
+            **sizes,
+        }
+    )
+    torch_rng = torch.Generator().manual_seed(seed)
+    model = Transformer(config).to(dtype).requires_grad_(False)
+    for weight in model.parameters():
+        if weight.dim() == 2:
+            scale = weight.shape[1] ** -0.5
+            weight.copy_(torch.randn(weight.shape, generator=torch_rng, dtype=dtype) * scale * 2)
+    return model
+
+
+def _generate_case(rng: random.Random) -> Case:
+    batch, n_prompt, n_new = rng.sample([2, 3, 4, 5, 6, 7, 8], 3)
+    torch_rng = torch.Generator().manual_seed(rng.randrange(2**31))
+    return {
+        "tokens_BS": torch.randint(61, (batch, n_prompt), generator=torch_rng),
+        "n_new": n_new,
+        "_seed": rng.randrange(2**31),
+    }
+
+
+def _run_tokens(answer: Answer, case: Case) -> Outcome:
+    model = LentModel(_tiny_model(case["_seed"]))
+    tokens = answer(model, case["tokens_BS"], case["n_new"])
+    return {"tokens_BN": tokens, "rows projected": model.rows}
+
+
+def _expect_tokens(case: Case, _outcome: Outcome) -> Outcome:
+    tokens_BS = case["tokens_BS"]
+    model = _tiny_model(case["_seed"])
+    return {
+        "tokens_BN": generate_uncached(model, tokens_BS, case["n_new"]),
+        "rows projected": tokens_BS.shape[1] + case["n_new"] - 1,
+    }
+
+
+def _run_poisoned_tokens(answer: Answer, case: Case) -> Outcome:
+    model = LentModel(_tiny_model(case["_seed"]), poison=case["tokens_BS"].shape[1] // 2)
+    return {"tokens_BN": answer(model, case["tokens_BS"], case["n_new"])}
+
+
+def _expect_poisoned_tokens(case: Case, _outcome: Outcome) -> Outcome:
+    reference = _run_poisoned_tokens(LocalAnswer(_reference_generate), case)
+    return {"tokens_BN": reference["tokens_BN"]}
+
+
+def _reference_generate(model, tokens_BS: Tensor, n_new: int) -> Tensor:
+    batch, n_prompt = tokens_BS.shape
+    cache = model.new_cache(batch, n_prompt + n_new)
+    pos_BS = torch.arange(n_prompt).expand(batch, n_prompt)
+    token_B = model(tokens_BS, pos_BS, cache)[:, -1].argmax(-1)
+    out = [token_B]
+    for i in range(n_new - 1):
+        pos_B1 = torch.full((batch, 1), n_prompt + i)
+        token_B = model(token_B[:, None], pos_B1, cache)[:, -1].argmax(-1)
+        out.append(token_B)
+    return torch.stack(out, dim=1)
+
+
+N_TIMED = 128
+
+
+def _time_generate(answer: Answer, case: Case) -> Comparison:
+    """The answer against a loop that reads the whole text at each step, same model, same tokens."""
+    model = _tiny_model(
+        1, torch.float32, hidden_size=128, intermediate_size=320, n_heads=8, head_dim=16, n_layers=4
+    )
+    tokens_BS = torch.arange(128)[None] % 61
+    lent = LentModel(model)
+    return compare(
+        lambda: generate_uncached(model, tokens_BS, N_TIMED),
+        lambda: answer(lent, tokens_BS, N_TIMED),
+        pairs=3,
+        warm_up=0,
+    )
+
+
+CACHED_GENERATE = Exercise(
+    number="6.4",
+    title="Generate with a cache",
+    name="cached_generate",
+    points=5,
+    minutes=20,
+    difficulty=3,
+    cases=_generate_case,
+    size=lambda case: case["tokens_BS"].numel() * case["n_new"],
+    laws=(
+        Law("same tokens as without a cache, in P + N - 1 rows", _run_tokens, _expect_tokens),
+        Law("what stands in the cache decides", _run_poisoned_tokens, _expect_poisoned_tokens),
+    ),
+    clock=Clock(f"{N_TIMED} new tokens against the loop without a cache", _time_generate, 1.3),
+    hints=(
+        "Two phases: one call for the whole prompt, then one call per token. What does each call "
+        "take in, and at which position does its first token stand?",
+        "Make the cache once, for n_prompt + n_new - 1 slots. The prompt's positions are 0 to "
+        "n_prompt - 1; the i-th new token (from 0) is fed at position n_prompt + i.",
+        "logits = model(tokens_BS, torch.arange(n_prompt).expand(batch, n_prompt), cache); token = "
+        "logits[:, -1].argmax(-1). Then n_new - 1 times: token = model(token[:, None], "
+        "torch.full((batch, 1), n_prompt + i), cache)[:, -1].argmax(-1). Stack all tokens.",
+    ),
+    wrong=(
+        Wrong(wrong.generate_without_cache, "every step reads the whole text again. The tokens are "
+              "right, but nothing is reused."),
+        Wrong(wrong.generate_positions_restart, "positions start again at 0 in decode: the model "
+              "thinks each new token is the first of the text."),
+        Wrong(wrong.generate_prompt_bypasses, "the prompt is read without the cache, so decoding "
+              "has no past but its own tokens."),
+        Wrong(wrong.generate_offset_twice, "the offset is counted twice: positions in decode go up "
+              "by two, or start behind a gap."),
+        Wrong(wrong.generate_last_prompt_twice, "the last prompt token is fed twice: once in the "
+              "prompt and once again as the first step."),
+        Wrong(wrong.generate_feeds_everything, "the whole text is fed again into a cache that "
+              "already holds it."),
+        Wrong(wrong.generate_one_step_more, "the last new token is fed too. Its logits are thrown "
+              "away: one row for nothing."),
+        Wrong(wrong.generate_first_prompt_token_lost, "the first prompt token never reaches the "
+              "cache."),
+    ),
+)  # fmt: skip
+
+
+# --- 6.5 fork and rewind ----------------------------------------------------------------------
+
+
+def _fork_case(rng: random.Random) -> Case:
+    case = dict(_cache_case(rng))
+    case["chunks"] = [rng.randint(2, 5), rng.randint(1, 4)]
+    case["rewind_to"] = rng.randint(1, case["chunks"][0] - 1)
+    case["capacity"] = sum(case["chunks"]) + rng.randint(1, 5)
+    return case
+
+
+def _prefixed(name: str, seen: Outcome) -> Outcome:
+    return {f"{name}: {key}": value for key, value in seen.items()}
+
+
+def _run_fork(answer: Answer, case: Case) -> Outcome:
+    """Two continuations of one prompt."""
+    ours, theirs = _rows(case), _rows(case, salt=1)
+    cache = answer.make(*_shape(case))
+    _fill(cache, ours[:1])
+    twin = cache.make("fork")
+    _fill(cache, ours[1:])
+    _fill(twin, theirs[1:])
+    n = case["n_layers"]
+    return {**_prefixed("the first", _read_all(cache, n)), **_prefixed("its fork", _read_all(twin, n))}
+
+
+def _expect_fork(case: Case, _outcome: Outcome) -> Outcome:
+    ours, theirs = _rows(case), _rows(case, salt=1)
+    return {
+        **_prefixed("the first", _concatenated(ours)),
+        **_prefixed("its fork", _concatenated([ours[0], theirs[1]])),
+    }
+
+
+def _run_rewind(answer: Answer, case: Case) -> Outcome:
+    """Forget the end, then write something else behind what is left."""
+    ours, theirs = _rows(case), _rows(case, salt=1)
+    cache = answer.make(*_shape(case))
+    _fill(cache, ours)
+    cache.call("rewind", case["rewind_to"])
+    before = _read_all(cache, case["n_layers"])
+    _fill(cache, theirs[1:])
+    after = _read_all(cache, case["n_layers"])
+    return {**_prefixed("after rewind", before), **_prefixed("after writing on", after)}
+
+
+def _expect_rewind(case: Case, _outcome: Outcome) -> Outcome:
+    ours, theirs = _rows(case), _rows(case, salt=1)
+    left = [[(k[:, :, : case["rewind_to"]], v[:, :, : case["rewind_to"]]) for k, v in ours[0]]]
+    return {
+        **_prefixed("after rewind", _concatenated(left)),
+        **_prefixed("after writing on", _concatenated([left[0], theirs[1]])),
+    }
+
+
+def _run_rewind_in_place(answer: Answer, case: Case) -> Outcome:
+    """Rewinding copies nothing: a view read before still sees the slots."""
+    ours, theirs = _rows(case), _rows(case, salt=1)
+    cache = answer.make(*_shape(case))
+    _fill(cache, ours[:1])
+    early = cache.hold("read", 0)
+    cache.call("rewind", 0)
+    _fill(cache, theirs[:1])
+    k, v = early.now()
+    return {"through a view read before, k_BGTD": k, "through a view read before, v_BGTD": v}
+
+
+def _expect_rewind_in_place(case: Case, _outcome: Outcome) -> Outcome:
+    k, v = _rows(case, salt=1)[0][0]
+    return {"through a view read before, k_BGTD": k, "through a view read before, v_BGTD": v}
+
+
+def _run_rewind_forward(answer: Answer, case: Case) -> Outcome:
+    """There is nothing to rewind to beyond what was written."""
+    cache = answer.make(*_shape(case))
+    chunks = _rows(case)
+    _fill(cache, chunks)
+    raised = {}
+    for length in (sum(case["chunks"]) + 1, -1):
+        try:
+            cache.call("rewind", length)
+            raised[f"raised by rewind({length})"] = "nothing"
+        except AnswerRaised as error:
+            if error.kind == "NotImplementedError":
+                raise
+            raised[f"raised by rewind({length})"] = error.kind
+    return {**raised, **_read_all(cache, case["n_layers"])}
+
+
+def _expect_rewind_forward(case: Case, _outcome: Outcome) -> Outcome:
+    lengths = (sum(case["chunks"]) + 1, -1)
+    raised = {f"raised by rewind({length})": "ValueError" for length in lengths}
+    return {**raised, **_concatenated(_rows(case))}
+
+
+FORK_REWIND = Exercise(
+    number="6.5",
+    title="Fork and rewind",
+    name="ForkingCache",
+    points=4,
+    minutes=15,
+    difficulty=2,
+    cases=_fork_case,
+    size=lambda case: case["capacity"] * case["n_layers"],
+    laws=(
+        Law("two continuations, no cross-talk", _run_fork, _expect_fork),
+        Law("rewind forgets the end, and writing goes on there", _run_rewind, _expect_rewind),
+        Law("rewind copies nothing", _run_rewind_in_place, _expect_rewind_in_place),
+        Law("rewind refuses what is not there", _run_rewind_forward, _expect_rewind_forward),
+    ),
+    hints=(
+        "What makes two caches independent: two names, or two pieces of memory? And what has to "
+        "change so that a slot counts as free again?",
+        "fork needs new tensors with the old contents (clone) and its own list of counters. rewind "
+        "needs no tensor at all.",
+        "fork: twin = ForkingCache(*self.k.shape); twin.k.copy_(self.k); twin.v.copy_(self.v); "
+        "twin.used = list(self.used); return twin. rewind: raise ValueError unless "
+        "0 <= length <= min(self.used); then self.used = [length] * len(self.used).",
+    ),
+    wrong=(
+        Wrong(wrong.ForkShares, "the fork shares its memory with the first: what one writes, the "
+              "other reads."),
+        Wrong(wrong.ForkSharesValues, "the fork has keys of its own but shares the values."),
+        Wrong(wrong.ForkSharesCounters, "both share one list of counters, so one moves the other "
+              "along."),
+        Wrong(wrong.RewindOneLayer, "only layer 0 is rewound. Each layer counts its own tokens."),
+        Wrong(wrong.RewindOffByOne, "one token too many is kept: rewinding to length n leaves "
+              "slots 0 to n - 1."),
+        Wrong(wrong.RewindCopies, "rewind makes new tensors. Nothing needs to move: a slot is free "
+              "when it is no longer counted."),
+        Wrong(wrong.RewindUnchecked, "rewind goes to any length, even to slots that were never "
+              "written."),
+    ),
+)  # fmt: skip
+
+EXERCISES = (PREALLOCATED, CACHED_ATTENTION, AUDIT, CACHED_GENERATE, FORK_REWIND)

@@ -1,0 +1,351 @@
+"""Wrong answers to chapter 6 that people really give; each must be rejected, and is named if met.
+
+Most are bugs that published courses and libraries shipped.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from kvlab.ops import apply_rope, rope_angles
+
+
+class _Good:
+    """The shape that the wrong caches below deviate from."""
+
+    def __init__(self, n_layers, batch, n_kv_heads, capacity, head_dim):
+        self.shape = (n_layers, batch, n_kv_heads, capacity, head_dim)
+        self.k = torch.zeros(self.shape, dtype=torch.float64)
+        self.v = torch.zeros(self.shape, dtype=torch.float64)
+        self.used = [0] * n_layers
+
+    def append(self, layer, k_BGSD, v_BGSD):
+        start, stop = self.used[layer], self.used[layer] + k_BGSD.shape[2]
+        if stop > self.shape[3]:
+            raise ValueError("the cache is full")
+        self.k[layer, :, :, start:stop] = k_BGSD
+        self.v[layer, :, :, start:stop] = v_BGSD
+        self.used[layer] = stop
+
+    def read(self, layer):
+        used = self.used[layer]
+        return self.k[layer, :, :, :used], self.v[layer, :, :, :used]
+
+    def reset(self):
+        self.used = [0] * self.shape[0]
+
+    def fork(self):
+        twin = type(self)(*self.shape)
+        twin.k.copy_(self.k)
+        twin.v.copy_(self.v)
+        twin.used = list(self.used)
+        return twin
+
+    def rewind(self, length):
+        if not 0 <= length <= min(self.used):
+            raise ValueError(f"cannot rewind to {length}")
+        self.used = [length] * len(self.used)
+
+
+# 6.1
+
+
+class Concatenates(_Good):
+    def __init__(self, *shape):
+        super().__init__(*shape)
+        self.reset()
+
+    def append(self, layer, k_BGSD, v_BGSD):
+        if self.ks[layer].shape[2] + k_BGSD.shape[2] > self.shape[3]:
+            raise ValueError("the cache is full")
+        self.ks[layer] = torch.cat((self.ks[layer], k_BGSD), dim=2)
+        self.vs[layer] = torch.cat((self.vs[layer], v_BGSD), dim=2)
+
+    def read(self, layer):
+        return self.ks[layer], self.vs[layer]
+
+    def reset(self):
+        n_layers, batch, heads, _, width = self.shape
+        empty = torch.zeros(batch, heads, 0, width, dtype=torch.float64)
+        self.ks, self.vs = [empty] * n_layers, [empty] * n_layers
+
+
+class LastLayerForAll(_Good):
+    def __init__(self, *shape):
+        super().__init__(*shape)
+        self.k = self.k[:1].expand(self.shape)
+        self.v = self.v[:1].expand(self.shape)
+
+
+class FirstTokenLost(_Good):
+    def read(self, layer):
+        k, v = super().read(layer)
+        return k[:, :, 1:], v[:, :, 1:]
+
+
+class OneCounter(_Good):
+    def append(self, layer, k_BGSD, v_BGSD):
+        start = self.used[0]
+        stop = min(start + k_BGSD.shape[2], self.shape[3])
+        self.k[layer, :, :, start:stop] = k_BGSD[:, :, : stop - start]
+        self.v[layer, :, :, start:stop] = v_BGSD[:, :, : stop - start]
+        self.used = [stop] * self.shape[0]
+
+
+class ReturnsCopies(_Good):
+    def read(self, layer):
+        k, v = super().read(layer)
+        return k.clone(), v.clone()
+
+
+class GrowsFirstLayer(_Good):
+    def append(self, layer, k_BGSD, v_BGSD):
+        stop = self.used[layer] + k_BGSD.shape[2]
+        if stop > self.shape[3]:
+            n_layers, batch, heads, old, width = self.shape
+            self.shape = (n_layers, batch, heads, 2 * stop, width)
+            grown = torch.zeros(self.shape, dtype=torch.float64)
+            # the rows are moved as one flat block: right in layer 0, shifted in all others
+            grown.view(-1)[: self.k.numel()] = self.k.reshape(-1)
+            self.k = grown
+            self.v = torch.zeros(self.shape, dtype=torch.float64)
+        super().append(layer, k_BGSD, v_BGSD)
+
+
+class HalfWrittenOverflow(_Good):
+    def append(self, layer, k_BGSD, v_BGSD):
+        for s in range(k_BGSD.shape[2]):
+            super().append(layer, k_BGSD[:, :, s : s + 1], v_BGSD[:, :, s : s + 1])
+
+
+class ResetForgetsCounters(_Good):
+    def reset(self):
+        self.k.zero_()
+        self.v.zero_()
+
+
+# 6.2
+
+
+def _attend(
+    x, w_q, w_k, w_v, k_past, v_past, *, start=None, mask=None, drop=0, store=True, spread=None,
+    turn_again=False,
+):  # fmt: skip
+    """Attention with a past; each wrong answer below changes one thing."""
+    n_new, n_past, width = x.shape[1], k_past.shape[2], k_past.shape[3]
+    start = n_past if start is None else start
+    pos = torch.arange(start, start + n_new)
+
+    def heads(w):
+        return (x @ w.T).unflatten(-1, (-1, width)).transpose(1, 2)
+
+    cos, sin = rope_angles(pos[None], width, 10000.0, x.dtype)
+    q, k, v = apply_rope(heads(w_q), cos, sin), heads(w_k), heads(w_v)
+    if turn_again:
+        k = torch.cat((k_past, k), dim=2)
+        every = torch.arange(k.shape[2])[None]
+        k = apply_rope(k, *rope_angles(every, width, 10000.0, x.dtype))
+    else:
+        k = torch.cat((k_past, apply_rope(k, cos, sin)), dim=2)
+    v = torch.cat((v_past, v), dim=2)
+    if drop and n_past == 0:
+        k, v = k[:, :, drop:], v[:, :, drop:]
+    slots = torch.arange(k.shape[2])
+    seen = slots <= torch.arange(n_past, n_past + n_new)[:, None] if mask is None else mask(n_new, slots)
+    share = q.shape[1] // k.shape[1]
+    spread = spread or (lambda t: t.repeat_interleave(share, dim=1))
+    score = q @ spread(k).transpose(-1, -2) / width**0.5
+    out = score.masked_fill(~seen, float("-inf")).softmax(-1) @ spread(v)
+    return (out, k, v) if store or n_past else (out, k_past, v_past)
+
+
+def positions_restart(x, w_q, w_k, w_v, k_past, v_past):
+    return _attend(x, w_q, w_k, w_v, k_past, v_past, start=0)
+
+
+def first_token_not_stored(x, w_q, w_k, w_v, k_past, v_past):
+    out, k, v = _attend(x, w_q, w_k, w_v, k_past, v_past)
+    return (out, k, v) if k_past.shape[2] else (out, k[:, :, 1:], v[:, :, 1:])
+
+
+def prompt_bypasses_cache(x, w_q, w_k, w_v, k_past, v_past):
+    return _attend(x, w_q, w_k, w_v, k_past, v_past, store=False)
+
+
+def square_mask(x, w_q, w_k, w_v, k_past, v_past):
+    return _attend(
+        x, w_q, w_k, w_v, k_past, v_past, mask=lambda n, slots: slots <= torch.arange(n)[:, None]
+    )
+
+
+def offset_twice(x, w_q, w_k, w_v, k_past, v_past):
+    return _attend(x, w_q, w_k, w_v, k_past, v_past, start=2 * k_past.shape[2])
+
+
+def keys_not_turned(x, w_q, w_k, w_v, k_past, v_past):
+    return _attend(x, w_q, w_k, w_v, k_past, v_past, turn_again=True)
+
+
+def no_mask(x, w_q, w_k, w_v, k_past, v_past):
+    return _attend(x, w_q, w_k, w_v, k_past, v_past, mask=lambda n, slots: slots >= 0)
+
+
+def groups_interleaved(x, w_q, w_k, w_v, k_past, v_past):
+    share = w_q.shape[0] // w_k.shape[0]
+    return _attend(
+        x, w_q, w_k, w_v, k_past, v_past, spread=lambda t: t.repeat(1, share, 1, 1)
+    )
+
+
+# 6.3
+
+
+def _audit(subject, n_prompt, n_new, capacity, *, count=None, slots=None, empty=True, flip=False):
+    honest, rows = subject.run(None)
+    if rows > (n_prompt + n_new - 1 if count is None else count):
+        return "recomputes"
+    if count is not None and rows != count:
+        return "ignores a row"
+    for slot in range(n_prompt) if slots is None else slots:
+        if torch.equal(subject.run(slot)[0], honest) != flip:
+            return "ignores a row"
+    if empty and not torch.equal(subject.run(capacity - 1)[0], honest):
+        return "reads an empty slot"
+    return "reuses"
+
+
+def audit_counts_only(subject, n_prompt, n_new, capacity):
+    return _audit(subject, n_prompt, n_new, capacity, slots=(), empty=False)
+
+
+def audit_expects_p_plus_n(subject, n_prompt, n_new, capacity):
+    return _audit(subject, n_prompt, n_new, capacity, count=n_prompt + n_new)
+
+
+def audit_poisons_first_only(subject, n_prompt, n_new, capacity):
+    return _audit(subject, n_prompt, n_new, capacity, slots=(0,))
+
+
+def audit_never_tries_empty(subject, n_prompt, n_new, capacity):
+    return _audit(subject, n_prompt, n_new, capacity, empty=False)
+
+
+def audit_trusts_everyone(subject, n_prompt, n_new, capacity):
+    return "reuses"
+
+
+def audit_reversed(subject, n_prompt, n_new, capacity):
+    return _audit(subject, n_prompt, n_new, capacity, flip=True)
+
+
+# 6.4
+
+
+def _generate(
+    model, tokens_BS, n_new, *, pos=None, prompt_cache=True, again=False, extra=0, drop=0
+):
+    """Cached generation; each wrong answer below changes one thing."""
+    batch, n_prompt = tokens_BS.shape
+    cache = model.new_cache(batch, 2 * (n_prompt + n_new))
+    pos = pos or (lambda i: n_prompt + i)
+    fed = tokens_BS[:, drop:]
+    pos_BS = torch.arange(drop, n_prompt).expand(batch, n_prompt - drop)
+    logits = model(fed, pos_BS, cache if prompt_cache else None)
+    if again:
+        logits = model(tokens_BS[:, -1:], torch.full((batch, 1), n_prompt), cache)
+    out = [logits[:, -1].argmax(-1)]
+    for i in range(n_new - 1 + extra):
+        logits = model(out[-1][:, None], torch.full((batch, 1), pos(i) + again), cache)
+        out.append(logits[:, -1].argmax(-1))
+    return torch.stack(out[:n_new], dim=1)
+
+
+def generate_without_cache(model, tokens_BS, n_new):
+    text = tokens_BS
+    for _ in range(n_new):
+        pos_BS = torch.arange(text.shape[1]).expand(text.shape)
+        text = torch.cat((text, model(text, pos_BS)[:, -1:].argmax(-1)), dim=1)
+    return text[:, -n_new:]
+
+
+def generate_positions_restart(model, tokens_BS, n_new):
+    return _generate(model, tokens_BS, n_new, pos=lambda i: i)
+
+
+def generate_prompt_bypasses(model, tokens_BS, n_new):
+    return _generate(model, tokens_BS, n_new, prompt_cache=False)
+
+
+def generate_offset_twice(model, tokens_BS, n_new):
+    return _generate(model, tokens_BS, n_new, pos=lambda i: tokens_BS.shape[1] + 2 * i + 1)
+
+
+def generate_last_prompt_twice(model, tokens_BS, n_new):
+    return _generate(model, tokens_BS, n_new, again=True)
+
+
+def generate_feeds_everything(model, tokens_BS, n_new):
+    batch, n_prompt = tokens_BS.shape
+    cache = model.new_cache(batch, (n_prompt + n_new) * (n_new + 1))
+    text = tokens_BS
+    for _ in range(n_new):
+        pos_BS = torch.arange(text.shape[1]).expand(text.shape)
+        text = torch.cat((text, model(text, pos_BS, cache)[:, -1:].argmax(-1)), dim=1)
+    return text[:, -n_new:]
+
+
+def generate_one_step_more(model, tokens_BS, n_new):
+    return _generate(model, tokens_BS, n_new, extra=1)
+
+
+def generate_first_prompt_token_lost(model, tokens_BS, n_new):
+    return _generate(model, tokens_BS, n_new, drop=1)
+
+
+# 6.5
+
+
+class ForkShares(_Good):
+    def fork(self):
+        twin = type(self)(*self.shape)
+        twin.k, twin.v, twin.used = self.k, self.v, list(self.used)
+        return twin
+
+
+class ForkSharesValues(_Good):
+    def fork(self):
+        twin = super().fork()
+        twin.v = self.v
+        return twin
+
+
+class ForkSharesCounters(_Good):
+    def fork(self):
+        twin = super().fork()
+        twin.used = self.used
+        return twin
+
+
+class RewindOneLayer(_Good):
+    def rewind(self, length):
+        if not 0 <= length <= min(self.used):
+            raise ValueError(f"cannot rewind to {length}")
+        self.used[0] = length
+
+
+class RewindOffByOne(_Good):
+    def rewind(self, length):
+        if not 0 <= length <= min(self.used):
+            raise ValueError(f"cannot rewind to {length}")
+        self.used = [min(length + 1, used) for used in self.used]
+
+
+class RewindCopies(_Good):
+    def rewind(self, length):
+        super().rewind(length)
+        self.k, self.v = self.k.clone(), self.v.clone()
+
+
+class RewindUnchecked(_Good):
+    def rewind(self, length):
+        self.used = [length] * len(self.used)

@@ -1,0 +1,158 @@
+"""Exercise notebooks: read answers, make the learner's copy from the solution, tidy chapters.
+
+A solution notebook carries nbgrader's cell metadata. Between `### BEGIN SOLUTION` and
+`### END SOLUTION` stands what the learner writes; between `### BEGIN HIDDEN TESTS` and
+`### END HIDDEN TESTS` what only the teacher sees.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+STUB = 'raise NotImplementedError("not answered yet")'
+
+_SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION\n.*?^[ \t]*### END SOLUTION\n?", re.M | re.S)
+_HIDDEN = re.compile(r"^[ \t]*### BEGIN HIDDEN TESTS\n.*?^[ \t]*### END HIDDEN TESTS\n?", re.M | re.S)
+
+Notebook = dict[str, Any]
+
+
+def read(path: str | Path) -> Notebook:
+    """A notebook file as JSON.
+
+    Raises: ValueError when it is missing, is not JSON, or is JSON but not a notebook.
+    """
+    path = Path(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is not there; expected a notebook (.ipynb).") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} is not a notebook: it is not JSON (line {error.lineno}). Download it again, "
+            "or save it from Jupyter with File > Save."
+        ) from None
+    cells = found.get("cells") if isinstance(found, dict) else None
+    if not isinstance(cells, list) or not all(isinstance(c, dict) for c in cells):
+        raise ValueError(f"{path} is JSON, but not a notebook: it has no list of cells.")
+    return found
+
+
+def write(path: str | Path, notebook: Notebook) -> None:
+    """Write a notebook whole or not at all."""
+    path = Path(path)
+    text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def source(cell: dict[str, Any]) -> str:
+    """A cell's text; the format allows one string or a list of lines."""
+    text = cell.get("source", "")
+    return "".join(text) if isinstance(text, list) else str(text)
+
+
+def grade_id(cell: dict[str, Any]) -> str:
+    """nbgrader's name of a cell, "" where it has none."""
+    meta = cell.get("metadata")
+    grader = meta.get("nbgrader") if isinstance(meta, dict) else None
+    return str(grader.get("grade_id", "")) if isinstance(grader, dict) else ""
+
+
+def answers(notebook: Notebook) -> dict[str, str]:
+    """The source of each answer cell by its grade id; of two with one id, the first."""
+    found: dict[str, str] = {}
+    for cell in notebook["cells"]:
+        meta = cell.get("metadata", {}).get("nbgrader", {}) if grade_id(cell) else {}
+        if cell.get("cell_type") == "code" and meta.get("solution"):
+            found.setdefault(grade_id(cell), source(cell))
+    return found
+
+
+def release(notebook: Notebook) -> Notebook:
+    """The learner's copy: solutions become a stub, hidden tests and outputs go."""
+    cells = []
+    for cell in notebook["cells"]:
+        new = {**cell, "source": _lines(_strip(source(cell)))}
+        if cell["cell_type"] == "code":
+            new |= {"outputs": [], "execution_count": None}
+        cells.append(new)
+    return {**notebook, "cells": cells}
+
+
+def _strip(text: str) -> str:
+    text = _SOLUTION.sub(lambda found: f"{found[1]}{STUB}\n", text)
+    return _HIDDEN.sub("", text).rstrip("\n")
+
+
+def normalise(notebook: Notebook) -> Notebook:
+    """The same notebook without what differs from run to run: times, kernels, widget state.
+
+    Outputs stay, and cells that were run keep a count (1, 2, 3, ...), since strict nbval silently
+    skips a cell that has none.
+    """
+    cells, count = [], 0
+    for i, cell in enumerate(notebook["cells"]):
+        meta = {k: v for k, v in cell.get("metadata", {}).items() if k in ("nbgrader", "tags")}
+        new = {
+            "cell_type": cell["cell_type"],
+            "id": f"cell-{i + 1:02d}",
+            "metadata": meta,
+            "source": _lines(source(cell)),
+        }
+        if cell["cell_type"] == "code":
+            ran = cell.get("execution_count") is not None
+            count += ran
+            new["execution_count"] = count if ran else None
+            new["outputs"] = [_tidy_output(o, count) for o in _merged(cell.get("outputs", []))]
+        cells.append(new)
+    return {
+        "cells": cells,
+        "metadata": {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        },
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+
+
+def _merged(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Neighbouring pieces of one stream as one: where they break depends on timing."""
+    merged: list[dict[str, Any]] = []
+    for output in outputs:
+        text = output.get("text")
+        if output["output_type"] == "stream" and merged and merged[-1].get("name") == output["name"]:
+            merged[-1] = {**merged[-1], "text": _text(merged[-1]["text"]) + _text(text)}
+        else:
+            merged.append(dict(output))
+    return merged
+
+
+def _tidy_output(output: dict[str, Any], count: int) -> dict[str, Any]:
+    """One output without ids that a live kernel hands out."""
+    output = dict(output)
+    if output["output_type"] == "stream":
+        output["text"] = _lines(_text(output["text"]))
+    if output["output_type"] == "execute_result":
+        output["execution_count"] = count
+    if "data" in output:
+        data = dict(output["data"])
+        data.pop("application/vnd.jupyter.widget-view+json", None)
+        output["data"] = data
+        output["metadata"] = {}
+    return output
+
+
+def _text(text: str | list[str]) -> str:
+    return "".join(text) if isinstance(text, list) else text
+
+
+def _lines(text: str) -> list[str]:
+    return text.splitlines(keepends=True)
