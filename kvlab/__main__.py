@@ -1,7 +1,7 @@
 """`python3 -m kvlab ...`: set up what is missing, then run the command.
 
-This file and `bootstrap.py` use the standard library alone and the grammar of Python 3.6, so that an
-old Python answers with a sentence.
+This file and `bootstrap.py` use the standard library alone and the grammar of Python 3.6, so that
+an old Python answers with a sentence.
 """
 
 import sys
@@ -16,8 +16,8 @@ def main(argv=None):
         found = ".".join(str(part) for part in sys.version_info[:3])
         needed = ".".join(str(part) for part in NEEDED)
         sys.stderr.write(
-            "kvlab: this is Python " + found + ", and kvlab needs " + needed + " or newer: install one"
-            " and start kvlab with it, for example python" + needed + " -m kvlab lab\n"
+            f"kvlab: this is Python {found}, and kvlab needs {needed} or newer: install one and start"
+            f" kvlab with it, for example python{needed} -m kvlab lab\n"
         )
         return 1
     from kvlab import bootstrap

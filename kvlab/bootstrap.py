@@ -105,15 +105,15 @@ def _prepare(argv, root):
             remark_on_torch(torch, installed_version("torch"))
             return argv, None
         if not is_project(root):
-            name = "kvlab[{}]".format(lacking) if lacking else "kvlab"
+            name = f"kvlab[{lacking}]" if lacking else "kvlab"
             raise Trouble(
-                'this environment lacks a part that "kvlab {}" needs: install it with'
-                ' {} -m pip install "{}"'.format(command, sys.executable, name)
+                f'this environment lacks a part that "kvlab {command}" needs: install it with'
+                f' {sys.executable} -m pip install "{name}"'
             )
     if starts > 1:
         raise Trouble(
-            "the Python in {} does not work as set up: delete that folder and run the same"
-            " command again.".format(venv)
+            f"the Python in {venv} does not work as set up: delete that folder and run the same"
+            " command again."
         )
     if is_done(root, extras):
         remark_on_torch(torch, stamp.get("torch", ""))
@@ -126,7 +126,7 @@ def _prepare(argv, root):
 
 
 def take_torch(argv, wish):
-    """Takes `--torch cpu` out of the command line, up to a `--`; `wish` stands where it is not there."""
+    """Takes `--torch cpu` out of the command line, up to a `--`; `wish` counts where it is absent."""
     rest = []
     words = iter(argv)
     for word in words:
@@ -140,9 +140,7 @@ def take_torch(argv, wish):
             rest.append(word)
     if wish not in (None, "", "cpu"):
         raise Misuse(
-            "--torch (or the variable KVLAB_TORCH) takes cpu or is left out; here it is {}.".format(
-                wish
-            )
+            f"--torch (or the variable KVLAB_TORCH) takes cpu or is left out; here it is {wish}."
         )
     return rest, wish or ""
 
@@ -156,8 +154,8 @@ def remark_on_torch(wish, version):
     """Says so if `--torch cpu` comes too late: another build is already there."""
     if wish == "cpu" and version and sys.platform == "linux" and not version.endswith("+cpu"):
         say(
-            "--torch cpu changes nothing here, torch {} is already installed; to choose again,"
-            " delete .venv first.".format(version)
+            f"--torch cpu changes nothing here, torch {version} is already installed; to choose"
+            " again, delete .venv first."
         )
 
 
@@ -292,7 +290,7 @@ def set_up(root, extras, torch):
             install(venv, root, extras, torch, lock)
     except OSError as error:
         raise Trouble(why_system(error, root)) from error
-    say("set up in {:.0f} s.".format(time.monotonic() - started))
+    say(f"set up in {time.monotonic() - started:.0f} s.")
 
 
 @contextlib.contextmanager
@@ -330,8 +328,8 @@ def refuse_foreign(venv):
     if venv.is_dir() and not venv.is_symlink() and not any(venv.iterdir()):
         return
     raise Trouble(
-        "{} is there and is no virtual environment, so it was left as it is: move it away and run"
-        " the same command again.".format(venv)
+        f"{venv} is there and is no virtual environment, so it was left as it is: move it away and"
+        " run the same command again."
     )
 
 
@@ -342,7 +340,9 @@ def announce(venv, torch):
     elif sys.platform != "linux":
         say("setting up in .venv, once: a download of about 0.3 GB, one to five minutes.")
     elif torch == "cpu":
-        say("setting up in .venv, once: with PyTorch for the CPU a download of about 0.3 GB, one to")
+        say(
+            "setting up in .venv, once: with PyTorch for the CPU a download of about 0.3 GB, one to"
+        )
         say("five minutes.")
     else:
         say("setting up in .venv, once. On Linux PyTorch brings its CUDA libraries: a download of")
@@ -350,7 +350,7 @@ def announce(venv, torch):
 
 
 def is_usable(venv, root):
-    """Whether pip can go on in this `.venv`: made to the end, in this place, with a Python that runs."""
+    """Whether pip can go on in this `.venv`: made to the end, in this place, its Python running."""
     stamp = read_stamp(venv)
     if stamp and (stamp.get("state") == "making" or stamp.get("root") != str(root)):
         return False
@@ -365,7 +365,7 @@ def is_usable(venv, root):
 
 
 def python_of(venv):
-    """The version of the Python in a virtual environment, as it says itself; () if it does not run."""
+    """The version that the Python in a virtual environment says it is; () if it says nothing."""
     code = "import sys; print('{}.{}'.format(*sys.version_info[:2]))"
     return release(quietly([venv_python(venv), "-I", "-c", code]).stdout)
 
@@ -500,7 +500,7 @@ def quietly(command, lock=None):
 def pip_install(venv, arguments, root, lock):
     """Runs pip in the project's folder, its progress visible, and returns its exit code.
 
-    pip's own configuration stays in force, but for a set `user` that no virtual environment can serve.
+    pip's own configuration stays in force, but for `user`, which no virtual environment can serve.
     """
     options = ["--disable-pip-version-check", "--no-input", "--no-warn-script-location"]
     command = [venv_python(venv), "-I", "-m", "pip", "install", *options, *arguments]
@@ -511,7 +511,7 @@ def pip_install(venv, arguments, root, lock):
 def wait_for(command, lock, **options):
     """Runs a command to its end; at Ctrl-C it gets a moment to end by itself.
 
-    The child holds the set-up's lock too: should this process be killed, the next set-up waits for it.
+    The child holds the set-up's lock too: if this process is killed, the next set-up waits for it.
     """
     if lock is not None and os.name != "nt":
         options["pass_fds"] = (lock,)
@@ -535,7 +535,7 @@ def go_on_inside(venv, argv, starts):
 
 
 def become(command, env=None):
-    """Turns this process into another program; where that cannot be (Windows), runs it and waits."""
+    """Turns this process into another program; on Windows, where that cannot be, waits for it."""
     env = dict(os.environ) if env is None else env
     sys.stdout.flush()
     sys.stderr.flush()
@@ -558,7 +558,7 @@ def why_system(error, root):
         return disk_full(root)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return not_writable(error.filename or root)
-    return "set-up failed ({}): mend that and run the same command again.".format(error)
+    return f"set-up failed ({error}): mend that and run the same command again."
 
 
 def why_no_venv(output, root):
@@ -567,14 +567,14 @@ def why_no_venv(output, root):
         return disk_full(root)
     if any(mark in output for mark in FORBIDDEN):
         return not_writable(root)
-    if re.search("ensurepip is not available|No module named '?(ensurepip|venv)", output):
+    if re.search(r"ensurepip is not\s+available|No module named '?(ensurepip|venv)", output):
         return (
-            "this Python cannot make a virtual environment, because its venv module is not complete:"
-            " install it (on Debian and Ubuntu: sudo apt install python3-venv) and run the same"
-            " command again."
+            "this Python cannot make a virtual environment, because its venv module is not"
+            " complete: install it (on Debian and Ubuntu: sudo apt install python3-venv) and run the"
+            " same command again."
         )
     last = (output.strip().splitlines() or ["no message"])[-1]
-    return "the virtual environment could not be made: {}".format(last)
+    return f"the virtual environment could not be made: {last}"
 
 
 def why_pip_failed(log, root):
@@ -588,18 +588,16 @@ def why_pip_failed(log, root):
     if any(mark in text for mark in NETWORK):
         return (
             "no package index could be reached: connect to the network (behind a proxy set"
-            " HTTPS_PROXY, for a mirror PIP_INDEX_URL) and run the same command again. Log: {}".format(
-                log
-            )
+            f" HTTPS_PROXY, for a mirror PIP_INDEX_URL) and run the same command again. Log: {log}"
         )
     if any(mark in text for mark in FORBIDDEN):
-        return not_writable(root) + " Log: {}".format(log)
+        return not_writable(root) + f" Log: {log}"
     errors = re.findall(r"^\S*[ ]+ERROR: (?:\[present-\w+\] )?(.*)$", text, re.MULTILINE)
     missing = [line for line in errors if line.startswith("No matching distribution found for ")]
     if missing:
         return (
-            "pip found no {} for Python {}.{} on {}: see that the network is up and that pip may use an"
-            " index that has it (pip config list), or use another Python. Log: {}".format(
+            "pip found no {} for Python {}.{} on {}: see that the network is up and that pip may use"
+            " an index that has it (pip config list), or use another Python. Log: {}".format(
                 missing[-1][len("No matching distribution found for ") :],
                 *sys.version_info[:2],
                 sysconfig.get_platform(),
@@ -621,14 +619,14 @@ def is_full(root):
 def disk_full(root):
     """The sentence for a full disk; pip unpacks in the folder for temporary files."""
     return (
-        "the disk is full: make room in {} and in {} (1.5 GB, or 6 GB with CUDA) and run the same"
-        " command again.".format(root, tempfile.gettempdir())
+        f"the disk is full: make room in {root} and in {tempfile.gettempdir()} (1.5 GB, or 6 GB with"
+        " CUDA) and run the same command again."
     )
 
 
 def not_writable(path):
     """The sentence for a folder that may not be written to."""
     return (
-        "{} may not be written to: use a copy of the project in a folder of your own, or change its"
-        " permissions, and run the same command again.".format(path)
+        f"{path} may not be written to: use a copy of the project in a folder of your own, or change"
+        " its permissions, and run the same command again."
     )

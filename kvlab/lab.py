@@ -1,4 +1,4 @@
-"""Starting the two programs that kvlab brings along: JupyterLab on the chapters, pytest on the suite."""
+"""Starting the two programs that kvlab builds on: JupyterLab for the book, pytest for the suite."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def lab_command(
 ) -> list[str]:
     """The command that opens JupyterLab on the chapters, with exercises and solutions in reach.
 
-    The user's own settings stay as they are: the news pop-up and the update check are switched off in
-    a settings folder for this start alone.
+    The user's own settings stay as they are: the news pop-up and the update check are switched off
+    in a settings folder for this start alone.
     """
     page = f"chapters/{FIRST}" if (root / "chapters" / FIRST).exists() else "chapters"
     command = [
@@ -100,7 +100,7 @@ def has_folders(root: Path, name: str) -> bool:
 
 
 def environment() -> dict[str, str]:
-    """The environment for a program that starts kernels: this Python's kernels and commands first."""
+    """The environment for a program that starts kernels: this Python's kernels, commands first."""
     binaries = str(Path(sys.executable).parent)
     path = os.pathsep.join([binaries, os.environ.get("PATH", "")])
     return {**os.environ, "PATH": path, "JUPYTER_PREFER_ENV_PATH": "1"}

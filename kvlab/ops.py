@@ -16,17 +16,18 @@ def rms_norm(x_BSC: Tensor, weight_C: Tensor, eps: float) -> Tensor:
     Half-precision rows are squared in float32, where they cannot overflow.
     Source: Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", equation 4.
     """
-    wide = _at_least_float32(x_BSC)
-    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return weight_C * (wide * scale).to(x_BSC.dtype)
+    if x_BSC.dtype in (torch.float16, torch.bfloat16):
+        return weight_C * F.rms_norm(x_BSC.float(), weight_C.shape, eps=eps).to(x_BSC.dtype)
+    return F.rms_norm(x_BSC, weight_C.shape, weight_C, eps)
 
 
 def rope_angles(
     pos_BS: Tensor, head_dim: int, theta: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of each position's turn, one angle per pair of channels.
+    """Cosine and sine of each position's turn, ready for `apply_rope`.
 
-    Shapes: pos_BS -> two tensors (B, S, D/2) in `dtype`; a pad's position (-1) turns like 0.
+    Channels i and i + D/2 turn together, so the cosine comes twice, and the sine with both signs.
+    Shapes: pos_BS -> two tensors (B, S, D) in `dtype`; a pad's position (-1) turns like 0.
     Angles are computed in float32 (float64 for a float64 model), as `transformers` does, because
     half precision cannot tell position 2049 from 2050.
     Source: Su et al. 2021, "RoFormer", section 3.2.2.
@@ -35,19 +36,21 @@ def rope_angles(
     channel = torch.arange(0, head_dim, 2, device=pos_BS.device, dtype=wide)
     turn_per_position = 1.0 / theta ** (channel / head_dim)
     angle = pos_BS.clamp(min=0)[..., None].to(wide) * turn_per_position
-    return angle.cos().to(dtype), angle.sin().to(dtype)
+    cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
+    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
 def apply_rope(x_BHSD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair (channel i, channel i + D/2) by its position's angle.
 
-    Shapes: cos and sin are (B, S, D/2), shared by all heads.
+    Shapes: cos and sin are (B, S, D), from `rope_angles`, shared by all heads.
     Differs: RoFormer pairs neighbouring channels; checkpoints in Hugging Face's layout pair the
     two halves. The two are the same model with its channels renamed.
     """
     cos, sin = cos[:, None], sin[:, None]
-    left, right = x_BHSD.chunk(2, dim=-1)
-    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+    half = x_BHSD.shape[-1] // 2
+    swapped = x_BHSD.roll(half, dims=-1)
+    return torch.addcmul(x_BHSD * cos, swapped, sin)
 
 
 def swiglu(gate_BSF: Tensor, up_BSF: Tensor) -> Tensor:
@@ -56,7 +59,3 @@ def swiglu(gate_BSF: Tensor, up_BSF: Tensor) -> Tensor:
     Source: Shazeer 2020, "GLU Variants Improve Transformer", equation 6.
     """
     return F.silu(gate_BSF) * up_BSF
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

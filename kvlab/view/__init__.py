@@ -1,0 +1,5 @@
+"""Figures and widgets of the book; they need its extra dependencies (`kvlab[book]`)."""
+
+from kvlab.view.cache_grid import CacheGrid
+
+__all__ = ["CacheGrid"]

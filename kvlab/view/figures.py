@@ -1,0 +1,100 @@
+"""The book's figures: functions from measured numbers to a matplotlib figure.
+
+Colours are from Okabe and Ito's palette, which colour-blind readers can tell apart; every line
+also differs in style or marker. A figure draws on white whatever the notebook's theme.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7A7A7A"
+
+
+def _figure(x_label: str, y_label: str, width: float = 7.0, height: float = 3.6):
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#E5E5E5", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def seconds_at_token(cached: Sequence[float], uncached: Sequence[float]) -> Figure:
+    """Seconds from the start until each new token, with and without a cache."""
+    figure, axes = _figure("new tokens so far", "seconds since the start")
+    for seconds, colour, style, label in (
+        (uncached, ORANGE, "--", "without cache"),
+        (cached, BLUE, "-", "with cache"),
+    ):
+        count = range(1, len(seconds) + 1)
+        axes.plot(count, seconds, color=colour, linestyle=style, linewidth=2)
+        axes.annotate(
+            f" {label}, {seconds[-1]:.1f} s",
+            (len(seconds), seconds[-1]),
+            color=colour,
+            va="center",
+        )
+    axes.set_xlim(0, len(cached) * 1.32)
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+def rows_per_step(n_prompt: int, n_new: int) -> Figure:
+    """Token rows whose key is computed at each step, with and without a cache."""
+    figure, axes = _figure("step (0 is the prompt)", "token rows computed")
+    steps = range(n_new)
+    without = [n_prompt + i for i in steps]
+    cached = [n_prompt] + [1] * (n_new - 1)
+    axes.bar(steps, without, color=ORANGE, width=0.8, hatch="//", edgecolor="white",
+             label=f"without cache: {sum(without):,} in all")  # fmt: skip
+    axes.bar(steps, cached, color=BLUE, width=0.8, label=f"with cache: {sum(cached):,} in all")
+    axes.legend(frameon=False)
+    return figure
+
+
+def speedup(
+    lengths: Sequence[int],
+    measured: Sequence[float],
+    predicted: Mapping[str, Sequence[float]],
+    spread: Sequence[tuple[float, float]] | None = None,
+) -> Figure:
+    """How many times faster with a cache, over the number of new tokens."""
+    figure, axes = _figure("new tokens", "times as fast with the cache")
+    axes.plot(lengths, measured, color=BLUE, marker="o", linewidth=2, label="measured")
+    if spread is not None:
+        low, high = zip(*spread, strict=True)
+        axes.fill_between(lengths, low, high, color=BLUE, alpha=0.15, label="smallest to largest")
+    styles = [(ORANGE, "--"), (GREEN, ":"), (GREY, "-.")]
+    for (label, values), (colour, style) in zip(predicted.items(), styles, strict=False):
+        axes.plot(lengths, values, color=colour, linestyle=style, linewidth=2, label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=10)
+    axes.set_xticks(list(lengths), [str(n) for n in lengths])
+    axes.minorticks_off()
+    ticks = [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= 1.3 * _largest(predicted, measured)]
+    axes.set_yticks(ticks, [str(t) for t in ticks])
+    axes.legend(frameon=False)
+    return figure
+
+
+def _largest(predicted: Mapping[str, Sequence[float]], measured: Sequence[float]) -> float:
+    return max([*measured, *(v for values in predicted.values() for v in values)])
+
+
+def milliseconds_per_token(
+    cached: Sequence[float], uncached: Sequence[float], lengths: Sequence[int]
+) -> Figure:
+    """What one more token costs, over the length of the text before it."""
+    figure, axes = _figure("tokens in the text so far", "milliseconds for one more token")
+    axes.plot(lengths, [1e3 * s for s in uncached], color=ORANGE, marker="s", linestyle="--",
+              linewidth=2, label="without cache")  # fmt: skip
+    axes.plot(lengths, [1e3 * s for s in cached], color=BLUE, marker="o", linewidth=2,
+              label="with cache")  # fmt: skip
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    return figure
