@@ -16,8 +16,8 @@ def main(argv=None):
         found = ".".join(str(part) for part in sys.version_info[:3])
         needed = ".".join(str(part) for part in NEEDED)
         sys.stderr.write(
-            f"kvlab: this is Python {found}, and kvlab needs {needed} or newer: install one and start"
-            f" kvlab with it, for example python{needed} -m kvlab lab\n"
+            f"kvlab: this is Python {found}, and kvlab needs {needed} or newer: install one and"
+            f" start kvlab with it, for example python{needed} -m kvlab lab\n"
         )
         return 1
     from kvlab import bootstrap

@@ -102,7 +102,8 @@ def _prepare(argv, root):
     else:
         lacking = lacking_extra(extras, root)
         if lacking is None:
-            remark_on_torch(torch, installed_version("torch"))
+            mine = "kvlab uses this environment as it is"
+            remark_on_torch(torch, installed_version("torch"), mine)
             return argv, None
         if not is_project(root):
             name = f"kvlab[{lacking}]" if lacking else "kvlab"
@@ -126,7 +127,7 @@ def _prepare(argv, root):
 
 
 def take_torch(argv, wish):
-    """Takes `--torch cpu` out of the command line, up to a `--`; `wish` counts where it is absent."""
+    """Takes `--torch cpu` out of the command line, up to a `--`; without it `wish` counts."""
     rest = []
     words = iter(argv)
     for word in words:
@@ -150,13 +151,10 @@ def say(sentence):
     print("kvlab: " + sentence, file=sys.stderr, flush=True)
 
 
-def remark_on_torch(wish, version):
+def remark_on_torch(wish, version, remedy="to choose again, delete .venv first"):
     """Says so if `--torch cpu` comes too late: another build is already there."""
     if wish == "cpu" and version and sys.platform == "linux" and not version.endswith("+cpu"):
-        say(
-            f"--torch cpu changes nothing here, torch {version} is already installed; to choose"
-            " again, delete .venv first."
-        )
+        say(f"--torch cpu changes nothing here, torch {version} is already installed; {remedy}.")
 
 
 # ---------------------------------------------------------------- what is there
@@ -325,7 +323,7 @@ def refuse_foreign(venv):
     """Stops before anything is deleted that is not a virtual environment."""
     if not os.path.lexists(venv) or venv_config(venv) or read_stamp(venv):
         return
-    if venv.is_dir() and not venv.is_symlink() and not any(venv.iterdir()):
+    if venv.is_dir() and set(os.listdir(venv)) <= {STAMP + ".new"}:
         return
     raise Trouble(
         f"{venv} is there and is no virtual environment, so it was left as it is: move it away and"
@@ -337,13 +335,8 @@ def announce(venv, torch):
     """Says what is about to happen, how much it is and how long it takes."""
     if read_stamp(venv).get("state") == "done":
         say("bringing .venv up to date (most of it is there already).")
-    elif sys.platform != "linux":
+    elif sys.platform != "linux" or torch == "cpu":
         say("setting up in .venv, once: a download of about 0.3 GB, one to five minutes.")
-    elif torch == "cpu":
-        say(
-            "setting up in .venv, once: with PyTorch for the CPU a download of about 0.3 GB, one to"
-        )
-        say("five minutes.")
     else:
         say("setting up in .venv, once. On Linux PyTorch brings its CUDA libraries: a download of")
         say("about 3 GB, five to twenty minutes. --torch cpu makes it 0.3 GB.")
@@ -382,6 +375,8 @@ def has_pip(venv):
 def make_venv(venv, root, lock):
     """Makes the virtual environment anew; what an earlier one held is deleted."""
     venv.mkdir(exist_ok=True)
+    if venv_config(venv):
+        say("the .venv that is here cannot be used as it is; making it anew.")
     write_stamp(venv, state="making", root=str(root))
     for child in venv.iterdir():
         if child.is_dir() and not child.is_symlink():
@@ -414,7 +409,8 @@ def install(venv, root, extras, torch, lock):
     python, build = "{}.{}".format(*python_of(venv)), torch_of(venv)
     done = {"state": "done", "root": str(root), "inputs": inputs, "python": python}
     write_stamp(venv, extras=extras, torch=build, **done)
-    log.unlink()  # tens of megabytes that only a failure is worth
+    with contextlib.suppress(OSError):
+        log.unlink()  # tens of megabytes that only a failure is worth
     remark_on_torch(torch, build)
 
 
@@ -424,11 +420,11 @@ def install_cpu_torch(venv, root, lock):
         return
     pin = pinned(root, "torch")
     if not pin or not is_reachable(CPU_INDEX + "/torch/", seconds=3):
-        say("PyTorch's CPU index could not be reached; going on with the usual one.")
+        say("PyTorch's CPU index could not be reached; the usual one may bring CUDA (3 GB).")
         return
     arguments = ["--no-deps", "--retries", "1", "--timeout", "15", "--index-url", CPU_INDEX, pin]
     if pip_install(venv, arguments, root, lock):
-        say("torch could not be had from PyTorch's CPU index; going on with the usual one.")
+        say("PyTorch's CPU index did not serve torch; the usual one may bring CUDA (3 GB).")
 
 
 def pinned(root, name):
@@ -570,8 +566,8 @@ def why_no_venv(output, root):
     if re.search(r"ensurepip is not\s+available|No module named '?(ensurepip|venv)", output):
         return (
             "this Python cannot make a virtual environment, because its venv module is not"
-            " complete: install it (on Debian and Ubuntu: sudo apt install python3-venv) and run the"
-            " same command again."
+            " complete: install it (on Debian and Ubuntu: sudo apt install python3-venv) and run"
+            " the same command again."
         )
     last = (output.strip().splitlines() or ["no message"])[-1]
     return f"the virtual environment could not be made: {last}"
@@ -596,8 +592,8 @@ def why_pip_failed(log, root):
     missing = [line for line in errors if line.startswith("No matching distribution found for ")]
     if missing:
         return (
-            "pip found no {} for Python {}.{} on {}: see that the network is up and that pip may use"
-            " an index that has it (pip config list), or use another Python. Log: {}".format(
+            "pip found no {} for Python {}.{} on {}: see that the network is up and that pip may"
+            " use an index that has it (pip config list), or use another Python. Log: {}".format(
                 missing[-1][len("No matching distribution found for ") :],
                 *sys.version_info[:2],
                 sysconfig.get_platform(),
@@ -619,14 +615,14 @@ def is_full(root):
 def disk_full(root):
     """The sentence for a full disk; pip unpacks in the folder for temporary files."""
     return (
-        f"the disk is full: make room in {root} and in {tempfile.gettempdir()} (1.5 GB, or 6 GB with"
-        " CUDA) and run the same command again."
+        f"the disk is full: make room in {root} and in {tempfile.gettempdir()} (1.5 GB, or 6 GB"
+        " with CUDA) and run the same command again."
     )
 
 
 def not_writable(path):
     """The sentence for a folder that may not be written to."""
     return (
-        f"{path} may not be written to: use a copy of the project in a folder of your own, or change"
-        " its permissions, and run the same command again."
+        f"{path} may not be written to: use a copy of the project in a folder of your own, or"
+        " change its permissions, and run the same command again."
     )

@@ -2,9 +2,9 @@
 
 L layers, B rows of the batch, G key/value heads, T slots, S new tokens, D head width.
 
-A slot holds one token's key and value, and the position that token had in its text: -1 means
-empty or padding. Masks are made from these positions, so causality, padding and chunked prefill
-need no other book-keeping: a query at position p may use a slot exactly when 0 <= pos <= p.
+A used slot holds one token's key and value, and the position that token had in its text, -1 for
+padding. Masks are made from these positions, so causality, padding and chunked prefill need no
+other book-keeping: a query at position p may use a slot exactly when 0 <= pos <= p.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class KVCache:
         shape = (n_layers, batch, n_kv_heads, capacity, head_dim)
         self.k_LBGTD = torch.zeros(shape, dtype=dtype, device=device)
         self.v_LBGTD = torch.zeros(shape, dtype=dtype, device=device)
-        self.pos_LBGT = torch.full(shape[:-1], -1, dtype=torch.int64, device=device)
+        # While a layer is in order, slot i holds position i: written once, here.
+        self.pos_LBGT = torch.empty(shape[:-1], dtype=torch.int64, device=device)
+        self.pos_LBGT[:] = torch.arange(capacity, device=device)
         self._used_L = [0] * n_layers
         self._in_order_L = [True] * n_layers
         self.bytes_written = 0
@@ -126,19 +128,16 @@ class KVCache:
         stop = start + n_new
         if stop > self.capacity:
             self.check_room(n_new)
-        if pos_BS is None:
-            if not self._in_order_L[layer]:
-                raise ValueError(
-                    "Positions were left out, but this cache holds padding, so slot and position "
-                    "differ. Pass pos_BS."
-                )
-            pos_BGS = torch.arange(start, stop, device=self.pos_LBGT.device)
-        else:
-            pos_BGS = pos_BS[:, None]
+        if pos_BS is not None:
             self._in_order_L[layer] = False
+            self.pos_LBGT[layer, :, :, start:stop] = pos_BS[:, None]
+        elif not self._in_order_L[layer]:
+            raise ValueError(
+                "Positions were left out, but this cache holds padding, so slot and position "
+                "differ. Pass pos_BS."
+            )
         self.k_LBGTD[layer, :, :, start:stop] = k_BGSD
         self.v_LBGTD[layer, :, :, start:stop] = v_BGSD
-        self.pos_LBGT[layer, :, :, start:stop] = pos_BGS
         self._used_L[layer] = stop
         self.bytes_written += n_new * self._bytes_per_slot
 
@@ -155,15 +154,13 @@ class KVCache:
 
     def next_pos_B(self) -> Tensor:
         """The position that each row's next token will have."""
-        if self.length == 0:
-            return self.pos_LBGT.new_zeros(self.batch)
+        if self.in_order:
+            return self.pos_LBGT.new_full((self.batch,), self.length)
         return self.pos_LBGT[0, :, 0, : self.length].amax(-1) + 1
 
     def reset(self) -> None:
         """Forget everything; keep the memory."""
-        self.pos_LBGT.fill_(-1)
-        self._used_L = [0] * self.n_layers
-        self._in_order_L = [True] * self.n_layers
+        self.rewind(0)
         self.bytes_written = self.bytes_read = self.bytes_copied = 0
 
     def rewind(self, length: int) -> None:
@@ -173,9 +170,9 @@ class KVCache:
                 f"Rewinding to {length} slots was asked for, but the cache holds {self.length}; "
                 "expected a number between 0 and that."
             )
-        self.pos_LBGT[:, :, :, length:] = -1
         self._used_L = [length] * self.n_layers
-        if length == 0:
+        if length == 0 and not self.in_order:
+            self.pos_LBGT[:] = torch.arange(self.capacity, device=self.pos_LBGT.device)
             self._in_order_L = [True] * self.n_layers
 
     def fork(self) -> KVCache:

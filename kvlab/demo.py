@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from kvlab.generation import generate_uncached, greedy, pad, stream
+from kvlab.cache import KVCache
+from kvlab.generation import generate, generate_uncached, stream, stream_uncached
 from kvlab.loading import load
 from kvlab.measure import machine, synchronize
+from kvlab.model import Transformer
 from kvlab.probe import Probe
 
 PROMPT = """Facts: The password of Anna is tiger. The password of Tom is lemon. The password of \
@@ -32,15 +36,9 @@ def run(
         raise ValueError("The prompt is empty; expected some text.")
     transformer, tokenizer = load(model, device=device, dtype=dtype)
     ids = tokenizer.encode(PROMPT if prompt is None else prompt)
-    for warm in (2, 3):
-        generate_uncached(transformer, ids, warm)
-        list(stream(transformer, ids, warm, eos=()))
     cache = transformer.new_cache(1, len(ids) + n_new - 1)
-    cached_steps = stream(transformer, ids, n_new, cache=cache, eos=())
-    with Probe(transformer) as seen:
-        cached_ids, cached_seconds = _timed(step.token_B for step in cached_steps)
-    with Probe(transformer) as seen_again:
-        uncached_ids, uncached_seconds = _timed(_uncached(transformer, ids, n_new))
+    cached_ids, cached_seconds, rows_cached = _cached(transformer, ids, n_new, cache)
+    uncached_ids, uncached_seconds, rows_uncached = _uncached(transformer, ids, n_new)
     answer = cached_ids
     for end in transformer.config.eos_ids:
         answer = answer[: answer.index(end)] if end in answer else answer
@@ -50,42 +48,57 @@ def run(
         "new_tokens": n_new,
         "answer": tokenizer.decode(answer),
         "same_tokens": cached_ids == uncached_ids,
-        "cached": _side(seen.rows_projected, cached_seconds, cache.bytes_written),
-        "uncached": _side(seen_again.rows_projected, uncached_seconds, 0),
+        "cached": _side(rows_cached, cached_seconds),
+        "uncached": _side(rows_uncached, uncached_seconds),
         "cache_bytes": cache.live_bytes,
         "ratio": uncached_seconds[-1] / cached_seconds[-1],
         "machine": machine(),
     }
 
 
-def _uncached(transformer, ids: list[int], n_new: int):
-    """Token by token, each from the whole text: `generate_uncached` with a clock between."""
-    tokens_BS, _ = pad(ids, transformer.device)
-    for _ in range(n_new):
-        with torch.inference_mode():
-            token_B = greedy(transformer.head(transformer.hidden(tokens_BS)[:, -1]))
-            tokens_BS = torch.cat((tokens_BS, token_B[:, None]), dim=1)
-        yield token_B
+def timed_both_ways(
+    model: Transformer, ids: list[int], n_new: int
+) -> tuple[list[float], list[float], bool]:
+    """Seconds until each new token with a cache, without one, and whether the tokens agree.
+
+    One run each; both go on past an ending token.
+    """
+    cache = model.new_cache(1, len(ids) + n_new - 1)
+    cached_ids, cached, _ = _cached(model, ids, n_new, cache)
+    uncached_ids, uncached, _ = _uncached(model, ids, n_new)
+    return cached, uncached, cached_ids == uncached_ids
 
 
-def _timed(tokens) -> tuple[list[int], list[float]]:
-    """The tokens, and the seconds from the start at which each was there."""
-    import time
+Run = tuple[list[int], list[float], int]
 
+
+def _cached(model: Transformer, ids: list[int], n_new: int, cache: KVCache) -> Run:
+    generate(model, ids, 3, eos=())
+    steps = stream(model, ids, n_new, cache=cache, eos=())
+    return _timed(model, (step.token_B for step in steps))
+
+
+def _uncached(model: Transformer, ids: list[int], n_new: int) -> Run:
+    generate_uncached(model, ids, 3)
+    return _timed(model, stream_uncached(model, ids, n_new))
+
+
+def _timed(model: Transformer, tokens: Iterator[Tensor]) -> Run:
+    """The tokens, the seconds from the start at which each was there, and rows projected."""
     synchronize()
     start, ids, seconds = time.perf_counter(), [], []
-    for token_B in tokens:
-        ids.append(int(token_B[0]))
-        seconds.append(time.perf_counter() - start)
-    return ids, seconds
+    with Probe(model) as seen:
+        for token_B in tokens:
+            ids.append(int(token_B[0]))
+            seconds.append(time.perf_counter() - start)
+    return ids, seconds, seen.rows_projected
 
 
-def _side(rows: int, seconds: list[float], bytes_written: int) -> dict[str, Any]:
+def _side(rows: int, seconds: list[float]) -> dict[str, Any]:
     return {
         "rows_projected": rows,
         "seconds": seconds[-1],
         "first_token_seconds": seconds[0],
-        "bytes_written": bytes_written,
         "seconds_at_token": [round(s, 6) for s in seconds],
     }
 

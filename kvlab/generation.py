@@ -242,7 +242,6 @@ def generate(
     return torch.stack([step.token_B for step in steps], dim=1)
 
 
-@torch.inference_mode()
 def generate_uncached(
     model: Transformer, prompts: Prompt, n_new: int, *, pick: Pick = greedy
 ) -> Tensor:
@@ -252,10 +251,18 @@ def generate_uncached(
     comparison shows the cache and not a wasteful head. No row ends early.
     Shapes: -> tokens_BN.
     """
+    return torch.stack(list(stream_uncached(model, prompts, n_new, pick=pick)), dim=1)
+
+
+@torch.inference_mode()
+def stream_uncached(
+    model: Transformer, prompts: Prompt, n_new: int, *, pick: Pick = greedy
+) -> Iterator[Tensor]:
+    """`generate_uncached`, one token_B at a time."""
     tokens_BS, pos_BS = pad(prompts, model.device)
     if pos_BS is not None:
         raise ValueError("Prompts of different lengths came; this baseline takes equal ones.")
     for _ in range(n_new):
         token_B = pick(model.head(model.hidden(tokens_BS)[:, -1]))
         tokens_BS = torch.cat((tokens_BS, token_B[:, None]), dim=1)
-    return tokens_BS[:, -n_new:]
+        yield token_B

@@ -94,23 +94,39 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.n_layers))
         self.norm = RMSNorm(config)
+        self._table: tuple[Tensor, Tensor] | None = None
 
     def forward(
         self, tokens_BS: Tensor, pos_BS: Tensor | None, cache: KVCache | None, backend: str
     ) -> Tensor:
         x_BSC = self.embed_tokens(tokens_BS)
-        rope_pos_BS = pos_BS
-        if rope_pos_BS is None:
-            start = cache.length if cache is not None else 0
-            rope_pos_BS = torch.arange(
-                start, start + tokens_BS.shape[1], device=tokens_BS.device
-            )[None]
-        rope = ops.rope_angles(
-            rope_pos_BS, self.config.head_dim, self.config.rope_theta, x_BSC.dtype
-        )
+        start = cache.length if cache is not None else 0
+        rope = self._rope(pos_BS, start, tokens_BS.shape[1], x_BSC)
         for layer in self.layers:
             x_BSC = layer(x_BSC, rope, pos_BS, cache, backend)
         return self.norm(x_BSC)
+
+    def _rope(
+        self, pos_BS: Tensor | None, start: int, n_new: int, x_BSC: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Each new token's turn, from a table that is made once and grows when text outgrows it.
+
+        Positions that are given may be anything, so they get their own.
+        """
+        config = self.config
+        if pos_BS is not None:
+            return ops.rope_angles(pos_BS, config.head_dim, config.rope_theta, x_BSC.dtype)
+        stop = start + n_new
+        table = self._table
+        if (
+            table is None
+            or table[0].shape[1] < stop
+            or (table[0].dtype, table[0].device) != (x_BSC.dtype, x_BSC.device)
+        ):
+            every = torch.arange(max(256, 2 * stop), device=x_BSC.device)[None]
+            table = ops.rope_angles(every, config.head_dim, config.rope_theta, x_BSC.dtype)
+            self._table = table
+        return table[0][:, start:stop], table[1][:, start:stop]
 
 
 class Layer(nn.Module):
@@ -164,8 +180,12 @@ class Attention(nn.Module):
         cache: KVCache | None,
         backend: str,
     ) -> Tensor:
-        q_BHSD = self.tap_q(ops.apply_rope(self._heads(self.q_proj(x_BSC)), *rope))
-        k_BGSD = self.tap_k(ops.apply_rope(self._heads(self.k_proj(x_BSC)), *rope))
+        q_BSC, k_BSC = self.q_proj(x_BSC), self.k_proj(x_BSC)
+        n_groups = k_BSC.shape[-1] // self.head_dim
+        # queries and keys turn alike, so they turn together
+        turned = ops.apply_rope(self._heads(torch.cat((q_BSC, k_BSC), dim=-1)), *rope)
+        q_BHSD = self.tap_q(turned[:, :-n_groups])
+        k_BGSD = self.tap_k(turned[:, -n_groups:])
         v_BGSD = self.tap_v(self._heads(self.v_proj(x_BSC)))
         if cache is None:
             kv = _uncached(k_BGSD, v_BGSD, pos_BS)

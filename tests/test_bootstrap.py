@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import tomllib
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,7 @@ def test_first_start_installs_under_the_constraints_and_goes_on_inside(root, mac
     python = str(bootstrap.venv_python(root / ".venv"))
     assert code == ("inside", [python, "-m", "kvlab", "lab", "--port", "9"])
     assert pip[0] == python
+    assert {"--no-input", "--disable-pip-version-check"} <= set(pip)
     assert "GB" in said(capsys)
 
 
@@ -210,6 +212,9 @@ def test_extras_add_up(root, machine):
     start(root, "lab")
     targets = [words[-1] for words in machine.installs()]
     assert targets == [".[book]", ".[book,dev]"]
+    (root / "constraints.txt").write_text("")
+    start(root, "lab")
+    assert machine.installs()[-1][-1] == ".[book,dev]"
 
 
 @pytest.mark.parametrize("name", ["constraints.txt", "pyproject.toml"])
@@ -353,6 +358,9 @@ def test_an_environment_cut_off_in_the_making_is_made_anew(root, machine):
     (venv / "half").touch()  # and no pyvenv.cfg yet
     assert start(root, "lab")[0] == "inside"
     assert not (venv / "half").exists()
+    bootstrap.write_stamp(venv, state="making", root=str(root))  # pip may be there by half
+    assert start(root, "lab")[0] == "inside"
+    assert len(machine.makes()) == 2
 
 
 def test_a_moved_project_gets_a_new_environment(root, machine):
@@ -381,8 +389,11 @@ def test_a_foreign_venv_is_left_alone(root, machine, capsys, kind):
         assert [path.name for path in venv.iterdir()] == ["thesis.txt"]
 
 
-def test_an_empty_venv_folder_is_used(root, machine):
+@pytest.mark.parametrize("holds", [[], [bootstrap.STAMP + ".new"]])
+def test_an_empty_venv_folder_is_used(root, machine, holds):
     (root / ".venv").mkdir()
+    for name in holds:  # set-up was cut off at its first write
+        (root / ".venv" / name).touch()
     assert start(root, "lab")[0] == "inside"
 
 
@@ -513,7 +524,7 @@ def test_a_cpu_index_that_fails_is_no_obstacle(root, machine, monkeypatch, capsy
     monkeypatch.setattr(bootstrap, "is_reachable", lambda url, seconds: True)
     machine.fails = ("--index-url",)
     assert start(root, "lab", "--torch", "cpu")[0] == "inside"
-    assert "could not be had" in said(capsys)
+    assert "did not serve torch" in said(capsys)
     assert len(machine.installs()) == 2
 
 
@@ -550,6 +561,19 @@ def test_reaching_an_address(tmp_path):
     assert not bootstrap.is_reachable(address, 5)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
         assert not bootstrap.is_reachable(f"http://127.0.0.1:{silent.getsockname()[1]}/", 0.2)
+
+
+def test_a_name_that_is_looked_up_for_ever_is_not_waited_for(monkeypatch):
+    end = threading.Event()
+
+    def look_up(url, timeout):
+        end.wait(60)
+        raise OSError
+
+    monkeypatch.setattr(urllib.request, "urlopen", look_up)
+    assert not bootstrap.is_reachable("http://x/", 0.1)
+    assert not end.is_set()
+    end.set()
 
 
 # ---------------------------------------------------------------- sentences

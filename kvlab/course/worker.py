@@ -84,9 +84,9 @@ class Talk:
         return {"value": as_data(self._things[message["thing"]])}
 
     def ask(self, number: int, method: str, args: tuple[Any, ...]) -> Any:
-        args = [a._number if isinstance(a, Borrowed) else as_data(a) for a in args]
-        borrowed = [isinstance(a, Borrowed) for a in args]
-        wire.send(self._out, {"ask": number, "method": method, "args": args, "lent": borrowed})
+        lent = [isinstance(a, Borrowed) for a in args]
+        sent = [a._number if isinstance(a, Borrowed) else as_data(a) for a in args]
+        wire.send(self._out, {"ask": number, "method": method, "args": sent, "lent": lent})
         reply = self._receive()
         if "refused" in reply:
             raise ValueError(reply["refused"])

@@ -87,7 +87,7 @@ class CacheGrid(anywidget.AnyWidget):
 def draw(tokens: Sequence[str], n_prompt: int, step: int, cached: bool) -> str:
     """The grid as SVG, with all steps up to `step` filled in."""
     n_steps = len(tokens) - n_prompt + 1
-    width, height = _LEFT + _CELL * len(tokens) + 12, _TOP + _CELL * n_steps + 44
+    width, height = max(_LEFT + _CELL * len(tokens) + 48, 420), _TOP + _CELL * n_steps + 44
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" role="img" font-family="sans-serif" font-size="12">',

@@ -40,6 +40,7 @@ def seconds_at_token(cached: Sequence[float], uncached: Sequence[float]) -> Figu
             va="center",
         )
     axes.set_xlim(0, len(cached) * 1.32)
+    axes.set_xticks([t for t in axes.get_xticks() if t <= len(cached)])
     axes.set_ylim(bottom=0)
     return figure
 
