@@ -282,8 +282,9 @@ def set_up(root, extras, torch):
             if is_done(root, extras):  # another set-up did it while this one waited
                 return
             refuse_foreign(venv)
-            announce(venv, torch)
-            if not is_usable(venv, root):
+            usable = is_usable(venv, root)
+            announce(usable and read_stamp(venv).get("state") == "done", torch)
+            if not usable:
                 make_venv(venv, root, lock)
             install(venv, root, extras, torch, lock)
     except OSError as error:
@@ -331,9 +332,9 @@ def refuse_foreign(venv):
     )
 
 
-def announce(venv, torch):
+def announce(again, torch):
     """Says what is about to happen, how much it is and how long it takes."""
-    if read_stamp(venv).get("state") == "done":
+    if again:
         say("bringing .venv up to date (most of it is there already).")
     elif sys.platform != "linux" or torch == "cpu":
         say("setting up in .venv, once: a download of about 0.3 GB, one to five minutes.")

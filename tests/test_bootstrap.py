@@ -363,11 +363,14 @@ def test_an_environment_cut_off_in_the_making_is_made_anew(root, machine):
     assert len(machine.makes()) == 2
 
 
-def test_a_moved_project_gets_a_new_environment(root, machine):
+def test_a_moved_project_gets_a_new_environment(root, machine, capsys):
     start(root, "lab")
     moved = root.parent / "moved"
     root.rename(moved)
+    said(capsys)
     assert start(moved, "lab")[0] == "inside"
+    heard = said(capsys)
+    assert "setting up" in heard and "making it anew" in heard and "up to date" not in heard
     assert len(machine.makes()) == 2
     assert bootstrap.is_done(moved, ("book",))
 

@@ -42,7 +42,7 @@ class Talk:
         self._in = os.fdopen(incoming, "rb")
         self._out = os.fdopen(outgoing, "wb")
         self._things: list[Any] = []
-        self._namespace: dict[str, Any] = {"__name__": "__answer__"}
+        self._namespace: dict[str, Any] = {"__name__": "__answer__", "torch": torch}
 
     def serve(self) -> None:
         while True:

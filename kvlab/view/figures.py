@@ -7,14 +7,24 @@ also differs in style or marker. A figure draws on white whatever the notebook's
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7A7A7A"
 
 
+class Picture(Figure):
+    """A figure that a notebook shows by itself, with no plotting state behind it."""
+
+    def _repr_png_(self) -> bytes:
+        png = BytesIO()
+        self.savefig(png, format="png", dpi=110)
+        return png.getvalue()
+
+
 def _figure(x_label: str, y_label: str, width: float = 7.0, height: float = 3.6):
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    figure = Picture(figsize=(width, height), layout="constrained", facecolor="white")
     axes = figure.subplots()
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
@@ -24,7 +34,7 @@ def _figure(x_label: str, y_label: str, width: float = 7.0, height: float = 3.6)
     return figure, axes
 
 
-def seconds_at_token(cached: Sequence[float], uncached: Sequence[float]) -> Figure:
+def seconds_at_token(cached: Sequence[float], uncached: Sequence[float]) -> Picture:
     """Seconds from the start until each new token, with and without a cache."""
     figure, axes = _figure("new tokens so far", "seconds since the start")
     for seconds, colour, style, label in (
@@ -45,7 +55,7 @@ def seconds_at_token(cached: Sequence[float], uncached: Sequence[float]) -> Figu
     return figure
 
 
-def rows_per_step(n_prompt: int, n_new: int) -> Figure:
+def rows_per_step(n_prompt: int, n_new: int) -> Picture:
     """Token rows whose key is computed at each step, with and without a cache."""
     figure, axes = _figure("step (0 is the prompt)", "token rows computed")
     steps = range(n_new)
@@ -63,7 +73,7 @@ def speedup(
     measured: Sequence[float],
     predicted: Mapping[str, Sequence[float]],
     spread: Sequence[tuple[float, float]] | None = None,
-) -> Figure:
+) -> Picture:
     """How many times faster with a cache, over the number of new tokens."""
     figure, axes = _figure("new tokens", "times as fast with the cache")
     axes.plot(lengths, measured, color=BLUE, marker="o", linewidth=2, label="measured")
@@ -89,7 +99,7 @@ def _largest(predicted: Mapping[str, Sequence[float]], measured: Sequence[float]
 
 def milliseconds_per_token(
     cached: Sequence[float], uncached: Sequence[float], lengths: Sequence[int]
-) -> Figure:
+) -> Picture:
     """What one more token costs, over the length of the text before it."""
     figure, axes = _figure("tokens in the text so far", "milliseconds for one more token")
     axes.plot(lengths, [1e3 * s for s in uncached], color=ORANGE, marker="s", linestyle="--",

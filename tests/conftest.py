@@ -1,0 +1,40 @@
+"""What all tests share: one thread, a device, a tiny model."""
+
+import pytest
+import torch
+
+from kvlab import ModelConfig, Transformer
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request):
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return request.param
+
+
+def tiny_config(**changes) -> ModelConfig:
+    sizes = {
+        "vocab_size": 61,
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "n_layers": 3,
+        "n_heads": 4,
+        "n_kv_heads": 2,
+        "head_dim": 8,
+        "max_positions": 256,
+        "eos_ids": (),
+    }
+    return ModelConfig(**{**sizes, **changes})
+
+
+def tiny_model(seed=0, dtype=torch.float64, device="cpu", **changes) -> Transformer:
+    """Random weights, large enough that tokens differ and attention is not uniform."""
+    torch.manual_seed(seed)
+    model = Transformer(tiny_config(**changes)).to(dtype)
+    for weight in model.parameters():
+        if weight.dim() == 2:
+            torch.nn.init.normal_(weight, std=1.5 * weight.shape[1] ** -0.5)
+    return model.requires_grad_(False).eval().to(device)

@@ -1,0 +1,103 @@
+import pytest
+import torch
+
+from kvlab import KVCache
+
+
+def rows(n, seed=0, batch=2, heads=3, width=4):
+    torch.manual_seed(seed)
+    return torch.randn(batch, heads, n, width), torch.randn(batch, heads, n, width)
+
+
+def filled(*lengths, layers=2, capacity=12):
+    cache = KVCache(layers, 2, 3, capacity, 4)
+    for i, n in enumerate(lengths):
+        for layer in range(layers):
+            cache.append(layer, *rows(n, seed=10 * i + layer))
+    return cache
+
+
+def test_read_gives_back_what_was_appended_as_views():
+    cache = filled(3, 2)
+    for layer in range(2):
+        kv = cache.read(layer)
+        assert torch.equal(kv.k_BGTD, torch.cat([rows(3, layer)[0], rows(2, 10 + layer)[0]], 2))
+        assert torch.equal(kv.v_BGTD, torch.cat([rows(3, layer)[1], rows(2, 10 + layer)[1]], 2))
+        assert kv.pos_BGT.tolist() == [[[0, 1, 2, 3, 4]] * 3] * 2
+        assert kv.in_order
+        assert kv.k_BGTD.untyped_storage().data_ptr() == cache.k_LBGTD.untyped_storage().data_ptr()
+
+
+def test_each_layer_counts_its_own():
+    cache = filled(3)
+    cache.append(0, *rows(2, 5))
+    assert cache.read(0).k_BGTD.shape[2] == 5
+    assert cache.read(1).k_BGTD.shape[2] == 3
+    assert cache.length == 3
+
+
+def test_overflow_is_refused_and_changes_nothing():
+    cache = filled(3, 2, capacity=6)
+    before = cache.k_LBGTD.clone()
+    with pytest.raises(ValueError, match=r"2 tokens .* 1 of 6 slots free"):
+        cache.append(1, *rows(2))
+    assert torch.equal(cache.k_LBGTD, before) and cache.length == 5
+
+
+def test_bytes_reported_are_those_of_the_storage_and_the_formula():
+    cache = filled(3, 2)
+    storage = cache.k_LBGTD.untyped_storage().nbytes() + cache.v_LBGTD.untyped_storage().nbytes()
+    assert cache.allocated_bytes == storage == 2 * 2 * 2 * 3 * 12 * 4 * 4
+    assert cache.live_bytes == cache.bytes_written == 2 * 2 * 2 * 3 * 5 * 4 * 4
+    before = cache.bytes_read
+    cache.read(0)
+    assert cache.bytes_read - before == 2 * 2 * 3 * 5 * 4 * 4
+
+
+def test_fork_has_its_own_memory():
+    cache = filled(3)
+    twin = cache.fork()
+    assert twin.bytes_copied == cache.live_bytes
+    cache.append(0, *rows(1, 50))
+    twin.append(0, *rows(1, 60))
+    assert torch.equal(cache.read(0).k_BGTD[:, :, :3], twin.read(0).k_BGTD[:, :, :3])
+    assert torch.equal(cache.read(0).k_BGTD[:, :, 3:], rows(1, 50)[0])
+    assert torch.equal(twin.read(0).k_BGTD[:, :, 3:], rows(1, 60)[0])
+
+
+def test_rewind_copies_nothing_and_writing_goes_on_there():
+    cache = filled(3, 2)
+    pointer = cache.k_LBGTD.data_ptr()
+    cache.rewind(2)
+    assert (cache.length, cache.k_LBGTD.data_ptr(), cache.bytes_copied) == (2, pointer, 0)
+    cache.append(0, *rows(1, 70))
+    assert torch.equal(cache.read(0).k_BGTD[:, :, 2:], rows(1, 70)[0])
+    assert cache.read(0).pos_BGT[0, 0].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("length", [-1, 6])
+def test_rewinding_to_what_is_not_there_is_refused(length):
+    cache = filled(3, 2)
+    with pytest.raises(ValueError, match=f"Rewinding to {length} slots"):
+        cache.rewind(length)
+    assert cache.length == 5
+
+
+def test_padding_takes_the_cache_out_of_order_until_it_is_empty():
+    cache = KVCache(1, 2, 3, 8, 4)
+    cache.append(0, *rows(3), torch.tensor([[0, 1, 2], [0, 1, -1]]))
+    assert not cache.in_order
+    assert cache.next_pos_B().tolist() == [3, 2]
+    assert cache.fork().next_pos_B().tolist() == [3, 2]
+    with pytest.raises(ValueError, match="holds padding"):
+        cache.append(0, *rows(1))
+    cache.reset()
+    assert cache.in_order and cache.next_pos_B().tolist() == [0, 0]
+    cache.append(0, *rows(2))
+    assert cache.read(0).pos_BGT[1, 2].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("batch", "capacity", "named"), [(0, 4, "batch 0"), (1, 0, "capacity 0")])
+def test_a_cache_of_nothing_is_refused(batch, capacity, named):
+    with pytest.raises(ValueError, match=named):
+        KVCache(1, batch, 1, capacity, 4)
