@@ -104,7 +104,7 @@ class Sampler:
             )
         probs_BV = scaled_BV.softmax(-1)
         if self.top_p < 1:
-            sorted_BV, order_BV = probs_BV.sort(-1, descending=True, stable=True)
+            sorted_BV, order_BV = probs_BV.sort(dim=-1, descending=True, stable=True)
             reached_before_BV = sorted_BV.cumsum(-1) - sorted_BV
             sorted_BV = sorted_BV.masked_fill(reached_before_BV >= self.top_p, 0.0)
             probs_BV = torch.zeros_like(probs_BV).scatter(-1, order_BV, sorted_BV)

@@ -33,8 +33,8 @@ def tiny_config(**changes) -> ModelConfig:
 def tiny_model(seed=0, dtype=torch.float64, device="cpu", **changes) -> Transformer:
     """Random weights, large enough that tokens differ and attention is not uniform."""
     torch.manual_seed(seed)
-    model = Transformer(tiny_config(**changes)).to(dtype)
+    model = Transformer(tiny_config(**changes)).double()
     for weight in model.parameters():
         if weight.dim() == 2:
             torch.nn.init.normal_(weight, std=1.5 * weight.shape[1] ** -0.5)
-    return model.requires_grad_(False).eval().to(device)
+    return model.to(device, dtype).requires_grad_(False).eval()
