@@ -119,6 +119,9 @@ def _prepare(argv, root):
     if is_done(root, extras):
         remark_on_torch(torch, stamp.get("torch", ""))
     else:
+        from kvlab.cli import parse
+
+        parse(argv)  # a wrong command line ends here, before anything is fetched
         set_up(root, extras, torch)
     return argv, go_on_inside(venv, argv, starts)
 

@@ -16,13 +16,10 @@ PROMPT = "System: You are helpful.\nUser: What is the capital of France?\nAssist
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 if all went well, 1 if something failed, 2 for wrong usage."""
-    parser = _parser()
-    args, rest = parser.parse_known_args(argv)
+    args, rest = parse(argv)
     if args.command is None:
-        parser.print_help()
+        _parser().print_help()
         return 0
-    if rest and not args.passes_on:
-        parser.error(f"{args.command} does not know {' '.join(rest)}")
     try:
         return args.run(args, rest)
     except ValueError as error:
@@ -33,6 +30,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """The command and what it passes on; a wrong line ends the program here, before any set-up."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and not (args.command and args.passes_on):
+        parser.error(f"unknown: {' '.join(rest)}")
+    return args, rest
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -20,12 +20,13 @@ NEEDS = {
 
 
 def examine() -> dict[str, Any]:
-    """Versions, devices and threads; `missing` lists what the book or the suite would need."""
+    """Versions, devices and threads; `missing` lists what a reader of the book would need."""
     versions = {name: _version(name) for names in NEEDS.values() for name in names}
+    # The tests' tools come with `kvlab test`; a reader misses nothing without them.
     missing = [
         f"{name} (for the {group})"
-        for group, names in NEEDS.items()
-        for name in names
+        for group in ("engine", "book")
+        for name in NEEDS[group]
         if versions[name] is None
     ]
     if not (Path(__file__).parent / "pocket" / "weights" / "model.safetensors").is_file():
@@ -63,7 +64,7 @@ def as_text(findings: dict[str, Any]) -> str:
     missing = findings["missing"]
     lines.append("missing     " + (", ".join(missing) if missing else "nothing"))
     if missing:
-        lines.append("            `python3 -m kvlab test` installs the book and the tests.")
+        lines.append("            `python3 -m kvlab lab`, from the project's folder, installs it.")
     return "\n".join(lines)
 
 

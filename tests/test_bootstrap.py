@@ -59,6 +59,8 @@ def build_editable(folder, config_settings=None, metadata_directory=None):
 """
 CLI = """
 import sys
+def parse(argv):
+    pass
 def main(argv):
     print("ran", argv, sys.prefix)
     return 7
