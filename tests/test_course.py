@@ -1,0 +1,341 @@
+"""The grader, graded: stubs fail, right answers pass, wrong answers are rejected and named."""
+
+import csv
+import json
+import re
+
+import pytest
+import torch
+
+import kvlab
+from kvlab import check, hint
+from kvlab.cli import ROOT, main
+from kvlab.course import notebooks, spec
+from kvlab.course.answer import LocalAnswer
+from kvlab.course.exercises import ALL
+from kvlab.course.grade import grade, grade_source
+from tests.second_answers import ANSWERS
+
+SOLUTION = ROOT / "solutions" / "06_kv_cache.ipynb"
+STUBS = ROOT / "exercises" / "06_kv_cache.ipynb"
+BY_NUMBER = {e.number: e for e in ALL}
+
+
+def run_cell(source, name):
+    namespace = {"torch": torch, "__name__": "answer"}
+    exec(source, namespace)
+    return namespace[name]
+
+
+@pytest.fixture(params=ALL, ids=lambda e: e.number)
+def exercise(request):
+    return request.param
+
+
+def local(exercise, source, seed=11, clock=False):
+    return spec.judge(exercise, LocalAnswer(run_cell(source, exercise.name)), seed, clock=clock)
+
+
+def test_the_solution_passes(exercise):
+    source = notebooks.answers(notebooks.read(SOLUTION))[exercise.grade_id]
+    for seed in range(3):
+        verdict = local(exercise, source, seed)
+        assert verdict.passed, verdict
+
+
+def test_a_second_right_answer_in_another_style_passes(exercise):
+    for seed in range(3):
+        verdict = local(exercise, ANSWERS[exercise.number], seed)
+        assert verdict.passed, verdict
+
+
+def test_the_stub_is_not_answered(exercise):
+    source = notebooks.answers(notebooks.read(STUBS))[exercise.grade_id]
+    assert notebooks.STUB in source
+    assert local(exercise, source).state == "not answered"
+    assert grade_source(exercise, source, 1).state == "not answered"
+
+
+@pytest.mark.parametrize(
+    ("exercise", "wrong"),
+    [(e, w) for e in ALL for w in e.wrong],
+    ids=lambda x: getattr(getattr(x, "answer", None), "__name__", getattr(x, "number", "")),
+)
+def test_each_wrong_answer_is_rejected_and_named(exercise, wrong):
+    for seed in range(3):
+        verdict = spec.judge(exercise, LocalAnswer(wrong.answer), seed)
+        assert verdict.state == "failed"
+        assert wrong.says in verdict.mistake
+        assert re.search(r"expected|raised", verdict.message), verdict.message
+
+
+def test_an_exercise_has_what_the_book_promises(exercise):
+    assert len(exercise.wrong) >= 4 and len(exercise.hints) == 3
+    assert spec.N_CASES >= 5
+    assert exercise.minutes and exercise.difficulty and exercise.points
+
+
+def test_check_and_grade_draw_different_cases(exercise):
+    import random
+
+    a, b = (str(exercise.cases(random.Random(f"{exercise.number}/{s}/0"))) for s in (1, 2))
+    assert a != b
+
+
+def test_check_draws_new_cases_each_time_and_can_be_repeated():
+    source = notebooks.answers(notebooks.read(SOLUTION))["q6_3"]
+    audit = run_cell(source, "audit")
+    assert check("6.3", audit).passed
+    wrong = BY_NUMBER["6.3"].wrong[0].answer
+    assert repr(check("6.3", wrong, seed=1)) == repr(check("6.3", wrong, seed=1))
+    assert len({check("6.3", wrong).message for _ in range(5)}) > 1
+
+
+def test_hints_come_one_at_a_time_and_the_last_stays():
+    from kvlab.course import checking
+
+    checking._next_hint.clear()
+    seen = [repr(hint("6.1")) for _ in range(4)]
+    assert len(set(seen)) == 3 and seen[2] == seen[3]
+    assert repr(hint("6.1", 2)) == seen[1]
+    with pytest.raises(ValueError, match="hints 1 to 3"):
+        hint("6.1", 4)
+
+
+def test_bad_requests_are_named():
+    with pytest.raises(ValueError, match=r"'7.9'.*6.1, 6.2"):
+        check("7.9", print)
+    with pytest.raises(ValueError, match="without brackets"):
+        check("6.3", "reuses")
+    with pytest.raises(ValueError, match=r"'x'"):
+        hint("x")
+
+
+class Everything:
+    def __eq__(self, other):
+        return True
+
+    def __getattr__(self, name):
+        return Everything()
+
+    def __iter__(self):
+        return iter([Everything()] * 3)
+
+
+class FriendlyTensor(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        return torch.tensor(True)
+
+
+def test_an_object_that_equals_everything_is_no_answer():
+    assert not check("6.3", lambda *a: Everything()).passed
+    assert not check("6.1", lambda *a: Everything()).passed
+    lie = check("6.2", lambda *a: [torch.zeros(1).as_subclass(FriendlyTensor)] * 3)
+    assert not lie.passed and "FriendlyTensor" in lie.message
+
+
+def test_changing_an_input_is_named():
+    source = notebooks.answers(notebooks.read(SOLUTION))["q6_2"]
+    right = run_cell(source, "attend_with_past")
+
+    def careless(x, *rest):
+        out = right(x, *rest)
+        x += 1
+        return out
+
+    verdict = check("6.2", careless)
+    assert not verdict.passed and "changed its argument number 1" in verdict.message
+
+
+def test_a_failure_names_the_smallest_case_and_the_first_wrong_index():
+    source = notebooks.answers(notebooks.read(SOLUTION))["q6_2"]
+    right = run_cell(source, "attend_with_past")
+
+    def off(*args):
+        out, k, v = right(*args)
+        out[1, 0, 1, 2] += 1
+        return out, k, v
+
+    message = check("6.2", off).message
+    assert "out_BHSD: 1 of" in message
+    assert "first at batch 1, head 0, position 1, channel 2" in message
+    assert "x_BSC (" in message
+
+
+def test_speed_is_judged_only_after_the_laws_and_by_the_clock(monkeypatch):
+    from kvlab.course import ch06
+    from kvlab.measure import Comparison
+
+    source = notebooks.answers(notebooks.read(SOLUTION))["q6_4"]
+    exercise = BY_NUMBER["6.4"]
+    assert local(exercise, source, clock=True).state in ("passed", "too noisy")
+    for seconds, state in [((3, 3, 3), "passed"), ((1, 1, 1), "failed"), ((3, 1, 3, 1), "too noisy")]:
+        faked = Comparison(tuple(map(float, seconds)), (1.0,) * len(seconds))
+        clock = spec.Clock("x", lambda a, c, f=faked: f, exercise.clock.at_least)
+        changed = spec.Exercise(**{**vars(exercise), "clock": clock})
+        assert local(changed, source, clock=True).state == state
+        slow = spec.judge(changed, LocalAnswer(ch06.wrong.generate_without_cache), 1)
+        assert "rows projected" in slow.message
+
+
+# --- in another process -----------------------------------------------------------------------
+
+
+def test_solutions_get_full_marks_and_stubs_none():
+    full = grade(SOLUTION)
+    assert full.points == full.out_of == 20, [repr(v) for v in full.verdicts]
+    assert grade(STUBS).points == 0
+
+
+def test_a_second_answer_passes_in_another_process(exercise):
+    verdict = grade_source(exercise, ANSWERS[exercise.number], 5, clock=False)
+    assert verdict.passed, verdict
+
+
+def as_source(name, body, before=""):
+    return f"import torch\n{before}\ndef {name}(*args):\n    {body}\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "before", "said"),
+    [
+        ("import os; os._exit(0)", "", "ended"),
+        ("raise SystemExit", "", "ended"),
+        ("return args[0].secret()", "", "AttributeError"),
+        ("from kvlab.course import ch06", "", "may not be used"),
+        ("from kvlab import KVCache", "", "may not be used"),
+        ("import sys; return sys.modules['kvlab.course.ch06']", "", "KeyError"),
+        ("return object()", "", "returned a object"),
+        ("return 'reuses'", "print('x' * 30_000_000)", "expected"),
+        ("return 'reuses'", "syntax error here", "SyntaxError"),
+        ("return 'reuses'", "torch.equal = lambda *a: True", "expected"),
+        ("open('big', 'wb').write(b'x' * 2**24)", "", "OSError|ended"),
+    ],
+)
+def test_a_hostile_or_broken_answer_gets_nothing_and_says_why(body, before, said):
+    verdict = grade_source(BY_NUMBER["6.3"], as_source("audit", body, before), 3)
+    assert verdict.state == "failed" and re.search(said, repr(verdict)), verdict
+
+
+def test_an_answer_that_never_ends_is_stopped(monkeypatch):
+    from kvlab.course import remote
+
+    monkeypatch.setattr(remote, "CALL_SECONDS", 2.0)
+    verdict = grade_source(BY_NUMBER["6.3"], as_source("audit", "while True: pass"), 3)
+    assert verdict.state == "failed" and "never ends" in verdict.message
+
+
+def test_the_other_process_knows_nothing_of_this_one(monkeypatch):
+    monkeypatch.setenv("KVLAB_SECRET", "42")
+    body = "import os, json; raise ValueError(json.dumps([sorted(os.environ), os.listdir('.')]))"
+    verdict = grade_source(BY_NUMBER["6.3"], as_source("audit", body), 3)
+    environment, files = json.loads(re.search(r"\[\[.*\]\]|\[\[.*\], \[.*\]\]", verdict.message)[0])
+    assert "KVLAB_SECRET" not in environment and files == []
+
+
+def test_an_empty_answer_cell_is_named():
+    verdict = grade_source(BY_NUMBER["6.3"], "x = 1", 3)
+    assert "does not define audit" in verdict.message
+
+
+# --- notebooks --------------------------------------------------------------------------------
+
+
+def answered(tmp_path, changes):
+    """A submission: the learner's notebook with some cells filled in."""
+    notebook = notebooks.read(STUBS)
+    for cell in notebook["cells"]:
+        if notebooks.grade_id(cell) in changes:
+            cell["source"] = changes[notebooks.grade_id(cell)]
+    path = tmp_path / "submission.ipynb"
+    notebooks.write(path, notebook)
+    return path
+
+
+def test_a_mixed_submission_gets_its_marks_question_by_question(tmp_path, capsys):
+    path = answered(
+        tmp_path,
+        {
+            "q6_1": ANSWERS["6.1"],
+            "q6_2": "import os\nos._exit(1)",
+            "q6_3": as_source("audit", "return 'reuses'"),
+        },
+    )
+    out = tmp_path / "marks.json", tmp_path / "marks.csv"
+    assert main(["grade", str(path), "--json", str(out[0]), "--csv", str(out[1])]) == 1
+    text = capsys.readouterr().out
+    assert "3 of 20" in text and "everyone is acquitted" in text
+    marks = json.loads(out[0].read_text())["notebooks"][0]
+    assert [q["points"] for q in marks["questions"]] == [3, 0, 0, 0, 0]
+    assert [q["state"] for q in marks["questions"]] == [
+        "passed", "failed", "failed", "not answered", "not answered",
+    ]  # fmt: skip
+    rows = list(csv.reader(out[1].open()))
+    assert rows[1][1:] == ["3", "20", "3", "0", "0", "0", "0"]
+
+
+@pytest.mark.parametrize("text", ["", "not json", "[]", "{}", '{"cells": 3}', '{"cells": [1]}'])
+def test_a_file_that_is_no_notebook_is_named(text, tmp_path, capsys):
+    path = tmp_path / "x.ipynb"
+    path.write_text(text)
+    assert main(["grade", str(path)]) == 1
+    assert "x.ipynb" in capsys.readouterr().err
+
+
+def test_a_missing_file_and_a_notebook_without_answers_are_named(tmp_path, capsys):
+    assert main(["grade", str(tmp_path / "none.ipynb")]) == 1
+    assert "is not there" in capsys.readouterr().err
+    assert main(["grade", str(ROOT / "chapters" / "06_kv_cache.ipynb")]) == 1
+    assert "no answer cell" in capsys.readouterr().err
+
+
+def test_a_notebook_that_lacks_a_cell_loses_that_question_only(tmp_path):
+    notebook = notebooks.read(STUBS)
+    notebook["cells"] = [c for c in notebook["cells"] if notebooks.grade_id(c) != "q6_2"]
+    path = tmp_path / "x.ipynb"
+    notebooks.write(path, notebook)
+    graded = grade(path)
+    assert [v.state for v in graded.verdicts] == ["not answered", "no cell", *["not answered"] * 3]
+    assert "6.2" in graded.note
+
+
+def test_exercises_are_made_from_solutions():
+    assert notebooks.release(notebooks.read(SOLUTION)) == notebooks.read(STUBS)
+    text = STUBS.read_text()
+    assert "BEGIN" not in text and "HIDDEN" not in text and "twin.k" not in text
+    assert main(["release", "--check"]) == 0
+
+
+def test_release_notices_a_change():
+    changed = notebooks.read(SOLUTION)
+    changed["cells"][0]["source"] = ["another title"]
+    assert notebooks.release(changed) != notebooks.read(STUBS)
+
+
+def test_the_metadata_is_what_nbgrader_expects():
+    cells = notebooks.read(SOLUTION)["cells"]
+    marked = {notebooks.grade_id(c): c for c in cells if notebooks.grade_id(c)}
+    assert len(marked) == 2 * len(ALL)
+    for e in ALL:
+        answer = marked[e.grade_id]["metadata"]["nbgrader"]
+        test = marked[e.grade_id + "_check"]["metadata"]["nbgrader"]
+        assert answer["solution"] and not answer["grade"] and not answer["locked"]
+        assert test["grade"] and test["locked"] and not test["solution"]
+        assert test["points"] == e.points and test["schema_version"] == 3
+        source = notebooks.source(marked[e.grade_id + "_check"])
+        assert source.startswith(f'check("{e.number}", {e.name})')
+        assert all(re.fullmatch(r"[\w-]+", name) for name in marked)
+
+
+def test_the_statement_names_points_and_minutes():
+    text = SOLUTION.read_text()
+    for e in ALL:
+        assert f"*{e.points} points, about {e.minutes} minutes*" in text
+        assert f"## {e.number} {e.title}" in text
+
+
+def test_the_version_is_one(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert kvlab.__version__ in capsys.readouterr().out
