@@ -119,6 +119,8 @@ def _test(_args, rest) -> int:
 def _demo(args, _rest) -> int:
     from kvlab import demo
 
+    if args.plot:
+        demo.check_picture(args.plot)
     report = demo.run(
         args.prompt, args.new_tokens, model=args.model, device=args.device, dtype=args.dtype
     )

@@ -126,15 +126,26 @@ def as_text(report: dict[str, Any]) -> str:
     )
 
 
-def plot(report: dict[str, Any], path: str | Path) -> None:
-    """Seconds until each token, both ways, as a picture.
+def check_picture(path: str | Path) -> None:
+    """Refuse a picture that could not be written, before any time is spent.
 
-    Raises: ValueError when the file's ending is none that matplotlib writes, or the folder is not
-    there.
+    Raises: ValueError when the folder is not there, the ending is none that matplotlib writes, or
+    the book's packages are missing.
     """
     path = Path(path)
     if not path.resolve().parent.is_dir():
         raise ValueError(f"{path}: its folder is not there; expected an existing folder.")
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError as error:
+        raise ValueError(f"A picture needs matplotlib ({error}): install kvlab[book].") from None
+    endings = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.lstrip(".").lower() not in endings:
+        raise ValueError(f"{path}: expected a file that ends in one of {', '.join(endings)}.")
+
+
+def plot(report: dict[str, Any], path: str | Path) -> None:
+    """Seconds until each token, both ways, as a picture."""
     from kvlab.view.figures import seconds_at_token
 
     figure = seconds_at_token(

@@ -1,6 +1,9 @@
 // The page's half of kvlab.view.CacheGrid: two controls, and a picture that Python draws.
 function render({ model, el }) {
   el.classList.add("kvlab-cache-grid");
+  // JupyterLab takes the arrow keys for itself unless an element says that it needs them.
+  el.dataset.lmSuppressShortcuts = "true";
+  el.addEventListener("keydown", (event) => event.stopPropagation());
 
   const controls = document.createElement("div");
   controls.className = "controls";

@@ -1,0 +1,240 @@
+"""The book as its reader sees it: a real browser, a real JupyterLab, a chapter and an exercise."""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from kvlab.cli import ROOT
+from kvlab.course import notebooks
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)"),
+    pytest.mark.skipif(os.name != "posix", reason="starts and ends JupyterLab as a process group"),
+]
+# quiet, offline, and able to run as root in a container
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+SHOTS = os.environ.get("KVLAB_SHOTS")
+
+WRONG = '''import torch
+
+
+class KVCache:
+    def __init__(self, n_layers, batch, n_kv_heads, capacity, head_dim):
+        self.k = torch.zeros(batch, n_kv_heads, capacity, head_dim, dtype=torch.float64)
+        self.v = torch.zeros(batch, n_kv_heads, capacity, head_dim, dtype=torch.float64)
+        self.used = [0] * n_layers
+
+    def append(self, layer, k_BGSD, v_BGSD):
+        start, stop = self.used[layer], self.used[layer] + k_BGSD.shape[2]
+        if stop > self.k.shape[2]:
+            raise ValueError("full")
+        self.k[:, :, start:stop], self.v[:, :, start:stop] = k_BGSD, v_BGSD
+        self.used[layer] = stop
+
+    def read(self, layer):
+        return self.k[:, :, :self.used[layer]], self.v[:, :, :self.used[layer]]
+
+    def reset(self):
+        self.used = [0] * len(self.used)
+'''
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """JupyterLab over a copy of the book; gives its address and token."""
+    home = tmp_path_factory.mktemp("lab")
+    book = home / "book"
+    for folder in ("chapters", "exercises"):
+        shutil.copytree(ROOT / folder, book / folder)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    token = secrets.token_hex(16)
+    settings = home / "settings"
+    shutil.copytree(ROOT / "kvlab" / "lab_settings", settings)
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
+        "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={book}", "--LabApp.extension_manager=readonly",
+        f"--LabApp.app_settings_dir={settings}",
+    ]  # fmt: skip
+    if os.geteuid() == 0:
+        command.append("--ServerApp.allow_root=True")
+    places = {f"JUPYTER_{x}_DIR": str(home / x) for x in ("CONFIG", "RUNTIME", "DATA")}
+    env = {**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT), **places}
+    with open(home / "log", "wb") as log:
+        server = subprocess.Popen(
+            command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        for _ in range(240):
+            with contextlib.suppress(OSError):
+                status = f"http://127.0.0.1:{port}/api/status?token={token}"
+                urllib.request.urlopen(status, timeout=2)
+                break
+            assert server.poll() is None, (home / "log").read_text()
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}", token, book
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    with playwright.sync_playwright() as driver:
+        profile = tmp_path_factory.mktemp("profile")
+        context = driver.chromium.launch_persistent_context(
+            str(profile), executable_path=CHROMIUM, headless=True, args=FLAGS,
+            viewport={"width": 1280, "height": 1000},
+        )  # fmt: skip
+        yield context
+        context.close()
+
+
+@contextlib.contextmanager
+def opened(browser, lab, path):
+    """A page with one notebook, its kernel ready; fails if the page asked another host."""
+    address, token, _ = lab
+    page, hosts = browser.new_page(), set()
+    page.on("request", lambda request: hosts.add(request.url.split("/")[2]))
+    page.goto(f"{address}/lab/tree/{path}?token={token}&reset", wait_until="domcontentloaded")
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
+    page.wait_for_function(
+        "() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status==='idle'",
+        timeout=120_000,
+    )
+    yield page
+    assert all(host in ("", address.split("/")[2]) for host in hosts if ":" in host or "." in host)
+    page.close()
+
+
+def shoot(page, name):
+    if SHOTS:
+        page.screenshot(path=str(Path(SHOTS) / f"{name}.png"))
+
+
+def menu(page, *items):
+    for item in items:
+        page.get_by_role("menuitem", name=item, exact=True).click()
+
+
+def saved(page, path):
+    """The notebook as Lab saves it."""
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+s")
+    time.sleep(2)
+    return notebooks.read(path)
+
+
+def test_the_chapter_runs_and_its_slider_moves(browser, lab):
+    path = "chapters/06_kv_cache.ipynb"
+    with opened(browser, lab, path) as page:
+        shoot(page, "chapter-top")
+        menu(page, "Run", "Run All Cells")
+        # the last cell has run when every cell has a count and the kernel rests
+        page.wait_for_function(
+            """() => document.querySelector('.jp-Notebook-ExecutionIndicator').dataset.status
+                     === 'busy'""",
+            timeout=60_000,
+        )
+        page.wait_for_function(
+            """() => document.querySelector('.jp-Notebook-ExecutionIndicator').dataset.status
+                     === 'idle'""",
+            timeout=540_000,
+        )
+        page.evaluate(
+            """() => { const nb = document.querySelector('.jp-WindowedPanel-outer'); nb.scrollTop = 0; }"""
+        )
+        grid = page.locator(".kvlab-cache-grid")
+        for _ in range(80):
+            if grid.count():
+                break
+            page.locator(".jp-WindowedPanel-outer").first.evaluate("e => e.scrollTop += 400")
+            time.sleep(0.25)
+        grid = grid.first
+        grid.scroll_into_view_if_needed()
+        slider, status = grid.locator("input[type=range]"), grid.locator("output")
+        shoot(page, "chapter-grid-first")
+        page.wait_for_function(
+            "() => document.querySelector('.kvlab-cache-grid output').textContent.includes('step 7')",
+            timeout=20_000,
+        )
+        slider.focus()
+        for _ in range(4):
+            page.keyboard.press("ArrowLeft")
+        page.wait_for_function(
+            "() => document.querySelector('.kvlab-cache-grid output').textContent.includes('step 3')",
+            timeout=20_000,
+        )
+        assert "1 of 23 rows computed, 22 reused" in status.text_content()
+        assert grid.locator("rect.reused").count() == 20 + 21 + 22 + 1
+        shoot(page, "chapter-grid")
+        grid.locator("input[type=checkbox]").click()
+        page.wait_for_function(
+            "() => document.querySelector('.kvlab-cache-grid output').textContent.includes('Without')",
+            timeout=20_000,
+        )
+        assert grid.locator("rect.reused").count() == 1
+        shoot(page, "chapter-without")
+        found = saved(page, lab[2] / path)
+    code = [c for c in found["cells"] if c["cell_type"] == "code"]
+    assert all(c["execution_count"] for c in code)
+    errors = [o for c in code for o in c["outputs"] if o["output_type"] == "error"]
+    assert not errors, json.dumps(errors)[:2000]
+
+
+def answer(page, number, source):
+    """Put a source into the answer cell of an exercise and run the notebook's cells so far."""
+    cell = page.locator(".jp-CodeCell").filter(has_text="Keys and values of all layers").first
+    if not cell.count():
+        cell = page.locator(".jp-CodeCell").filter(has_text="class KVCache").first
+    cell.scroll_into_view_if_needed()
+    cell.locator(".cm-content").click()
+    page.keyboard.press("Control+a")
+    page.keyboard.insert_text(source)
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.press("Shift+Enter")
+
+
+def test_an_exercise_answered_wrongly_and_then_rightly(browser, lab):
+    path = "exercises/06_kv_cache.ipynb"
+    right = notebooks.answers(notebooks.read(ROOT / "solutions" / "06_kv_cache.ipynb"))["q6_1"]
+    right = "\n".join(line for line in right.splitlines() if "###" not in line)
+    with opened(browser, lab, path) as page:
+        first = page.locator(".jp-CodeCell").filter(has_text="from kvlab import check").first
+        first.locator(".cm-content").click()
+        page.keyboard.press("Shift+Enter")
+
+        def said(text):
+            page.wait_for_function(
+                "t => [...document.querySelectorAll('.jp-OutputArea-output')]"
+                ".some(e => e.textContent.includes(t))",
+                arg=text,
+                timeout=90_000,
+            )
+
+        answer(page, "6.1", WRONG)
+        said("6.1 A cache that never moves: failed.")
+        said("all layers share one store")
+        shoot(page, "exercise-wrong")
+        answer(page, "6.1", right)
+        said("6.1 A cache that never moves: passed.")
+        shoot(page, "exercise-right")

@@ -1,0 +1,86 @@
+import json
+
+import pytest
+
+from kvlab import cli
+from kvlab.course import notebooks
+
+
+def test_no_command_prints_help(capsys):
+    assert cli.main([]) == 0
+    assert "JupyterLab" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", [["dmeo"], ["demo", "--frob"], ["doctor", "x"], ["grade"], ["--x"]])
+def test_a_wrong_line_is_refused_with_usage(line, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(line)
+    assert stopped.value.code == 2 and "usage:" in capsys.readouterr().err
+
+
+def test_generate_answers_the_question_and_ends(capsys):
+    assert cli.main(["generate", "What is the capital of France?"]) == 0
+    assert capsys.readouterr().out.strip() == "The capital of France is Paris."
+
+
+def test_generate_as_json_and_by_draw(capsys):
+    line = ["generate", "Today's weather is so", "--raw", "--json", "-n", "9", "--temperature", "1"]
+    outs = []
+    for seed in ("1", "1", "2"):
+        assert cli.main([*line, "--seed", seed]) == 0
+        outs.append(json.loads(capsys.readouterr().out))
+    assert outs[0] == outs[1] != outs[2]
+    assert 1 <= len(outs[0]["new_tokens"]) <= 9 and outs[0]["text"]
+
+
+@pytest.mark.parametrize("text", ["\U0001f642?", "مرحبا", "a\x00b"])
+def test_generate_takes_text_the_model_has_never_seen(text, capsys):
+    assert cli.main(["generate", text, "-n", "5"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ([""], "prompt is empty"),
+        (["  \n"], "prompt is empty"),
+        (["x", "--temperature", "-1"], "temperature is -1.0"),
+        (["x", "--top-p", "0"], "top_p is 0.0"),
+        (["x", "--top-p", "2"], "top_p is 2.0"),
+        (["x", "--top-k", "0"], "top_k is 0"),
+        (["x", "-n", "0"], "0 new tokens"),
+        (["x", "-n", "5000"], "at most 1024 positions"),
+        (["word " * 2000], "at most 1024 positions"),
+        (["x", "--model", "nowhere"], "'nowhere'"),
+        (["x", "--device", "cuda:42"], "cuda:42"),
+        (["x", "--dtype", "int4"], "int4"),
+    ],
+)
+def test_bad_input_is_one_sentence_on_stderr(line, named, capsys):
+    assert cli.main(["generate", *line]) == 1
+    seen = capsys.readouterr()
+    assert named in seen.err and seen.out == "" and len(seen.err.splitlines()) == 1
+
+
+def test_hint_prints_a_hint(capsys):
+    assert cli.main(["hint", "6.4", "3"]) == 0
+    assert "Hint 3 of 3 for 6.4" in capsys.readouterr().out
+    assert cli.main(["hint", "6.9"]) == 1
+
+
+def test_normalise_tidies_and_checks(tmp_path, capsys):
+    path = tmp_path / "x.ipynb"
+    cell = {
+        "cell_type": "code",
+        "id": "abc",
+        "metadata": {"execution": {"iopub": "now"}, "tags": ["t"]},
+        "source": "1",
+        "execution_count": 41,
+        "outputs": [],
+    }
+    notebooks.write(path, {"cells": [cell], "metadata": {"kernelspec": {"name": "mine"}}})
+    assert cli.main(["normalise", "--check", str(path)]) == 1
+    assert cli.main(["normalise", str(path)]) == 0
+    assert cli.main(["normalise", "--check", str(path)]) == 0
+    tidy = notebooks.read(path)["cells"][0]
+    assert tidy["execution_count"] == 1 and tidy["metadata"] == {"tags": ["t"]}
+    assert tidy["id"] == "cell-01"

@@ -1,0 +1,67 @@
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+import traitlets
+
+from kvlab.view import CacheGrid, figures
+
+TOKENS = ["<eos>", " What", " is", " this", "?", " A", " test"]
+
+
+def count(svg, state):
+    root = ElementTree.fromstring(svg)
+    return sum(rect.get("class") == state for rect in root.iter("{http://www.w3.org/2000/svg}rect"))
+
+
+def test_the_grid_counts_what_a_cache_computes():
+    grid = CacheGrid(TOKENS, 5)
+    assert grid.n_steps == 2 and grid.computed == [5]
+    grid.step = 2
+    assert grid.computed == [5, 1, 1]
+    grid.cached = False
+    assert grid.computed == [5, 6, 7]
+
+
+def test_the_picture_shows_those_counts():
+    grid = CacheGrid(TOKENS, 5, step=2)
+    # one more of each stands in the legend
+    assert count(grid.svg, "computed") == 5 + 1 + 1 + 1
+    assert count(grid.svg, "reused") == 5 + 6 + 1
+    grid.cached = False
+    assert count(grid.svg, "computed") == 5 + 6 + 7 + 1 and count(grid.svg, "reused") == 1
+    grid.step = 0
+    assert count(grid.svg, "empty") == 2 + 7 + 7
+
+
+def test_a_reader_without_a_kernel_sees_a_picture_and_words():
+    grid = CacheGrid(TOKENS, 5, step=1)
+    data, _ = grid._repr_mimebundle_()
+    assert "<svg" in data["text/html"] and "1 of 6 rows computed, 5 reused" in data["text/html"]
+    assert data["text/plain"] == repr(grid) == repr(CacheGrid(TOKENS, 5, step=1))
+    assert "application/vnd.jupyter.widget-view+json" in data
+
+
+def test_text_from_a_model_cannot_break_the_picture():
+    assert "&lt;b&gt;" in CacheGrid(["<b>", "&", "x"], 2).svg
+    ElementTree.fromstring(CacheGrid(["<b>", "&", "\n", " "], 2).svg)
+
+
+def test_steps_that_are_not_there_are_refused():
+    with pytest.raises(ValueError, match="n_prompt is 9"):
+        CacheGrid(TOKENS, 9)
+    grid = CacheGrid(TOKENS, 5, step=1)
+    for step in (-1, 3):
+        with pytest.raises(traitlets.TraitError, match=f"step is {step}"):
+            grid.step = step
+    assert grid.step == 1
+
+
+def test_each_figure_has_labels_and_shows_itself():
+    for figure in (
+        figures.seconds_at_token([0.1, 0.2], [0.1, 0.4]),
+        figures.rows_per_step(5, 3),
+        figures.speedup([8, 16], [2.0, 3.0], {"rows, counted": [5.0, 9.0]}, [(1, 3), (2, 4)]),
+    ):
+        axes = figure.axes[0]
+        assert axes.get_xlabel() and axes.get_ylabel()
+        assert figure._repr_png_().startswith(b"\x89PNG")
