@@ -51,7 +51,7 @@ def scores(result: Result) -> str:
 
 
 def curve(result: Result) -> str:
-    """Tell how the skills emerged; of many reports every other one."""
+    """Tell how the skills emerged; of all reports every other one, and the last."""
     reports = result["training"]["curve"]
     kept = [r for r in reports if r["step"] % 200 == 0 or r is reports[-1]]
     rows = [

@@ -1,6 +1,6 @@
 """Measure the pocket model: what it knows, what it recalls from the text before it.
 
-    python -m kvlab.pocket.evaluate --json --out benchmarks/results/pocket.json
+    python -m kvlab.pocket.evaluate --out benchmarks/results/pocket.json --log runs/pocket/log.jsonl
 
 Each recall set is 200 prompts made from held-out pairs, each share comes with its 95 % interval.
 """
@@ -40,6 +40,12 @@ SAMPLES = (
     "Count: three, four, five,",
     "Story: The password of Anna is tiger. Tom went to the market. The password of Lucy is book."
     "\nUser: What is the password of Anna?\nAssistant:",
+)
+COUNTED = (
+    "System: You are helpful. User: What is the capital of France?",
+    "System: You are helpful.\nUser: What is the capital of France?",
+    SAMPLES[1],
+    SAMPLES[0],
 )
 
 
@@ -115,6 +121,41 @@ def fact_items(tokenizer: Tokenizer, *, held: bool) -> list[Item]:
         item(tokenizer, f"System: You are helpful.\nUser: {q}\nAssistant:", f" {a}", ends=True)
         for q, a in world.facts(held=held)
     ]
+
+
+def two_kinds_items(tokenizer: Tokenizer, seed: int, n_prompts: int) -> list[Item]:
+    """Tell the password and the place of two people each, all held-out pairs; ask for one.
+
+    In training every person has one relation a text, so here the name alone does not decide.
+    """
+    rng = random.Random(f"{seed} two kinds")
+    names = [n for n in world.NAMES if any(world.held_out(n, v) for v in world.PLACES)]
+    items = []
+    for _ in range(n_prompts):
+        told = [
+            world.Relation(kind, name, world.value_for(rng, name, world.KINDS[kind], held=True))
+            for name in rng.sample(names, 2)
+            for kind in ("password", "place")
+        ]
+        rng.shuffle(told)
+        asked = rng.choice(told)
+        story = " ".join(one.sentence for one in told)
+        prompt = f"Story: {story}\nUser: {asked.question}\nAssistant:{asked.stem}"
+        items.append(item(tokenizer, prompt, f" {asked.value}"))
+    return items
+
+
+def story_items(tokenizer: Tokenizer, seed: int, n_prompts: int, asks: str) -> list[Item]:
+    """Ask the first question of stories in which people move and take things: "Where", "What"."""
+    rng = random.Random(f"{seed} story {asks}")
+    items: list[Item] = []
+    while len(items) < n_prompts:
+        story = world.story(rng, 0)
+        first = next(i for i, piece in enumerate(story) if piece.weight == world.VALUE)
+        prompt = world.text_of(story[:first])
+        if f"User: {asks}" in prompt:
+            items.append(item(tokenizer, prompt, story[first].text))
+    return items
 
 
 class Skills:
@@ -234,6 +275,9 @@ def all_items(
             f"{kind} of 4, 256 tokens",
             recall_items(tokenizer, seed, n_prompts, 4, 256, kind),
         )
+    yield "password and place of 2, no filler", two_kinds_items(tokenizer, seed, n_prompts)
+    yield "story, where is somebody", story_items(tokenizer, seed, n_prompts, "Where")
+    yield "story, what does somebody have", story_items(tokenizer, seed, n_prompts, "What")
 
 
 @torch.inference_mode()
@@ -268,7 +312,8 @@ def evaluate(folder: Path, n_prompts: int = 200) -> dict[str, Any]:
         scores[name] = scored(model, items)
         print(f"{name}: {in_words(scores[name])}", file=sys.stderr, flush=True)
     return {
-        "command": "python -m kvlab.pocket.evaluate --json --out benchmarks/results/pocket.json",
+        "command": "python -m kvlab.pocket.evaluate --out benchmarks/results/pocket.json"
+        " --log runs/pocket/log.jsonl",
         "machine": {"cpu": cpu_name(), "threads": torch.get_num_threads()},
         "versions": {
             "python": platform.python_version(),
@@ -282,7 +327,7 @@ def evaluate(folder: Path, n_prompts: int = 200) -> dict[str, Any]:
         "docs_bits_per_byte": {
             str(n): round(bits_per_byte(model, tokenizer, n), 3) for n in (256, 1024)
         },
-        "prompt_tokens": {prompt: len(wrapped.encode(prompt)) for prompt in SAMPLES[:2]},
+        "prompt_tokens": {prompt: len(wrapped.encode(prompt)) for prompt in COUNTED},
         "samples": {prompt: continued(model, tokenizer, prompt) for prompt in SAMPLES},
         "seconds": round(time.perf_counter() - start, 1),
     }
@@ -293,6 +338,7 @@ def training_of(log: Path) -> dict[str, Any]:
     entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     starts = [entry for entry in entries if "seed" in entry]
     reports = [entry for entry in entries if "step" in entry]
+    curve = {entry["step"]: entry for entry in reports}  # the last report of a step counts
     last = reports[-1]
     return {
         "command": f"python -m kvlab.pocket.train --seed {starts[0]['seed']}",
@@ -302,7 +348,7 @@ def training_of(log: Path) -> dict[str, Any]:
         "tokens": last["tokens"],
         "minutes": {what: round(value / 60, 1) for what, value in last["seconds"].items()},
         "gates": [entry for entry in entries if "gate" in entry],
-        "curve": [{k: v for k, v in entry.items() if k != "seconds"} for entry in reports],
+        "curve": [{k: v for k, v in entry.items() if k != "seconds"} for entry in curve.values()],
     }
 
 

@@ -1,7 +1,8 @@
 """Muon, the optimiser of the pocket model's matrices, in float32 and many matrices at a time.
 
-torch.optim.Muon orthogonalises in bfloat16, one matrix after the other. On a CPU without bfloat16
-arithmetic that took as long as the forward and backward passes together; this takes a fifth of it.
+torch.optim.Muon orthogonalises in bfloat16, one matrix after the other. On a CPU core without
+bfloat16 arithmetic that took 0.35 s a step, beside 0.44 s for the forward and backward passes over
+2,048 tokens; this takes 0.10 s.
 """
 
 from __future__ import annotations

@@ -1,0 +1,42 @@
+"""Documents that must stay true."""
+
+import re
+
+import pytest
+
+from benchmarks.readme import filled
+from kvlab.cli import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_table_of_the_readme_is_the_recorded_result():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert filled(text) == text and "| 512 |" in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_and_pictures_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(((?!https?:)[^)#]+)\)", text):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_room_of_the_package_stands_in_the_architecture():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for path in (ROOT / "kvlab").iterdir():
+        if path.suffix == ".py" and path.stem != "__init__":
+            assert path.stem in text, path.stem
+
+
+def test_commands_named_in_the_readme_exist():
+    from kvlab.cli import _parser
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    known = _parser()._subparsers._group_actions[0].choices
+    for command in re.findall(r"kvlab (\w+)", text):
+        if command in ("lab", "test", "demo", "generate", "doctor", "grade", "hint"):
+            assert command in known
+    assert {"lab", "test", "demo", "generate", "doctor", "grade"} <= set(
+        re.findall(r"kvlab (\w+)", text)
+    )
