@@ -1,6 +1,6 @@
 """What a cache saves: the pocket model, greedy, with a cache and without, in one process, in turn.
 
-    python -m benchmarks.cache --out benchmarks/results/cache.json
+python -m benchmarks.cache --out benchmarks/results/cache.json
 """
 
 from __future__ import annotations

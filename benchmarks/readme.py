@@ -17,7 +17,8 @@ def table() -> str:
     for row in result["rows"]:
         lines.append(
             f"| {row['new_tokens']} | {row['rows_ratio']:.1f} times fewer "
-            f"| {row['ratio']:.1f} times as fast | {row['ratio_low']:.1f} to {row['ratio_high']:.1f} |"
+            f"| {row['ratio']:.1f} times as fast "
+            f"| {row['ratio_low']:.1f} to {row['ratio_high']:.1f} |"
         )
     where = result["machine"]
     lines += [

@@ -24,7 +24,12 @@ Assistant:"""
 
 
 def run(
-    prompt: str | None, n_new: int, *, model: str = "pocket", device: str = "cpu", dtype: str = "float32"
+    prompt: str | None,
+    n_new: int,
+    *,
+    model: str = "pocket",
+    device: str = "cpu",
+    dtype: str = "float32",
 ) -> dict[str, Any]:
     """Generate greedily both ways and count.
 
@@ -106,6 +111,7 @@ def _side(rows: int, seconds: list[float]) -> dict[str, Any]:
 def as_text(report: dict[str, Any]) -> str:
     """The report for people."""
     with_cache, without = report["cached"], report["uncached"]
+    rows = [side["rows_projected"] for side in (with_cache, without)]
     same = "the same tokens" if report["same_tokens"] else "DIFFERENT tokens"
     where = report["machine"]
     return "\n".join(
@@ -116,7 +122,7 @@ def as_text(report: dict[str, Any]) -> str:
             "both ways (the answer ends earlier; both go on, to do the same work)",
             "",
             f"{'':<24}{'with cache':>14}{'without':>14}",
-            f"{'rows projected':<24}{with_cache['rows_projected']:>14,}{without['rows_projected']:>14,}",
+            f"{'rows projected':<24}{rows[0]:>14,}{rows[1]:>14,}",
             f"{'bytes held in cache':<24}{report['cache_bytes']:>14,}{0:>14}",
             f"{'seconds':<24}{with_cache['seconds']:>14.2f}{without['seconds']:>14.2f}",
             "",

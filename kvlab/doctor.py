@@ -38,7 +38,8 @@ def examine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "versions": versions,
         "torch": _torch(),
-        "chromium (browser tests only)": shutil.which("chromium") or shutil.which("chromium-browser"),
+        "chromium (browser tests only)": shutil.which("chromium")
+        or shutil.which("chromium-browser"),
         "grading isolation": _isolation(),
         "missing": missing,
     }
@@ -52,7 +53,9 @@ def as_text(findings: dict[str, Any]) -> str:
         f"environment {findings['environment']}",
     ]
     if torch:
-        lines.append(f"torch       {torch['version']} ({torch['build']}), {torch['threads']} threads")
+        lines.append(
+            f"torch       {torch['version']} ({torch['build']}), {torch['threads']} threads"
+        )
         lines += [f"device      {device}" for device in torch["devices"]]
     lines += [
         f"{group:<12}" + ", ".join(f"{n} {findings['versions'][n] or '-'}" for n in names)

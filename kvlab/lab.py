@@ -12,7 +12,7 @@ from kvlab.bootstrap import ROOT, become, is_project, say
 
 FIRST = "06_kv_cache.ipynb"
 SETTINGS = Path(__file__).resolve().parent / "lab_settings"
-CELL_SECONDS = 180
+CELL_SECONDS = 300
 
 
 def lab_command(

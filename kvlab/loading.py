@@ -46,7 +46,9 @@ def check_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, TypeError):
         wanted = None
     if wanted is None or wanted.type not in ("cpu", "cuda"):
-        raise ValueError(f"Device {str(device)!r} was asked for; expected 'cpu', 'cuda' or 'cuda:0'.")
+        raise ValueError(
+            f"Device {str(device)!r} was asked for; expected 'cpu', 'cuda' or 'cuda:0'."
+        )
     if wanted.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (wanted.index or 0) >= count:

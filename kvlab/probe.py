@@ -18,7 +18,9 @@ class Probe:
     def __init__(self, model: Transformer, *, keep: tuple[str, ...] = ()) -> None:
         unknown = set(keep) - {"keys", "weights"}
         if unknown:
-            raise ValueError(f"A probe was asked to keep {sorted(unknown)}; it knows keys, weights.")
+            raise ValueError(
+                f"A probe was asked to keep {sorted(unknown)}; it knows keys, weights."
+            )
         self._layers = [layer.self_attn for layer in model.model.layers]
         self._keep = keep
         self.rows_projected_L = [0] * len(self._layers)

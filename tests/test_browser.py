@@ -31,7 +31,7 @@ FLAGS = [
 ]  # fmt: skip
 SHOTS = os.environ.get("KVLAB_SHOTS")
 
-WRONG = '''import torch
+WRONG = """import torch
 
 
 class KVCache:
@@ -52,7 +52,7 @@ class KVCache:
 
     def reset(self):
         self.used = [0] * len(self.used)
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +144,15 @@ def saved(page, path):
     return notebooks.read(path)
 
 
+def reads(page, text):
+    """Wait until the grid's line of words says this."""
+    page.wait_for_function(
+        "t => document.querySelector('.kvlab-cache-grid output').textContent.includes(t)",
+        arg=text,
+        timeout=20_000,
+    )
+
+
 def test_the_chapter_runs_and_its_slider_moves(browser, lab):
     path = "chapters/06_kv_cache.ipynb"
     with opened(browser, lab, path) as page:
@@ -160,9 +169,7 @@ def test_the_chapter_runs_and_its_slider_moves(browser, lab):
                      === 'idle'""",
             timeout=540_000,
         )
-        page.evaluate(
-            """() => { const nb = document.querySelector('.jp-WindowedPanel-outer'); nb.scrollTop = 0; }"""
-        )
+        page.locator(".jp-WindowedPanel-outer").first.evaluate("e => e.scrollTop = 0")
         grid = page.locator(".kvlab-cache-grid")
         for _ in range(80):
             if grid.count():
@@ -173,25 +180,16 @@ def test_the_chapter_runs_and_its_slider_moves(browser, lab):
         grid.scroll_into_view_if_needed()
         slider, status = grid.locator("input[type=range]"), grid.locator("output")
         shoot(page, "chapter-grid-first")
-        page.wait_for_function(
-            "() => document.querySelector('.kvlab-cache-grid output').textContent.includes('step 7')",
-            timeout=20_000,
-        )
+        reads(page, "step 7")
         slider.focus()
         for _ in range(4):
             page.keyboard.press("ArrowLeft")
-        page.wait_for_function(
-            "() => document.querySelector('.kvlab-cache-grid output').textContent.includes('step 3')",
-            timeout=20_000,
-        )
+        reads(page, "step 3")
         assert "1 of 23 rows computed, 22 reused" in status.text_content()
         assert grid.locator("rect.reused").count() == 20 + 21 + 22 + 1
         shoot(page, "chapter-grid")
         grid.locator("input[type=checkbox]").click()
-        page.wait_for_function(
-            "() => document.querySelector('.kvlab-cache-grid output').textContent.includes('Without')",
-            timeout=20_000,
-        )
+        reads(page, "Without")
         assert grid.locator("rect.reused").count() == 1
         shoot(page, "chapter-without")
         found = saved(page, lab[2] / path)

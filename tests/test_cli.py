@@ -11,7 +11,9 @@ def test_no_command_prints_help(capsys):
     assert "JupyterLab" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("line", [["dmeo"], ["demo", "--frob"], ["doctor", "x"], ["grade"], ["--x"]])
+@pytest.mark.parametrize(
+    "line", [["dmeo"], ["demo", "--frob"], ["doctor", "x"], ["grade"], ["--x"]]
+)
 def test_a_wrong_line_is_refused_with_usage(line, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(line)

@@ -170,7 +170,11 @@ def test_speed_is_judged_only_after_the_laws_and_by_the_clock(monkeypatch):
     source = notebooks.answers(notebooks.read(SOLUTION))["q6_4"]
     exercise = BY_NUMBER["6.4"]
     assert local(exercise, source, clock=True).state in ("passed", "too noisy")
-    for seconds, state in [((3, 3, 3), "passed"), ((1, 1, 1), "failed"), ((3, 1, 3, 1), "too noisy")]:
+    for seconds, state in [
+        ((3, 3, 3), "passed"),
+        ((1, 1, 1), "failed"),
+        ((3, 1, 3, 1), "too noisy"),
+    ]:
         faked = Comparison(tuple(map(float, seconds)), (1.0,) * len(seconds))
         clock = spec.Clock("x", lambda a, c, f=faked: f, exercise.clock.at_least)
         changed = spec.Exercise(**{**vars(exercise), "clock": clock})

@@ -6,7 +6,15 @@ from kvlab import cli, doctor
 def test_the_doctor_says_what_is_here(capsys):
     assert cli.main(["doctor"]) == 0
     text = capsys.readouterr().out
-    for part in ("python", "torch", "threads", "device", "chromium", "grading", "missing     nothing"):
+    for part in (
+        "python",
+        "torch",
+        "threads",
+        "device",
+        "chromium",
+        "grading",
+        "missing     nothing",
+    ):
         assert part in text
 
 

@@ -38,9 +38,7 @@ def test_a_score_depends_on_the_distance_alone():
     q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
 
     def score(q_pos, k_pos):
-        turn = [
-            ops.rope_angles(torch.tensor([[p]]), 8, 1e4, torch.float64) for p in (q_pos, k_pos)
-        ]
+        turn = [ops.rope_angles(torch.tensor([[p]]), 8, 1e4, torch.float64) for p in (q_pos, k_pos)]
         return (ops.apply_rope(q, *turn[0]) * ops.apply_rope(k, *turn[1])).sum().item()
 
     assert score(9, 4) == pytest.approx(score(105, 100))

@@ -381,7 +381,9 @@ class Subject(Lent):
 
     def run(self, poison: int | None = None) -> list:
         if poison is not None and not 0 <= poison < self._capacity:
-            raise ValueError(f"slot {poison} was to be poisoned; slots are 0 to {self._capacity - 1}")
+            raise ValueError(
+                f"slot {poison} was to be poisoned; slots are 0 to {self._capacity - 1}"
+            )
         k = torch.zeros(self._capacity, self._x.shape[1], dtype=torch.float64)
         v = torch.zeros_like(k)
         rows = self._project(k, v, 0, self._n_prompt)
@@ -498,9 +500,7 @@ class LentModel(Lent):
     def new_cache(self, batch: int, capacity: int) -> LentCache:
         return LentCache(self._model.new_cache(batch, capacity))
 
-    def __call__(
-        self, tokens_BS: Tensor, pos_BS: Tensor, cache: LentCache | None = None
-    ) -> Tensor:
+    def __call__(self, tokens_BS: Tensor, pos_BS: Tensor, cache: LentCache | None = None) -> Tensor:
         if tokens_BS.shape != pos_BS.shape:
             raise ValueError(
                 f"tokens of shape {tuple(tokens_BS.shape)} came with positions of shape "
@@ -681,7 +681,10 @@ def _run_fork(answer: Answer, case: Case) -> Outcome:
     _fill(cache, ours[1:])
     _fill(twin, theirs[1:])
     n = case["n_layers"]
-    return {**_prefixed("the first", _read_all(cache, n)), **_prefixed("its fork", _read_all(twin, n))}
+    return {
+        **_prefixed("the first", _read_all(cache, n)),
+        **_prefixed("its fork", _read_all(twin, n)),
+    }
 
 
 def _expect_fork(case: Case, _outcome: Outcome) -> Outcome:

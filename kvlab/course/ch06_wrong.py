@@ -102,7 +102,7 @@ class GrowsFirstLayer(_Good):
     def append(self, layer, k_BGSD, v_BGSD):
         stop = self.used[layer] + k_BGSD.shape[2]
         if stop > self.shape[3]:
-            n_layers, batch, heads, old, width = self.shape
+            n_layers, batch, heads, _, width = self.shape
             self.shape = (n_layers, batch, heads, 2 * stop, width)
             grown = torch.zeros(self.shape, dtype=torch.float64)
             # the rows are moved as one flat block: right in layer 0, shifted in all others
@@ -151,7 +151,11 @@ def _attend(
     if drop and n_past == 0:
         k, v = k[:, :, drop:], v[:, :, drop:]
     slots = torch.arange(k.shape[2])
-    seen = slots <= torch.arange(n_past, n_past + n_new)[:, None] if mask is None else mask(n_new, slots)
+    seen = (
+        slots <= torch.arange(n_past, n_past + n_new)[:, None]
+        if mask is None
+        else mask(n_new, slots)
+    )
     share = q.shape[1] // k.shape[1]
     spread = spread or (lambda t: t.repeat_interleave(share, dim=1))
     score = q @ spread(k).transpose(-1, -2) / width**0.5
@@ -192,9 +196,7 @@ def no_mask(x, w_q, w_k, w_v, k_past, v_past):
 
 def groups_interleaved(x, w_q, w_k, w_v, k_past, v_past):
     share = w_q.shape[0] // w_k.shape[0]
-    return _attend(
-        x, w_q, w_k, w_v, k_past, v_past, spread=lambda t: t.repeat(1, share, 1, 1)
-    )
+    return _attend(x, w_q, w_k, w_v, k_past, v_past, spread=lambda t: t.repeat(1, share, 1, 1))
 
 
 # 6.3

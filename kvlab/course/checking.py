@@ -34,8 +34,8 @@ class Hint:
     """A hint, which a notebook shows as text."""
 
     def __init__(self, exercise: Exercise, n: int) -> None:
-        self._text = f"Hint {n + 1} of {len(exercise.hints)} for {exercise.number}: " + (
-            exercise.hints[n]
+        self._text = (
+            f"Hint {n + 1} of {len(exercise.hints)} for {exercise.number}: " + (exercise.hints[n])
         )
 
     def __repr__(self) -> str:

@@ -47,7 +47,9 @@ def grade(path: str | Path, *, seed: int | None = None, workers: int | None = No
     workers = workers or min(2, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         verdicts = list(
-            pool.map(lambda e: grade_source(e, answers.get(e.grade_id), seed, clock=False), exercises)
+            pool.map(
+                lambda e: grade_source(e, answers.get(e.grade_id), seed, clock=False), exercises
+            )
         )
     # A clock wants the machine for itself, so claims of speed come after all else is judged.
     for i, (exercise, verdict) in enumerate(zip(exercises, verdicts, strict=True)):

@@ -15,7 +15,9 @@ from typing import Any
 STUB = 'raise NotImplementedError("not answered yet")'
 
 _SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION\n.*?^[ \t]*### END SOLUTION\n?", re.M | re.S)
-_HIDDEN = re.compile(r"^[ \t]*### BEGIN HIDDEN TESTS\n.*?^[ \t]*### END HIDDEN TESTS\n?", re.M | re.S)
+_HIDDEN = re.compile(
+    r"^[ \t]*### BEGIN HIDDEN TESTS\n.*?^[ \t]*### END HIDDEN TESTS\n?", re.M | re.S
+)
 
 Notebook = dict[str, Any]
 
@@ -128,7 +130,11 @@ def _merged(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     merged: list[dict[str, Any]] = []
     for output in outputs:
         text = output.get("text")
-        if output["output_type"] == "stream" and merged and merged[-1].get("name") == output["name"]:
+        if (
+            output["output_type"] == "stream"
+            and merged
+            and merged[-1].get("name") == output["name"]
+        ):
             merged[-1] = {**merged[-1], "text": _text(merged[-1]["text"]) + _text(text)}
         else:
             merged.append(dict(output))

@@ -7,6 +7,7 @@ is counted where it cannot reach.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import subprocess
@@ -110,10 +111,8 @@ class _Child:
         self._process.wait()
         self._selector.close()
         for pipe in (self._process.stdin, self._process.stdout):
-            try:
+            with contextlib.suppress(OSError):
                 pipe.close()
-            except OSError:
-                pass
         self._folder.cleanup()
 
     def call(self, thing: int, method: str | None, args: tuple[Any, ...], keep: bool = False):
@@ -124,7 +123,8 @@ class _Child:
         echo = reply.get("echo", [])
         if len(echo) != len(before):
             raise Stopped("The answer's process sent a reply that makes no sense.")
-        refuse_changed(before, [e if e is not None else b for e, b in zip(echo, before)])
+        pairs = zip(echo, before, strict=True)
+        refuse_changed(before, [b if e is None else e for e, b in pairs])
         return reply["thing"] if keep else as_data(reply["value"])
 
     def converse(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -139,7 +139,9 @@ class _Child:
                     break
                 wire.send(self._process.stdin, self._serve(reply))
         except (BrokenPipeError, wire.Broken, KeyError, TypeError, IndexError) as error:
-            raise Stopped(f"Your answer's process ended or lost its way ({_reason(error)}).") from None
+            raise Stopped(
+                f"Your answer's process ended or lost its way ({_reason(error)})."
+            ) from None
         if "raised" in reply:
             kind, text = str(reply["raised"]), str(reply.get("text", ""))
             raise AnswerRaised(kind, text.removeprefix(kind + ": "), str(reply.get("where", "")))

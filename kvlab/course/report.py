@@ -20,9 +20,8 @@ def as_text(graded: Graded) -> str:
     lines = [graded.path]
     for v in graded.verdicts:
         got = v.exercise.points if v.passed else 0
-        lines.append(
-            f"  {v.exercise.number:<5}{v.exercise.title:<28}{got:>3} of {v.exercise.points}   {v.state}"
-        )
+        title = f"{v.exercise.number:<5}{v.exercise.title:<28}"
+        lines.append(f"  {title}{got:>3} of {v.exercise.points}   {v.state}")
     lines.append(f"  {'total':<33}{graded.points:>3} of {graded.out_of}")
     if graded.note:
         lines.append(f"  Note: {graded.note}.")

@@ -188,8 +188,10 @@ def _known_mistake(exercise: Exercise, law: Law, case: Case, outcome: Outcome) -
 
 def _same_outcome(a: Outcome, b: Outcome) -> bool:
     if "raised" in a or "raised" in b:
-        return a.get("kind") is not None and a.get("kind") == b.get("kind") and (
-            a.get("raised") == b.get("raised")
+        return (
+            a.get("kind") is not None
+            and a.get("kind") == b.get("kind")
+            and (a.get("raised") == b.get("raised"))
         )
     if a.keys() != b.keys():
         return False

@@ -105,9 +105,13 @@ def draw(tokens: Sequence[str], n_prompt: int, step: int, cached: bool) -> str:
     for row in range(n_steps):
         y = _TOP + _CELL * row
         name = "prompt" if row == 0 else f"step {row}"
-        parts.append(f'<text x="{_LEFT - 8}" y="{y + 15}" text-anchor="end" fill="#222">{name}</text>')
+        parts.append(
+            f'<text x="{_LEFT - 8}" y="{y + 15}" text-anchor="end" fill="#222">{name}</text>'
+        )
         for column in range(len(tokens)):
-            parts.append(_cell(_LEFT + _CELL * column, y, _state(row, column, n_prompt, step, cached)))
+            parts.append(
+                _cell(_LEFT + _CELL * column, y, _state(row, column, n_prompt, step, cached))
+            )
     y = height - 28
     for x, state, text in (
         (_LEFT, "computed", "computed in this step"),

@@ -87,7 +87,11 @@ def speedup(
     axes.set_yscale("log", base=10)
     axes.set_xticks(list(lengths), [str(n) for n in lengths])
     axes.minorticks_off()
-    ticks = [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= 1.3 * _largest(predicted, measured)]
+    ticks = [
+        t
+        for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+        if t <= 1.3 * _largest(predicted, measured)
+    ]
     axes.set_yticks(ticks, [str(t) for t in ticks])
     axes.legend(frameon=False)
     return figure
