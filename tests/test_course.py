@@ -163,6 +163,18 @@ def test_a_failure_names_the_smallest_case_and_the_first_wrong_index():
     assert "x_BSC (" in message
 
 
+def test_of_all_failing_cases_the_smallest_is_shown(exercise):
+    import random
+
+    cases = [
+        exercise.cases(random.Random(f"{exercise.number}/4/{i}")) for i in range(spec.N_CASES)
+    ]
+    smallest, largest = min(cases, key=exercise.size), max(cases, key=exercise.size)
+    assert exercise.size(smallest) < exercise.size(largest)
+    message = spec.judge(exercise, LocalAnswer(lambda *args: None), 4).message
+    assert spec.describe(smallest) in message
+
+
 def test_speed_is_judged_only_after_the_laws_and_by_the_clock(monkeypatch):
     from kvlab.course import ch06
     from kvlab.measure import Comparison

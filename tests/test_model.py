@@ -146,6 +146,18 @@ def test_a_prompt_longer_than_the_cache_is_refused_before_anything_is_written():
     assert torch.equal(cache.k_LBGTD, before) and cache.length == 4
 
 
+def test_a_layer_that_is_ahead_is_noticed_before_the_others_are_written():
+    """An interrupted step leaves layers uneven; the next must not write half."""
+    model = tiny_model()
+    cache = model.new_cache(1, 4)
+    model(torch.randint(61, (1, 3)), cache=cache)
+    kv = cache.read(2)
+    cache.append(2, kv.k_BGTD[:, :, :1], kv.v_BGTD[:, :, :1])
+    with pytest.raises(ValueError, match="0 of 4 slots free"):
+        model(torch.randint(61, (1, 1)), cache=cache)
+    assert cache.read(0).k_BGTD.shape[2] == 3
+
+
 def test_decoding_moves_no_memory():
     model = tiny_model()
     cache = model.new_cache(1, 20)
