@@ -63,7 +63,7 @@ def _find(name: str | Path) -> Path:
     folder = _SHIPPED.get(str(name), Path(name).expanduser())
     if not (folder / "config.json").is_file():
         shipped = ", ".join(map(repr, _SHIPPED))
-        state = "has no config.json" if folder.is_dir() else "is not a folder"
+        state = "it has no config.json" if folder.is_dir() else "that is not a folder"
         raise ValueError(
             f"Model {str(name)!r} was asked for: {state}. Expected {shipped}, or a folder with "
             "config.json, model.safetensors and tokenizer.json."

@@ -1,4 +1,6 @@
+import re
 import xml.etree.ElementTree as ElementTree
+from base64 import b64decode
 
 import pytest
 import traitlets
@@ -36,7 +38,9 @@ def test_the_picture_shows_those_counts():
 def test_a_reader_without_a_kernel_sees_a_picture_and_words():
     grid = CacheGrid(TOKENS, 5, step=1)
     data, _ = grid._repr_mimebundle_()
-    assert "<svg" in data["text/html"] and "1 of 6 rows computed, 5 reused" in data["text/html"]
+    image = re.search(r'src="data:image/svg\+xml;base64,([^"]+)"', data["text/html"])[1]
+    assert b64decode(image).decode() == grid.svg
+    assert 'alt="With a cache, step 1: 1 of 6 rows computed, 5 reused.' in data["text/html"]
     assert data["text/plain"] == repr(grid) == repr(CacheGrid(TOKENS, 5, step=1))
     assert "application/vnd.jupyter.widget-view+json" in data
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -80,7 +81,10 @@ class CacheGrid(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **kwargs):
         bundle = super()._repr_mimebundle_(**kwargs)
         data, meta = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
-        still = f"<p>{escape(self._status())}</p>{self.svg}"
+        # An image, since Jupyter strips inline SVG from a notebook that it does not trust yet.
+        image = b64encode(self.svg.encode()).decode()
+        words = escape(self._status())
+        still = f'<p>{words}</p><img alt="{words}" src="data:image/svg+xml;base64,{image}">'
         return {**data, "text/plain": repr(self), "text/html": still}, meta
 
 
