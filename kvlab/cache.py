@@ -126,6 +126,12 @@ class KVCache:
         """
         start, n_new = self._used_L[layer], k_BGSD.shape[2]
         stop = start + n_new
+        _, rows, heads, _, width = self.k_LBGTD.shape
+        if not k_BGSD.shape == v_BGSD.shape == (rows, heads, n_new, width):
+            raise ValueError(
+                f"Keys of shape {tuple(k_BGSD.shape)} and values of shape {tuple(v_BGSD.shape)} "
+                f"came; expected {(rows, heads, n_new, width)}: rows, KV heads, tokens, width."
+            )
         if stop > self.capacity:
             self.check_room(n_new)
         if pos_BS is not None:

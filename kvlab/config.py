@@ -40,8 +40,12 @@ class ModelConfig:
             "max_positions",
         ):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if type(value) is not int or value < 1:
                 raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1.")
+        for name in ("norm_eps", "rope_theta"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not value > 0:
+                raise ValueError(f"{name} is {value!r}; expected a number above 0.")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(
                 f"{self.n_heads} query heads cannot share {self.n_kv_heads} key/value heads "
@@ -64,6 +68,9 @@ class ModelConfig:
         try:
             n_heads = hf["num_attention_heads"]
             hidden_size = hf["hidden_size"]
+            head_dim = hf.get("head_dim")
+            if not head_dim and type(hidden_size) is type(n_heads) is int and n_heads > 0:
+                head_dim = hidden_size // n_heads
             # transformers 5 writes rope_parameters, earlier versions rope_theta
             rope = hf.get("rope_parameters") or {}
             return cls(
@@ -73,10 +80,10 @@ class ModelConfig:
                 n_layers=hf["num_hidden_layers"],
                 n_heads=n_heads,
                 n_kv_heads=hf.get("num_key_value_heads") or n_heads,
-                head_dim=hf.get("head_dim") or hidden_size // n_heads,
+                head_dim=head_dim,
                 max_positions=hf.get("max_position_embeddings", 2048),
                 norm_eps=hf.get("rms_norm_eps", 1e-6),
-                rope_theta=float(rope.get("rope_theta", hf.get("rope_theta", 10000.0))),
+                rope_theta=rope.get("rope_theta", hf.get("rope_theta", 10000.0)),
                 tie_embeddings=bool(hf.get("tie_word_embeddings", False)),
                 bos_id=hf.get("bos_token_id"),
                 eos_ids=_as_ids(hf.get("eos_token_id")),
@@ -88,6 +95,7 @@ class ModelConfig:
 
     def to_hf(self, dtype: str = "float32") -> dict[str, Any]:
         """The same model as a Hugging Face config, which `transformers` opens unchanged."""
+        ids = list(self.eos_ids)
         return {
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
@@ -106,7 +114,7 @@ class ModelConfig:
             "mlp_bias": False,
             "tie_word_embeddings": self.tie_embeddings,
             "bos_token_id": self.bos_id,
-            "eos_token_id": self.eos_ids[0] if len(self.eos_ids) == 1 else list(self.eos_ids),
+            "eos_token_id": self.eos_ids[0] if len(self.eos_ids) == 1 else ids or None,
             "torch_dtype": dtype,
         }
 
@@ -137,12 +145,17 @@ def _refuse_unsupported(hf: Mapping[str, Any]) -> None:
             f"This config is of architecture {kind!r}; kvlab {_version()} runs 'llama'. "
             "Choose a Llama-shaped checkpoint."
         )
-    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    ropes = [hf.get(name) or {} for name in ("rope_parameters", "rope_scaling")]
+    if not all(isinstance(rope, Mapping) for rope in ropes):
+        raise ValueError(f"The config's rope entries are {ropes}; expected objects.")
+    types = [rope.get("rope_type", rope.get("type", "default")) for rope in ropes]
+    shares = [entry.get("partial_rotary_factor", 1.0) for entry in (hf, *ropes)]
     wanted = {
         "hidden_act": (hf.get("hidden_act", "silu"), ("silu",)),
         "attention_bias": (bool(hf.get("attention_bias", False)), (False,)),
         "mlp_bias": (bool(hf.get("mlp_bias", False)), (False,)),
-        "rope type": (rope.get("rope_type", rope.get("type", "default")), ("default",)),
+        "rope type": (next((t for t in types if t != "default"), "default"), ("default",)),
+        "partial_rotary_factor": (next((s for s in shares if s not in (1, None)), 1), (1,)),
         "quantization_config": (hf.get("quantization_config"), (None,)),
     }
     for name, (came, supported) in wanted.items():

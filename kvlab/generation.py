@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -84,11 +85,11 @@ class Sampler:
     _generator: torch.Generator | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
+        if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature is {self.temperature}; expected 0 (greedy) or more.")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; expected a number in (0, 1].")
-        if self.top_k is not None and self.top_k < 1:
+        if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
             raise ValueError(f"top_k is {self.top_k}; expected None or at least 1.")
 
     def probabilities(self, logits_BV: Tensor) -> Tensor:
@@ -96,7 +97,9 @@ class Sampler:
         if self.temperature == 0:
             best_B = greedy(logits_BV)
             return torch.nn.functional.one_hot(best_B, logits_BV.shape[-1]).float()
-        scaled_BV = logits_BV.float() / self.temperature
+        # the likeliest becomes 0, so that a low temperature cannot overflow
+        wide_BV = logits_BV.float()
+        scaled_BV = (wide_BV - wide_BV.amax(-1, keepdim=True)) / self.temperature
         if self.top_k is not None and self.top_k < logits_BV.shape[-1]:
             kept_BK = scaled_BV.topk(self.top_k, -1)
             scaled_BV = torch.full_like(scaled_BV, float("-inf")).scatter(
@@ -115,7 +118,9 @@ class Sampler:
         if self._generator is None or self._generator.device != logits_BV.device:
             self._generator = torch.Generator(logits_BV.device).manual_seed(self.seed)
         probs_BV = self.probabilities(logits_BV)
-        return torch.multinomial(probs_BV, 1, generator=self._generator)[:, 0]
+        # torch.multinomial draws in just this way, but first reads the device back to validate
+        waits_BV = torch.empty_like(probs_BV).exponential_(generator=self._generator)
+        return (probs_BV / waits_BV).argmax(-1)
 
 
 def pad(prompts: Prompt, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor | None]:
@@ -134,9 +139,7 @@ def pad(prompts: Prompt, device: torch.device | str = "cpu") -> tuple[Tensor, Te
         if rows.numel() == 0:
             raise ValueError("The prompt is empty; expected at least one token.")
         return rows.to(device), None
-    rows = [prompts] if prompts and isinstance(prompts[0], int) else list(prompts)
-    if not rows or not all(len(row) for row in rows):
-        raise ValueError("A prompt is empty; expected at least one token in each.")
+    rows = _rows(prompts)
     lengths = [len(row) for row in rows]
     longest = max(lengths)
     tokens_BS = torch.tensor(
@@ -147,6 +150,43 @@ def pad(prompts: Prompt, device: torch.device | str = "cpu") -> tuple[Tensor, Te
     slot_S = torch.arange(longest, device=device)
     length_B1 = torch.tensor(lengths, device=device)[:, None]
     return tokens_BS, torch.where(slot_S < length_B1, slot_S, -1)
+
+
+def _rows(prompts: Prompt) -> list[list[int]]:
+    """One prompt or several, as lists of Python's whole numbers."""
+    given = prompts.tolist() if hasattr(prompts, "tolist") else prompts
+    if isinstance(given, Sequence) and given and all(isinstance(i, Integral) for i in given):
+        given = [given]
+    rows = [r.tolist() if hasattr(r, "tolist") else r for r in _listed(given)]
+    if not rows or not all(map(_listed, rows)):
+        raise ValueError("A prompt is empty; expected at least one token in each.")
+    for i in (i for row in rows for i in row):
+        if not isinstance(i, Integral) or isinstance(i, bool):
+            raise ValueError(f"A prompt holds {i!r}; expected whole token ids.")
+    return [[int(i) for i in row] for row in rows]
+
+
+def _listed(ids: object) -> Sequence:
+    if not isinstance(ids, Sequence) or isinstance(ids, str):
+        raise ValueError(
+            f"{ids!r} came as a prompt; expected whole token ids, as Tokenizer.encode gives them."
+        )
+    return ids
+
+
+def _read(model: Transformer, prompts: Prompt, n_new: int) -> tuple[Tensor, Tensor | None]:
+    """Prompts on the model's device, checked as far as that needs no waiting for a device."""
+    tokens_BS, pos_BS = pad(prompts, prompts.device if isinstance(prompts, Tensor) else "cpu")
+    if type(n_new) is not int or n_new < 1:
+        raise ValueError(f"{n_new} new tokens were asked for; expected at least 1.")
+    if tokens_BS.device.type == "cpu":
+        low, high = (int(end) for end in tokens_BS.aminmax())
+        if low < 0 or high >= model.config.vocab_size:
+            raise ValueError(
+                f"The prompt holds token {low if low < 0 else high}; the model knows 0 to "
+                f"{model.config.vocab_size - 1}. Is this another model's tokenizer?"
+            )
+    return tokens_BS.to(model.device), None if pos_BS is None else pos_BS.to(model.device)
 
 
 def stream(
@@ -164,12 +204,13 @@ def stream(
     `prompts` is a tensor (S,) or (B, S), or lists of ids of any lengths. `cache` continues a
     conversation: its tokens come before the prompt. `eos` are the ids that end a row, the
     model's own unless given; () never ends. A row that has ended goes on as its ending id.
-    Raises: ValueError before the first token when the prompt is empty, or when prompt and answer
-    do not fit the cache or the model's positions.
+    The last new token is not fed, so it is not yet in `cache`: the next prompt begins with it.
+    On a GPU a few more steps may follow the one at which every row has ended; the cache is then
+    as if they had not.
+    Raises: ValueError before the first token when the prompt is empty or not of the model's ids,
+    or when prompt and answer do not fit the cache or the model's positions.
     """
-    tokens_BS, pos_BS = pad(prompts, model.device)
-    if n_new < 1:
-        raise ValueError(f"{n_new} new tokens were asked for; expected at least 1.")
+    tokens_BS, pos_BS = _read(model, prompts, n_new)
     cache, pos_BS = _room(model, tokens_BS, pos_BS, n_new, cache)
     ends = torch.tensor(model.config.eos_ids if eos is None else tuple(eos), device=model.device)
     return _steps(model, tokens_BS, pos_BS, n_new, cache, pick, decode, ends)
@@ -179,20 +220,37 @@ def stream(
 def _steps(model, tokens_BS, pos_BS, n_new, cache, pick, decode, ends) -> Iterator[Step]:
     logits_BV = prefill(model, tokens_BS, cache, pos_BS=pos_BS)
     done_B = torch.zeros(len(tokens_BS), dtype=torch.bool, device=logits_BV.device)
+    token_B = tokens_BS[:, -1]
+    over: list[Tensor] = []
     for index in range(n_new):
-        token_B = pick(logits_BV)
+        picked_B = pick(logits_BV)
         if len(ends):
-            token_B = torch.where(done_B, ends[0], token_B)
-            done_B = done_B | torch.isin(token_B, ends)
+            picked_B = torch.where(done_B, token_B, picked_B)
+            done_B = done_B | torch.isin(picked_B, ends)
+            over.append(done_B.all())
+        token_B = picked_B
         yield Step(index, token_B, logits_BV, done_B)
-        if index + 1 == n_new or (len(ends) and _all_done(done_B, index)):
+        last = index + 1 == n_new
+        if over and (last or _may_ask(done_B.device, index)):
+            late = _late(over)
+            if late is not None:
+                # tokens fed after the end do not belong to the text
+                cache.rewind(cache.length - late)
+                return
+        if last:
             return
         logits_BV = decode(model, token_B, cache)
 
 
-def _all_done(done_B: Tensor, index: int) -> bool:
-    """Whether every row has ended; a GPU is asked only every 16th step, since asking waits."""
-    return (done_B.device.type == "cpu" or index % 16 == 15) and bool(done_B.all())
+def _may_ask(device: torch.device, index: int) -> bool:
+    """Whether to ask if every row has ended; a GPU only every 16th step, since asking waits."""
+    return device.type == "cpu" or index % 16 == 15
+
+
+def _late(over: list[Tensor]) -> int | None:
+    """How many steps ago every row had ended, or None if that is still to come."""
+    n_over = int(torch.stack(over).sum())
+    return n_over - 1 if n_over else None
 
 
 def _room(
@@ -206,12 +264,7 @@ def _room(
     held = cache.length if cache is not None else 0
     # the last new token is returned but never fed
     needed = held + n_prompt + n_new - 1
-    if needed > model.config.max_positions:
-        raise ValueError(
-            f"{held + n_prompt} prompt tokens and {n_new} new ones were asked for, but the model "
-            f"reads at most {model.config.max_positions} positions. Shorten the prompt or ask for "
-            "fewer tokens."
-        )
+    _check_positions(model, held + n_prompt, n_new)
     if cache is None:
         return model.new_cache(batch, needed), pos_BS
     if cache.batch != batch:
@@ -222,6 +275,15 @@ def _room(
     if pos_BS is not None:
         pos_BS = torch.where(pos_BS < 0, -1, pos_BS + cache.next_pos_B()[:, None])
     return cache, pos_BS
+
+
+def _check_positions(model: Transformer, n_prompt: int, n_new: int) -> None:
+    if n_prompt + n_new - 1 > model.config.max_positions:
+        raise ValueError(
+            f"{n_prompt} prompt tokens and {n_new} new ones were asked for, but the model "
+            f"reads at most {model.config.max_positions} positions. Shorten the prompt or ask for "
+            "fewer tokens."
+        )
 
 
 def generate(
@@ -239,7 +301,9 @@ def generate(
     Shapes: -> tokens_BN with N <= n_new; after a row's end its ending id repeats.
     """
     steps = stream(model, prompts, n_new, cache=cache, pick=pick, decode=decode, eos=eos)
-    return torch.stack([step.token_B for step in steps], dim=1)
+    kept = [(step.token_B, step.done_B.all()) for step in steps]
+    late = _late([over for _, over in kept]) or 0
+    return torch.stack([token_B for token_B, _ in kept[: len(kept) - late]], dim=1)
 
 
 def generate_uncached(
@@ -254,14 +318,19 @@ def generate_uncached(
     return torch.stack(list(stream_uncached(model, prompts, n_new, pick=pick)), dim=1)
 
 
-@torch.inference_mode()
 def stream_uncached(
     model: Transformer, prompts: Prompt, n_new: int, *, pick: Pick = greedy
 ) -> Iterator[Tensor]:
     """`generate_uncached`, one token_B at a time."""
-    tokens_BS, pos_BS = pad(prompts, model.device)
+    tokens_BS, pos_BS = _read(model, prompts, n_new)
     if pos_BS is not None:
         raise ValueError("Prompts of different lengths came; this baseline takes equal ones.")
+    _check_positions(model, tokens_BS.shape[1], n_new)
+    return _uncached_steps(model, tokens_BS, n_new, pick)
+
+
+@torch.inference_mode()
+def _uncached_steps(model, tokens_BS, n_new, pick) -> Iterator[Tensor]:
     for _ in range(n_new):
         token_B = pick(model.head(model.hidden(tokens_BS)[:, -1]))
         tokens_BS = torch.cat((tokens_BS, token_B[:, None]), dim=1)

@@ -17,6 +17,7 @@ from kvlab.model import Transformer
 from kvlab.tokenizer import Tokenizer
 
 _SHIPPED = {"pocket": Path(__file__).parent / "pocket" / "weights"}
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def load(
@@ -76,7 +77,7 @@ def _as_dtype(dtype: torch.dtype | str) -> torch.dtype | None:
     if dtype == "auto":
         return None
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if found not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+    if found not in _DTYPES:
         raise ValueError(
             f"dtype {dtype!r} was asked for; expected 'float32', 'bfloat16', 'float16', "
             "'float64' or 'auto'."
@@ -97,8 +98,10 @@ def _read_json(path: Path) -> dict:
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        files = sorted(set(_read_json(index).get("weight_map", {}).values()))
-        return [folder / name for name in files]
+        files = _read_json(index).get("weight_map")
+        if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
+            raise ValueError(f"{index} has no weight_map from names to files.")
+        return [folder / name for name in sorted(set(files.values()))]
     return [folder / "model.safetensors"]
 
 
@@ -112,12 +115,20 @@ def _read_weights(
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 for name in file.keys():  # noqa: SIM118  (safe_open is no dict)
-                    tensor = file.get_tensor(name)
-                    weights[name] = tensor.to(dtype or tensor.dtype)
+                    weights[name] = file.get_tensor(name)
         except (SafetensorError, OSError, RuntimeError) as error:
             raise ValueError(
                 f"{path} is truncated or not a safetensors file ({error}). Fetch it again."
             ) from None
+    for name, tensor in weights.items():
+        if tensor.dtype not in _DTYPES:
+            raise ValueError(
+                f"{name} in {folder} is stored as {tensor.dtype}; expected floats of 16 to 64 "
+                "bits. Quantised weights are not read."
+            )
+        weights[name] = tensor.to(dtype or tensor.dtype)
+    if len(types := {str(w.dtype) for w in weights.values()}) > 1:
+        raise ValueError(f"{folder} mixes {', '.join(sorted(types))}; name one dtype, not 'auto'.")
     return weights
 
 

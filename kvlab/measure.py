@@ -56,11 +56,13 @@ def compare(
     for _ in range(warm_up):
         slow()
         fast()
-    seconds: dict[Callable, list[float]] = {slow: [], fast: []}
+    slow_seconds: list[float] = []
+    fast_seconds: list[float] = []
     for i in range(pairs):
-        for run in (slow, fast) if i % 2 == 0 else (fast, slow):
-            seconds[run].append(clock(run))
-    return Comparison(tuple(seconds[slow]), tuple(seconds[fast]))
+        turn = [(slow, slow_seconds), (fast, fast_seconds)]
+        for run, seconds in turn if i % 2 == 0 else reversed(turn):
+            seconds.append(clock(run))
+    return Comparison(tuple(slow_seconds), tuple(fast_seconds))
 
 
 def clock(run: Callable[[], object]) -> float:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kvlab import ops
-from kvlab.attention import attend
+from kvlab.attention import attend, choose_backend
 from kvlab.cache import KVCache, LayerKV
 from kvlab.config import ModelConfig
 
@@ -72,7 +72,19 @@ class Transformer(nn.Module):
         backend: str = "auto",
     ) -> Tensor:
         """The last layer's output after the final norm: what `head` reads. Shapes: x_BSC."""
+        choose_backend(backend, weights=False)  # an unknown one, before anything is written
+        if pos_BS is not None and pos_BS.shape != tokens_BS.shape:
+            raise ValueError(
+                f"Positions of shape {tuple(pos_BS.shape)} came with tokens of shape "
+                f"{tuple(tokens_BS.shape)}; expected the same shape."
+            )
         if cache is not None:
+            if (cache.n_layers, cache.batch) != (self.config.n_layers, tokens_BS.shape[0]):
+                raise ValueError(
+                    f"A cache of {cache.n_layers} layers and {cache.batch} rows came; expected "
+                    f"{self.config.n_layers} layers and {tokens_BS.shape[0]} rows, as the model "
+                    "and its tokens have."
+                )
             cache.check_room(tokens_BS.shape[1])
             if pos_BS is None and not cache.in_order:
                 raise ValueError("This cache holds padding, so positions are needed: pass pos_BS.")
@@ -123,8 +135,10 @@ class Decoder(nn.Module):
             or table[0].shape[1] < stop
             or (table[0].dtype, table[0].device) != (x_BSC.dtype, x_BSC.device)
         ):
-            every = torch.arange(max(256, 2 * stop), device=x_BSC.device)[None]
-            table = ops.rope_angles(every, config.head_dim, config.rope_theta, x_BSC.dtype)
+            # it outlives this call, and a tensor of inference mode could not be trained with
+            with torch.inference_mode(False):
+                every = torch.arange(max(256, 2 * stop), device=x_BSC.device)[None]
+                table = ops.rope_angles(every, config.head_dim, config.rope_theta, x_BSC.dtype)
             self._table = table
         return table[0][:, start:stop], table[1][:, start:stop]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tokenizers import Tokenizer as _Tokenizer
-from tokenizers.decoders import DecodeStream
 
 
 class Tokenizer:
@@ -14,6 +14,7 @@ class Tokenizer:
 
     def __init__(self, inner: _Tokenizer) -> None:
         self.inner = inner
+        self._unknown_id = _unknown_id(inner)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
@@ -36,8 +37,14 @@ class Tokenizer:
         Raises: ValueError naming the first character that the vocabulary cannot spell. Byte-level
         vocabularies spell everything.
         """
+        lone = next((c for c in text if "\ud800" <= c <= "\udfff"), None)
+        if lone is not None:
+            raise ValueError(
+                f"The text holds half a character, {lone!r}, as undecodable bytes leave behind; "
+                "expected text that can be written as UTF-8."
+            )
         encoding = self.inner.encode(text, add_special_tokens=special)
-        lost = _first_unspelled(text, encoding, self.inner)
+        lost = _first_unspelled(text, encoding, self._unknown_id)
         if lost is not None:
             raise ValueError(
                 f"The tokenizer has no token for {lost!r} (U+{ord(lost):04X}) in the text; "
@@ -54,17 +61,33 @@ class Tokenizer:
         return [self.inner.decode([i], skip_special_tokens=False) for i in ids]
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """Text as it becomes whole: a character of several tokens is held until complete."""
-        stream = DecodeStream(skip_special_tokens=True)
+        """Text as it becomes whole: a character of several tokens is held until complete.
+
+        What is still incomplete when the ids end comes last, as `decode` writes it.
+        """
+        # a token's text may depend on the one before it, so the last piece's ids are kept
+        before: list[int] = []
+        held: list[int] = []
         for i in ids:
-            piece = stream.step(self.inner, int(i))
-            if piece:
-                yield piece
+            held.append(int(i))
+            text = self.decode([*before, *held])[len(self.decode(before)) :]
+            if text and not text.endswith("\ufffd"):
+                yield text
+                before, held = held, []
+        rest = self.decode([*before, *held])[len(self.decode(before)) :]
+        if rest:
+            yield rest
 
 
-def _first_unspelled(text: str, encoding, inner: _Tokenizer) -> str | None:
+def _unknown_id(inner: _Tokenizer) -> int | None:
+    """The id that stands for whatever the vocabulary cannot spell, if there is one."""
+    if type(inner.model).__name__ == "Unigram":  # it does not tell, but writes it down
+        return json.loads(inner.to_str())["model"]["unk_id"]
     unk = getattr(inner.model, "unk_token", None)
-    unk_id = inner.token_to_id(unk) if unk else None
+    return inner.token_to_id(unk) if unk else None
+
+
+def _first_unspelled(text: str, encoding, unk_id: int | None) -> str | None:
     spelled = bytearray(len(text))
     for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
         if token != unk_id:

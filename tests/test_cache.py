@@ -103,3 +103,13 @@ def test_padding_takes_the_cache_out_of_order_until_it_is_empty():
 def test_a_cache_of_nothing_is_refused(batch, capacity, named):
     with pytest.raises(ValueError, match=named):
         KVCache(1, batch, 1, capacity, 4)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_rows_of_another_shape_are_refused_and_change_nothing(batch):
+    """One row would otherwise be copied into every row of the cache."""
+    cache = filled(3)
+    before = cache.k_LBGTD.clone()
+    with pytest.raises(ValueError, match=rf"\({batch}, 3, 2, 4\).*expected \(2, 3, 2, 4\)"):
+        cache.append(0, *rows(2, batch=batch), torch.tensor([[3, 4]]))
+    assert torch.equal(cache.k_LBGTD, before) and cache.length == 3 and cache.in_order

@@ -64,3 +64,30 @@ def test_parameters_and_cache_bytes_follow_the_formula(tied):
     assert config.n_params == sum(p.numel() for p in model.parameters())
     cache = model.new_cache(1, 7)
     assert cache.allocated_bytes == 7 * config.kv_bytes_per_token(4)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"num_attention_heads": 0, "head_dim": None}, "n_heads is 0|head_dim is None"),
+        ({"hidden_size": None, "head_dim": None}, "hidden_size is None"),
+        ({"vocab_size": True}, "vocab_size is True"),
+        ({"rms_norm_eps": None}, "norm_eps is None"),
+        ({"rms_norm_eps": "1e-5"}, "norm_eps is '1e-5'"),
+        ({"rope_theta": None}, "rope_theta is None"),
+        ({"rope_scaling": "linear"}, "'linear'"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
+        (
+            {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": "linear"}},
+            "rope type = 'linear'",
+        ),
+    ],
+)
+def test_entries_of_the_wrong_kind_are_named(change, named):
+    with pytest.raises(ValueError, match=named):
+        ModelConfig.from_hf({**tiny_config().to_hf(), **change})
+
+
+def test_a_model_that_never_ends_says_so_in_one_way():
+    assert tiny_config().to_hf()["eos_token_id"] is None
+    assert ModelConfig.from_hf(tiny_config().to_hf()) == tiny_config()

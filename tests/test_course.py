@@ -166,9 +166,7 @@ def test_a_failure_names_the_smallest_case_and_the_first_wrong_index():
 def test_of_all_failing_cases_the_smallest_is_shown(exercise):
     import random
 
-    cases = [
-        exercise.cases(random.Random(f"{exercise.number}/4/{i}")) for i in range(spec.N_CASES)
-    ]
+    cases = [exercise.cases(random.Random(f"{exercise.number}/4/{i}")) for i in range(spec.N_CASES)]
     smallest, largest = min(cases, key=exercise.size), max(cases, key=exercise.size)
     assert exercise.size(smallest) < exercise.size(largest)
     message = spec.judge(exercise, LocalAnswer(lambda *args: None), 4).message

@@ -1,10 +1,21 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kvlab import Probe, Sampler, decode, generate, generate_uncached, greedy, prefill, stream
+from kvlab import (
+    Probe,
+    Sampler,
+    decode,
+    generate,
+    generate_uncached,
+    generation,
+    greedy,
+    prefill,
+    stream,
+)
 from kvlab.generation import pad
 from tests.conftest import tiny_model
 
@@ -201,3 +212,85 @@ def test_the_same_seed_draws_the_same_and_another_does_not():
     assert generate(model, PROMPTS[0], 20, pick=Sampler(0.0)).tolist() == (
         generate(model, PROMPTS[0], 20).tolist()
     )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "named"),
+    [
+        ([1.5, 2.0], "holds|came as a prompt"),
+        ([[1, 2.9]], r"holds 2\.9"),
+        ([[True, False]], "holds True"),
+        ([1, [2]], "1 came as a prompt"),
+        ("hello", "'hello' came as a prompt"),
+        (["hello"], "'hello' came as a prompt"),
+        (None, "None came as a prompt"),
+        ([1, 61], "token 61; the model knows 0 to 60"),
+        ([[3], [-1, 2]], "token -1"),
+        (torch.tensor([61]), "token 61"),
+    ],
+)
+def test_a_prompt_of_something_else_is_refused_by_name(prompt, named):
+    for make in (generate, stream, generate_uncached):
+        with pytest.raises(ValueError, match=named):
+            make(tiny_model(), prompt, 3)
+
+
+def test_whole_numbers_may_come_as_arrays_too(model):
+    want = generate(model, PROMPTS, 3)
+    for kind in (np.array, torch.tensor, tuple):
+        assert torch.equal(generate(model, [kind(p) for p in PROMPTS], 3), want)
+        assert torch.equal(generate(model, kind(PROMPTS[0]), 3), want[:1])
+
+
+def test_the_baseline_checks_as_much_as_the_cached_way():
+    for n_new, named in [(0, "0 new tokens"), (1.5, "1.5 new tokens"), (250, "at most 256")]:
+        for make in (generate, generate_uncached):
+            with pytest.raises(ValueError, match=named):
+                make(tiny_model(), PROMPTS[0] * 2, n_new)
+
+
+def test_a_row_repeats_the_very_id_that_ended_it(model):
+    free = generate(model, PROMPTS, 6, eos=())
+    ends = tuple(free[:, 0].tolist())
+    assert len(set(ends)) > 1
+    rows = generate(model, [*PROMPTS, [2, 2, 9]], 6, eos=ends)
+    assert rows.shape[1] > 1
+    for row, end in zip(rows.tolist(), ends, strict=False):
+        assert row == [end] * len(row)
+
+
+@pytest.mark.parametrize("n_new", [12, 40])
+def test_a_device_that_is_seldom_asked_gives_the_same_tokens_and_cache(model, n_new, monkeypatch):
+    """A GPU decodes on past the end of all rows, but leaves no trace of it."""
+    free = generate(model, PROMPTS[0], 4, eos=())[0].tolist()
+
+    def answer():
+        cache = model.new_cache(1, 60)
+        return generate(
+            model, PROMPTS[0], n_new, cache=cache, eos=(free[3],)
+        ).tolist(), cache.length
+
+    monkeypatch.setattr(generation, "_may_ask", lambda device, index: True)
+    often = answer()
+    monkeypatch.setattr(generation, "_may_ask", lambda device, index: index % 16 == 15)
+    assert answer() == often
+    assert often[1] == 7 + len(often[0][0]) - 1
+
+
+def test_very_low_temperatures_are_nearly_greedy_and_endless_ones_refused():
+    for temperature in (1e-3, 1e-30, 1e-40):
+        assert Sampler(temperature).probabilities(LOGITS * 50)[0].tolist() == [1, 0, 0, 0, 0]
+    for options in ({"temperature": math.inf}, {"top_k": 1.5}):
+        with pytest.raises(ValueError, match=r"inf|1\.5"):
+            Sampler(**options)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_drawing_never_waits_for_the_gpu():
+    logits, sampler = LOGITS.cuda(), Sampler(0.7, top_k=3, top_p=0.9)
+    sampler(logits)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        sampler(logits)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -135,3 +135,27 @@ def test_the_pocket_model_loads_from_a_copy_as_well(tmp_path):
     shutil.copytree(_SHIPPED["pocket"], tmp_path / "copy")
     a, b = load("pocket")[0].state_dict(), load(tmp_path / "copy")[0].state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_quantised_weights_are_refused_by_name(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = torch.zeros(24, dtype=torch.int8)
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model.norm.weight .* torch.int8"):
+        load(folder)
+
+
+def test_auto_refuses_a_mixture_which_a_named_precision_settles(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"].half()
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"torch.float16, torch.float32"):
+        load(folder, dtype="auto")
+    assert load(folder)[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": ["a"]}, {"weight_map": {"a": 1}}])
+def test_an_index_without_a_map_is_named(folder, index):
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="no weight_map"):
+        load(folder)

@@ -37,3 +37,14 @@ def test_a_machine_is_described():
     found = machine()
     assert found["threads"] >= 1 and found["cpu"] and found["torch"]
     assert clock(lambda: None) >= 0
+
+
+def test_a_thing_compared_with_itself_is_timed_twice():
+    """Two lists of the same length, not one that both fill."""
+
+    def work():
+        return sum(range(1000))
+
+    comparison = compare(work, work, pairs=4)
+    assert len(comparison.slow_seconds) == len(comparison.fast_seconds) == 4
+    assert comparison.slow_seconds != comparison.fast_seconds

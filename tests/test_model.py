@@ -190,3 +190,34 @@ def test_positions_past_the_first_table_are_right():
     got = torch.cat([model(tokens[:, i : i + 100], cache=cache) for i in range(0, 600, 100)], 1)
     pos = torch.arange(600)[None]
     assert (got - model(tokens, pos)).abs().max() <= 1e-9
+
+
+def test_a_model_can_be_trained_after_it_has_generated():
+    """What generation keeps for later must not be a tensor of inference mode."""
+    model = tiny_model().requires_grad_(True)
+    generate(model, [1, 2, 3], 2)
+    model(torch.tensor([[1, 2, 3]])).sum().backward()
+    assert model.model.layers[0].self_attn.q_proj.weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "options", "named"),
+    [
+        ((2, 3), {"backend": "nope"}, "'nope'"),
+        ((1, 3), {}, "2 rows came; expected 3 layers and 1 rows"),
+        ((3, 3), {}, "2 rows came; expected 3 layers and 3 rows"),
+        ((2, 3), {"pos_BS": torch.zeros(2, 1, dtype=torch.int64)}, r"\(2, 1\) came with"),
+    ],
+)
+def test_a_refused_call_leaves_every_layer_as_it_was(tokens, options, named):
+    model = tiny_model()
+    cache = model.new_cache(2, 8)
+    with pytest.raises(ValueError, match=named):
+        model(torch.ones(tokens, dtype=torch.int64), cache=cache, **options)
+    assert not cache.k_LBGTD.any() and cache.live_bytes == 0 and cache.in_order
+
+
+def test_a_cache_of_another_model_is_refused():
+    cache = tiny_model(n_layers=2).new_cache(1, 8)
+    with pytest.raises(ValueError, match="2 layers"):
+        tiny_model()(torch.tensor([[1]]), cache=cache)

@@ -1,6 +1,8 @@
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer as Inner
-from tokenizers import models, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from kvlab import Tokenizer, load
 
@@ -46,3 +48,40 @@ def test_text_that_a_vocabulary_cannot_spell_is_named():
 
 def test_the_size_is_that_of_the_vocabulary(pocket):
     assert len(pocket) == load("pocket")[0].config.vocab_size
+
+
+def byte_fallback():
+    """As Llama 2 spells: what is not in the vocabulary becomes its bytes."""
+    ids = {"<unk>": 0, "a": 1, "▁": 2, **{f"<0x{i:02X}>": 3 + i for i in range(256)}}
+    inner = Inner(models.BPE(ids, [], unk_token="<unk>", byte_fallback=True))
+    inner.normalizer = normalizers.Replace(" ", "▁")
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    inner.decoder = decoders.Sequence(steps)
+    return Tokenizer(inner)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ids=st.lists(st.integers(0, 258), max_size=20))
+def test_any_ids_can_be_streamed(pocket, ids):
+    """A model may say bytes that are no text: the stream goes on, and drops nothing."""
+    assert "".join(pocket.stream(ids)) == pocket.decode(ids)
+    list(byte_fallback().stream(ids))
+
+
+@pytest.mark.parametrize("text", STRANGE)
+def test_a_byte_fallback_vocabulary_spells_and_streams_everything(text):
+    tokenizer = byte_fallback()
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == "".join(tokenizer.stream(ids)) == text
+
+
+def test_an_unknown_character_of_a_unigram_vocabulary_is_named():
+    pieces = Inner(models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0))
+    assert Tokenizer(pieces).encode("aa") == [1, 1]
+    with pytest.raises(ValueError, match=r"'c' \(U\+0063\)"):
+        Tokenizer(pieces).encode("aca")
+
+
+def test_half_a_character_is_named(pocket):
+    with pytest.raises(ValueError, match="half a character"):
+        pocket.encode("a\udcff")
