@@ -144,6 +144,30 @@ def saved(page, path):
     return notebooks.read(path)
 
 
+def rests(page):
+    """Wait until the kernel has had nothing to do for three seconds."""
+    status = page.locator(".jp-Notebook-ExecutionIndicator").first
+    idle, deadline = 0, time.monotonic() + 540
+    while idle < 6:
+        assert time.monotonic() < deadline, "the kernel never came to rest"
+        idle = idle + 1 if status.get_attribute("data-status") == "idle" else 0
+        time.sleep(0.5)
+
+
+def scrolled_to(page, selector):
+    """Scroll through the notebook, again and again, until something has appeared: Lab draws only
+    what is near, and a cell's output comes when it has run."""
+    wanted, deadline = page.locator(selector), time.monotonic() + 300
+    while not wanted.count():
+        assert time.monotonic() < deadline, f"{selector} never appeared"
+        page.locator(".jp-WindowedPanel-outer").first.evaluate(
+            "e => e.scrollTop = e.scrollTop + e.clientHeight + 10 >= e.scrollHeight"
+            " ? 0 : e.scrollTop + 400"
+        )
+        time.sleep(0.25)
+    return wanted
+
+
 def reads(page, text):
     """Wait until the grid's line of words says this."""
     page.wait_for_function(
@@ -158,25 +182,9 @@ def test_the_chapter_runs_and_its_slider_moves(browser, lab):
     with opened(browser, lab, path) as page:
         shoot(page, "chapter-top")
         menu(page, "Run", "Run All Cells")
-        # the last cell has run when every cell has a count and the kernel rests
-        page.wait_for_function(
-            """() => document.querySelector('.jp-Notebook-ExecutionIndicator').dataset.status
-                     === 'busy'""",
-            timeout=60_000,
-        )
-        page.wait_for_function(
-            """() => document.querySelector('.jp-Notebook-ExecutionIndicator').dataset.status
-                     === 'idle'""",
-            timeout=540_000,
-        )
-        page.locator(".jp-WindowedPanel-outer").first.evaluate("e => e.scrollTop = 0")
-        grid = page.locator(".kvlab-cache-grid")
-        for _ in range(80):
-            if grid.count():
-                break
-            page.locator(".jp-WindowedPanel-outer").first.evaluate("e => e.scrollTop += 400")
-            time.sleep(0.25)
-        grid = grid.first
+        scrolled_to(page, ".kvlab-cache-grid")
+        rests(page)
+        grid = scrolled_to(page, ".kvlab-cache-grid").first
         grid.scroll_into_view_if_needed()
         slider, status = grid.locator("input[type=range]"), grid.locator("output")
         shoot(page, "chapter-grid-first")
