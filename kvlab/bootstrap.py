@@ -35,7 +35,7 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 MODULES = {
     "": ("torch", "safetensors", "tokenizers", "numpy"),
     "book": ("jupyterlab", "ipywidgets", "anywidget", "matplotlib"),
-    "dev": ("pytest", "nbval", "hypothesis"),
+    "dev": ("pytest", "pytest_timeout", "nbval", "hypothesis", "transformers"),
 }
 EXTRAS = {"lab": ("book",), "test": ("book", "dev")}
 
