@@ -90,6 +90,11 @@ class Transformer(nn.Module):
                 raise ValueError("This cache holds padding, so positions are needed: pass pos_BS.")
         return self.model(tokens_BS, pos_BS, cache, backend)
 
+    @property
+    def head_weights(self) -> nn.Module:
+        """Whose `weight` turns a row into logits: the embedding's own where they are tied."""
+        return self.model.embed_tokens if self.config.tie_embeddings else self.lm_head
+
     def head(self, x_BSC: Tensor) -> Tensor:
         """Logits over the vocabulary for each given row."""
         if self.config.tie_embeddings:
@@ -113,12 +118,12 @@ class Decoder(nn.Module):
     ) -> Tensor:
         x_BSC = self.embed_tokens(tokens_BS)
         start = cache.length if cache is not None else 0
-        rope = self._rope(pos_BS, start, tokens_BS.shape[1], x_BSC)
+        rope = self.rope(pos_BS, start, tokens_BS.shape[1], x_BSC)
         for layer in self.layers:
             x_BSC = layer(x_BSC, rope, pos_BS, cache, backend)
         return self.norm(x_BSC)
 
-    def _rope(
+    def rope(
         self, pos_BS: Tensor | None, start: int, n_new: int, x_BSC: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Each new token's turn, from a table that is made once and grows when text outgrows it.
@@ -181,6 +186,7 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(width, config.n_kv_heads * config.head_dim, bias=False)
         self.v_proj = nn.Linear(width, config.n_kv_heads * config.head_dim, bias=False)
         self.o_proj = nn.Linear(config.n_heads * config.head_dim, width, bias=False)
+        self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
         self.tap_q = nn.Identity()
         self.tap_k = nn.Identity()
         self.tap_v = nn.Identity()

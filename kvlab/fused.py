@@ -1,0 +1,230 @@
+"""A decoding step for a CPU: everything between two reads of the cache in compiled code.
+
+B rows, H query heads, G key/value heads, T slots, D head width, C model width, F MLP width,
+V vocabulary, P parts of a row's slots.
+
+The cache stays the one cache: keys and values go in by `append` and are read where they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kvlab import kernels
+from kvlab.cache import KVCache
+from kvlab.model import Layer, Transformer
+
+# Up to so many rows our own kernel reads each weight once; more rows are torch's matrix product.
+MOST_ROWS = 12
+# A step that reads less than this is done before a second thread has woken.
+ONE_THREAD_BYTES = 16 << 20
+
+
+class FusedDecode:
+    """A decoding step for one model and one cache, both on the CPU.
+
+    Calling it is calling `decode`: (model, token_B, cache) -> logits_BV. Activations stay in
+    float32 (float64 in a float64 model) where `decode` rounds each of them to the model's
+    precision. It looks at the model's matrices where they lie, and copies its small vectors: make
+    it again after changing those. numba compiles it when it first runs, and keeps the code.
+    Raises: ValueError when numba is missing or the model is not on a CPU.
+    """
+
+    def __init__(self, model: Transformer, cache: KVCache) -> None:
+        reason = kernels.missing("cpu")
+        if reason is None and (model.device.type != "cpu" or cache.k_LBGTD.device.type != "cpu"):
+            reason = f"the model is on {model.device}"
+        if reason:
+            raise ValueError(f"The compiled step for a CPU was asked for, but {reason}.")
+        self._rope = model.model.rope
+        self._embed = model.model.embed_tokens
+        self._dtype = model.dtype
+        self._work = torch.float64 if model.dtype == torch.float64 else torch.float32
+        self._cache = cache
+        self._layers = [_LayerStep(layer, self._work) for layer in model.model.layers]
+        self._norm = _Norm(model.model.norm, self._work)
+        self._head = _Matrix(model.head_weights, self._work)
+        self._kv = [_Slots(cache, i) for i in range(cache.n_layers)]
+        self._room = _Room(model, cache, self._work)
+        matrices = [m for layer in self._layers for m in layer.matrices]
+        read = sum(m.weight.nbytes for m in [*matrices, self._head])
+        self._n_threads = 1 if read < ONE_THREAD_BYTES else torch.get_num_threads()
+
+    def __call__(self, token_B: Tensor) -> Tensor:
+        """Feed one token per row. Shapes: token_B -> logits_BV."""
+        cache, room = self._cache, self._room
+        pos_B1 = None if cache.in_order else cache.next_pos_B()[:, None]
+        room.x[: cache.batch] = self._embed(token_B).to(self._work).numpy()
+        cos, sin = self._rope(pos_B1, cache.length, 1, room.like)
+        rope = [_rows(half, cache.batch, self._work) for half in (cos, sin)]
+        pos_B = np.zeros(cache.batch, np.int64) if pos_B1 is None else pos_B1[:, 0].numpy()
+        with _threads(self._n_threads):
+            for i, layer in enumerate(self._layers):
+                layer(room, rope, cache, i, self._kv[i], pos_B1, pos_B)
+            self._norm(room.x, room.normed)
+            logits = np.empty((len(room.x), self._head.n_out), room.x.dtype)
+            self._head(room.normed, logits)
+        return torch.from_numpy(logits[: cache.batch]).to(self._dtype)
+
+
+class _LayerStep:
+    """One layer's weights as the kernels take them, and their order of use."""
+
+    def __init__(self, layer: Layer, work: torch.dtype) -> None:
+        at, mlp = layer.self_attn, layer.mlp
+        names = "q_proj", "k_proj", "v_proj", "o_proj"
+        self.q, self.k, self.v, self.o = (_Matrix(getattr(at, name), work) for name in names)
+        names = "gate_proj", "up_proj", "down_proj"
+        self.gate, self.up, self.down = (_Matrix(getattr(mlp, name), work) for name in names)
+        self.matrices = self.q, self.k, self.v, self.o, self.gate, self.up, self.down
+        self.before_attention = _Norm(layer.input_layernorm, work)
+        self.before_mlp = _Norm(layer.post_attention_layernorm, work)
+        self.head_norms = [
+            None if isinstance(norm, nn.Identity) else _Norm(norm, work)
+            for norm in (at.q_norm, at.k_norm)
+        ]
+        self.scale = at.head_dim**-0.5
+
+    def __call__(self, room, rope, cache, i, kv, pos_B1, pos_B) -> None:
+        from kvlab.kernels import cpu
+
+        self.before_attention(room.x, room.normed)
+        self.q(room.normed, room.q)
+        self.k(room.normed, room.k)
+        self.v(room.normed, room.v)
+        for norm, x_BHD in zip(self.head_norms, (room.q_BHD, room.k_BGD), strict=True):
+            if norm is not None:
+                rows = x_BHD.reshape(-1, x_BHD.shape[-1])
+                norm(rows, rows)
+        cpu.turn(room.q_BHD, *rope)
+        cpu.turn(room.k_BGD, *rope)
+        cache.append(i, room.k_BG1D, room.v_BG1D, pos_B1)
+        used = cache.read(i).k_BGTD.shape[2]
+        cpu.attend(
+            room.q_BHD, *kv.arrays, pos_B, used, pos_B1 is None, self.scale, room.scratch,
+            room.out_BHD,
+        )  # fmt: skip
+        self.o(room.out, room.x, add=True)
+        self.before_mlp(room.x, room.normed)
+        self.gate(room.normed, room.gate)
+        self.up(room.normed, room.up)
+        cpu.swiglu(room.gate, room.up)
+        self.down(room.gate, room.x, add=True)
+
+
+class _Matrix:
+    """A linear layer: few rows by our kernel, many by torch."""
+
+    def __init__(self, linear: nn.Module, work: torch.dtype) -> None:
+        from kvlab.kernels import cpu
+
+        self._project = cpu.project
+        self.weight = linear.weight.detach()
+        self.n_out = self.weight.shape[0]
+        self._numbers = _numbers(self.weight)
+        none = torch.zeros(0)
+        self._small = [
+            none.to(work) if vector is None else vector.detach().to(work).contiguous()
+            for vector in (getattr(linear, "scale", None), getattr(linear, "bias", None))
+        ]
+        self._vectors = [vector.numpy() for vector in self._small]
+
+    def __call__(self, x_BI: np.ndarray, y_BO: np.ndarray, *, add: bool = False) -> None:
+        if len(x_BI) <= MOST_ROWS:
+            self._project(self._numbers, *self._vectors, x_BI, y_BO, add)
+            return
+        scale_O, bias_O = self._small
+        x, y = torch.from_numpy(x_BI), torch.from_numpy(y_BO)
+        half = self.weight.dtype if self.weight.is_floating_point() else x.dtype
+        product = F.linear(x.to(half), self.weight.to(half)).to(x.dtype)
+        product = product * scale_O if len(scale_O) else product
+        product = product + bias_O if len(bias_O) else product
+        y.copy_(y + product if add else product)
+
+
+class _Norm:
+    """An RMSNorm."""
+
+    def __init__(self, norm: nn.Module, work: torch.dtype) -> None:
+        from kvlab.kernels import cpu
+
+        self._norm = cpu.norm
+        self._weight_C = norm.weight.detach().to(work).numpy().copy()
+        self._eps = norm.eps
+
+    def __call__(self, x_BC: np.ndarray, y_BC: np.ndarray) -> None:
+        self._norm(x_BC, self._weight_C, self._eps, y_BC)
+
+
+class _Slots:
+    """All of one layer's slots, used or not, as contiguous arrays."""
+
+    def __init__(self, cache: KVCache, layer: int) -> None:
+        self.arrays = (
+            _numbers(cache.k_LBGTD[layer]),
+            _numbers(cache.v_LBGTD[layer]),
+            cache.pos_LBGT[layer].numpy(),
+        )
+
+
+class _Room:
+    """Where a step keeps its activations; rows are rounded up to a multiple of four."""
+
+    def __init__(self, model: Transformer, cache: KVCache, work: torch.dtype) -> None:
+        from kvlab.kernels import cpu
+
+        config, batch = model.config, cache.batch
+        rows = -(-batch // 4) * 4 if 1 < batch <= MOST_ROWS else batch
+        heads, groups, width = config.n_heads, config.n_kv_heads, config.head_dim
+
+        def room(*shape: int) -> np.ndarray:
+            return torch.zeros(shape, dtype=work).numpy()
+
+        self.like = torch.zeros(0, dtype=work)
+        self.x, self.normed = room(rows, config.hidden_size), room(rows, config.hidden_size)
+        self.q, self.out = room(rows, heads * width), room(rows, heads * width)
+        self.k, self.v = room(rows, groups * width), room(rows, groups * width)
+        self.gate = room(rows, config.intermediate_size)
+        self.up = room(rows, config.intermediate_size)
+        # the same memory, by heads and without the rows that round up
+        self.q_BHD = self.q[:batch].reshape(batch, heads, width)
+        self.out_BHD = self.out[:batch].reshape(batch, heads, width)
+        self.k_BGD = self.k[:batch].reshape(batch, groups, width)
+        v_BGD = self.v[:batch].reshape(batch, groups, width)
+        self.k_BG1D = torch.from_numpy(self.k_BGD)[:, :, None]
+        self.v_BG1D = torch.from_numpy(v_BGD)[:, :, None]
+        parts = -(-cache.capacity // cpu.PART)
+        self.scratch = tuple(
+            room(batch, heads, *size)
+            for size in ((cache.capacity,), (parts,), (parts,), (parts, width))
+        )
+
+
+def _numbers(stored: Tensor) -> np.ndarray:
+    """A tensor's memory as numpy; half precision as integers of the same bits."""
+    bits = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}.get(stored.dtype)
+    return (stored if bits is None else stored.view(bits)).contiguous().numpy()
+
+
+def _rows(half: Tensor, batch: int, work: torch.dtype) -> np.ndarray:
+    """Rotary cosines or sines (1 or B, 1, D) as one row per row of the batch."""
+    return half[:, 0].to(work).expand(batch, -1).contiguous().numpy()
+
+
+@contextmanager
+def _threads(n: int) -> Iterator[None]:
+    """numba's threads for a while."""
+    import numba
+
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)

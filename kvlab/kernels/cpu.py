@@ -1,0 +1,293 @@
+"""One decoding step on a CPU, compiled by numba: every weight is read once, at the memory's speed.
+
+B rows (one new token each), H query heads, G key/value heads, T slots, D head width, C model
+width, I inputs and O outputs of a linear layer, P parts that a row's slots are cut into.
+
+Numbers are worked with in float32 (float64 for float64 weights) whatever they are stored as. Half
+precision comes in as integers of the same bits, since numpy has no bfloat16: uint16 is bfloat16,
+int16 is float16, int8 is a whole number with one scale per output.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+
+# Sums may be reordered, so that they fill vector registers. Infinities and NaN keep their meaning.
+_SUMS = {"reassoc", "contract", "nsz", "arcp"}
+# Bytes of a weight row that are worked on at once, and how far ahead memory is asked for.
+_PIECE, _AHEAD = 1024, 2048
+# Outputs that one thread makes before it looks for more work.
+_SHARE = 64
+# Slots that one thread attends to before it looks for more work.
+PART = 256
+
+
+@intrinsic
+def _widen(_typing, number):
+    """A stored number as one that can be calculated with."""
+
+    def as_it_is(_context, _builder, _signature, args):
+        return args[0]
+
+    def from_bfloat16(_context, builder, _signature, args):
+        wide = builder.zext(args[0], ir.IntType(32))
+        return builder.bitcast(builder.shl(wide, wide.type(16)), ir.FloatType())
+
+    def from_float16(_context, builder, _signature, args):
+        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
+
+    def from_int8(_context, builder, _signature, args):
+        return builder.sitofp(args[0], ir.FloatType())
+
+    ways = {
+        types.float64: (types.float64, as_it_is),
+        types.float32: (types.float32, as_it_is),
+        types.uint16: (types.float32, from_bfloat16),
+        types.int16: (types.float32, from_float16),
+        types.int8: (types.float32, from_int8),
+    }
+    if number not in ways:
+        return None
+    wide, way = ways[number]
+    return wide(number), way
+
+
+@intrinsic
+def _prefetch(_typing, array, index):
+    """Ask memory for one element's cache line. It may lie outside the array: nothing is read."""
+
+    def ask(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [byte, word, word, word]),
+            "llvm.prefetch.p0i8",
+        )
+        address = builder.bitcast(builder.gep(data, [args[1]]), byte)
+        builder.call(function, [address, word(0), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), ask
+
+
+@intrinsic
+def _float_of_bits(_typing, bits):
+    def cast(_context, builder, _signature, args):
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.int32), cast
+
+
+def _exp(x):
+    return np.exp(x)
+
+
+@overload(_exp, inline="always")
+def _exp_of(x):
+    """In float32 a polynomial, which the compiler can turn into vector code; else the library's."""
+    if x != types.float32:
+        return lambda x: np.exp(x)
+
+    def exp(x):
+        # x = n ln 2 + r, |r| <= ln 2 / 2; e^r by its series, then n goes into the exponent
+        x = min(max(x, np.float32(-87.0)), np.float32(88.0))
+        n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
+        r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
+        p = np.float32(1.9875691500e-4)
+        p = p * r + np.float32(1.3981999507e-3)
+        p = p * r + np.float32(8.3334519073e-3)
+        p = p * r + np.float32(4.1665795894e-2)
+        p = p * r + np.float32(1.6666665459e-1)
+        p = p * r + np.float32(5.0000001201e-1)
+        p = p * r * r + r + np.float32(1.0)
+        return p * _float_of_bits((np.int32(n) + np.int32(127)) << np.int32(23))
+
+    return exp
+
+
+@njit(fastmath=_SUMS, cache=True)
+def norm(x_BC, weight_C, eps, y_BC):
+    """`ops.rms_norm`: each row over its root mean square, times a scale."""
+    for b in range(x_BC.shape[0]):
+        x_C, y_C = x_BC[b], y_BC[b]
+        total = x_C.dtype.type(0)
+        for c in range(x_C.size):
+            total += x_C[c] * x_C[c]
+        scale = x_C.dtype.type(1 / np.sqrt(total / x_C.size + eps))
+        for c in range(x_C.size):
+            y_C[c] = x_C[c] * scale * weight_C[c]
+
+
+@njit(fastmath=_SUMS, cache=True)
+def turn(x_BHD, cos_BD, sin_BD):
+    """`ops.apply_rope`, in place."""
+    half = x_BHD.shape[2] // 2
+    for b in range(x_BHD.shape[0]):
+        cos_D, sin_D = cos_BD[b], sin_BD[b]
+        for h in range(x_BHD.shape[1]):
+            first, second = x_BHD[b, h, :half], x_BHD[b, h, half:]
+            for d in range(half):
+                x, y = first[d], second[d]
+                first[d] = x * cos_D[d] + y * sin_D[d]
+                second[d] = y * cos_D[half + d] + x * sin_D[half + d]
+
+
+@njit(fastmath=_SUMS, cache=True)
+def swiglu(gate_BF, up_BF):
+    """`ops.swiglu`; the result takes the gate's place."""
+    for b in range(gate_BF.shape[0]):
+        gate_F, up_F, one = gate_BF[b], up_BF[b], gate_BF.dtype.type(1)
+        for f in range(gate_F.size):
+            gate_F[f] = gate_F[f] / (one + _exp(-gate_F[f])) * up_F[f]
+
+
+@njit(fastmath=_SUMS, cache=True)
+def _one_row(w_OI, flat, scale_O, bias_O, x_I, y_O, outputs, add):
+    """Outputs `outputs[0]` to `outputs[1]` for one row."""
+    width = w_OI.shape[1]
+    piece, line, ahead = _PIECE // w_OI.itemsize, 64 // w_OI.itemsize, _AHEAD // w_OI.itemsize
+    for o in range(outputs[0], outputs[1]):
+        whole = x_I.dtype.type(0)
+        for low in range(0, width, piece):
+            w, x = w_OI[o, low : low + piece], x_I[low : low + piece]
+            start = o * width + low + ahead
+            for near in range(start, start + w.size, line):
+                _prefetch(flat, near)
+            total = x_I.dtype.type(0)
+            for i in range(w.size):
+                total += _widen(w[i]) * x[i]
+            whole += total
+        if scale_O.size:
+            whole *= scale_O[o]
+        if bias_O.size:
+            whole += bias_O[o]
+        y_O[o] = y_O[o] + whole if add else whole
+
+
+@njit(fastmath=_SUMS, cache=True)
+def _four_rows(w_OI, flat, scale_O, bias_O, x_BI, y_BO, outputs, add):
+    """Outputs two at a time for rows four at a time, so that each number read is used often."""
+    width = w_OI.shape[1]
+    piece, line, ahead = _PIECE // w_OI.itemsize, 64 // w_OI.itemsize, _AHEAD // w_OI.itemsize
+    zero = x_BI.dtype.type(0)
+    for o in range(outputs[0], outputs[1], 2):
+        for b in range(0, x_BI.shape[0], 4):
+            a0 = a1 = a2 = a3 = c0 = c1 = c2 = c3 = zero
+            for low in range(0, width, piece):
+                u, v = w_OI[o, low : low + piece], w_OI[o + 1, low : low + piece]
+                if b == 0:
+                    start = o * width + low + ahead
+                    for near in range(start, start + u.size, line):
+                        _prefetch(flat, near)
+                        _prefetch(flat, near + width)
+                x0, x1 = x_BI[b, low : low + piece], x_BI[b + 1, low : low + piece]
+                x2, x3 = x_BI[b + 2, low : low + piece], x_BI[b + 3, low : low + piece]
+                u0 = u1 = u2 = u3 = v0 = v1 = v2 = v3 = zero
+                for i in range(u.size):
+                    p, q = _widen(u[i]), _widen(v[i])
+                    u0 += p * x0[i]
+                    u1 += p * x1[i]
+                    u2 += p * x2[i]
+                    u3 += p * x3[i]
+                    v0 += q * x0[i]
+                    v1 += q * x1[i]
+                    v2 += q * x2[i]
+                    v3 += q * x3[i]
+                a0, a1, a2, a3 = a0 + u0, a1 + u1, a2 + u2, a3 + u3
+                c0, c1, c2, c3 = c0 + v0, c1 + v1, c2 + v2, c3 + v3
+            for i, two in enumerate(((a0, c0), (a1, c1), (a2, c2), (a3, c3))):
+                for j in range(2):
+                    whole = two[j]
+                    if scale_O.size:
+                        whole *= scale_O[o + j]
+                    if bias_O.size:
+                        whole += bias_O[o + j]
+                    y_BO[b + i, o + j] = y_BO[b + i, o + j] + whole if add else whole
+
+
+@njit(parallel=True, fastmath=_SUMS, cache=True)
+def project(w_OI, scale_O, bias_O, x_BI, y_BO, add):
+    """A linear layer: y = x W' scale + bias, or y + that with `add`.
+
+    One row, or a multiple of four. `scale_O` and `bias_O` are empty where there are none.
+    Threads share the outputs, so that each reads its own weights.
+    """
+    n_rows, n_out = x_BI.shape[0], w_OI.shape[0]
+    flat = w_OI.reshape(w_OI.size)
+    for share in prange((n_out + _SHARE - 1) // _SHARE):
+        first, last = share * _SHARE, min(n_out, share * _SHARE + _SHARE)
+        if n_rows == 1:
+            _one_row(w_OI, flat, scale_O, bias_O, x_BI[0], y_BO[0], (first, last), add)
+        else:
+            even = last - (last - first) % 2
+            _four_rows(w_OI, flat, scale_O, bias_O, x_BI, y_BO, (first, even), add)
+            for b in range(n_rows):
+                _one_row(w_OI, flat, scale_O, bias_O, x_BI[b], y_BO[b], (even, last), add)
+
+
+@njit(parallel=True, fastmath=_SUMS, cache=True)
+def attend(
+    q_BHD, k_BGTD, v_BGTD, pos_BGT, q_pos_B, used, in_order, scale, scratch, out_BHD
+):
+    """Attention of one new token per row over the first `used` slots.
+
+    A slot counts when 0 <= its position <= the query's; all do in a cache in order. Products are
+    multiplied by `scale`. `scratch` is
+    (scores_BHT, most_BHP, sum_BHP, mix_BHPD), overwritten.
+    Source: Dao et al. 2023, "Flash-Decoding for long-context inference": slots are cut into parts,
+    each is softmaxed on its own, and the parts are joined by their maxima and sums.
+    """
+    scores_BHT, most_BHP, sum_BHP, mix_BHPD = scratch
+    n_rows, n_heads, width = q_BHD.shape
+    n_groups = k_BGTD.shape[1]
+    sharing = n_heads // n_groups
+    n_parts = (used + PART - 1) // PART
+    zero = q_BHD.dtype.type(0)
+    for item in prange(n_rows * n_groups * n_parts):
+        b, rest = item // (n_groups * n_parts), item % (n_groups * n_parts)
+        g, part = rest // n_parts, rest % n_parts
+        low, high = part * PART, min(used, part * PART + PART)
+        for h in range(g * sharing, (g + 1) * sharing):
+            q_D, scores, mix_D = q_BHD[b, h], scores_BHT[b, h, low:high], mix_BHPD[b, h, part]
+            most = q_BHD.dtype.type(-np.inf)
+            for t in range(high - low):
+                pos = pos_BGT[b, g, low + t]
+                scores[t] = -np.inf
+                if in_order or (pos >= 0 and pos <= q_pos_B[b]):
+                    k_D, total = k_BGTD[b, g, low + t], zero
+                    for d in range(width):
+                        total += q_D[d] * _widen(k_D[d])
+                    scores[t] = total * q_D.dtype.type(scale)
+                    most = max(most, scores[t])
+            total = zero
+            for t in range(high - low):
+                weight = _exp(scores[t] - most) if scores[t] > -np.inf else zero
+                scores[t] = weight
+                total += weight
+            mix_D[:] = 0
+            for t in range(high - low):
+                weight, v_D = scores[t], v_BGTD[b, g, low + t]
+                if weight > 0:
+                    for d in range(width):
+                        mix_D[d] += weight * _widen(v_D[d])
+            most_BHP[b, h, part] = most
+            sum_BHP[b, h, part] = total
+    for b in range(n_rows):
+        for h in range(n_heads):
+            most = most_BHP[b, h, :n_parts].max()
+            total = zero
+            out_BHD[b, h] = 0
+            for part in range(n_parts):
+                if sum_BHP[b, h, part] > 0:
+                    share = np.exp(most_BHP[b, h, part] - most)
+                    total += share * sum_BHP[b, h, part]
+                    mix_D = mix_BHPD[b, h, part]
+                    for d in range(width):
+                        out_BHD[b, h, d] += share * mix_D[d]
+            for d in range(width):
+                out_BHD[b, h, d] /= total
