@@ -14,6 +14,7 @@ _HOME = {
     "attend": "attention",
     "Transformer": "model",
     "load": "loading",
+    "export": "exporting",
     "Sampler": "generation",
     "decode": "generation",
     "generate": "generation",

@@ -77,6 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--json", action="store_true")
     _model_arguments(generate)
 
+    export = command("export", _export, "write a model as Hugging Face files")
+    export.add_argument("folder", help="a new or an empty folder")
+    _model_arguments(export)
+
     doctor = command("doctor", _doctor, "what is installed, what this machine has, what is missing")
     doctor.add_argument("--json", action="store_true")
 
@@ -99,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="pocket", help='"pocket" or a Hugging Face folder')
+    parser.add_argument("--model", default="pocket", help='"pocket", a folder, or a hub id')
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
 
@@ -157,6 +161,14 @@ def _generate(args, _rest) -> int:
         print(json.dumps({"prompt_tokens": prompt, "new_tokens": ids, "text": "".join(pieces)}))
     else:
         print()
+    return 0
+
+
+def _export(args, _rest) -> int:
+    from kvlab import export, load
+
+    model, tokenizer = load(args.model, device=args.device, dtype=args.dtype)
+    print(f"written: {export(model, tokenizer, args.folder)}")
     return 0
 
 

@@ -7,12 +7,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+# What `transformers` takes each family to mean where its config.json says nothing.
+_FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"max_position_embeddings": 2048},
+    "mistral": {
+        "max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096,
+    },
+    "qwen2": {
+        "max_position_embeddings": 32768, "num_key_value_heads": 32, "sliding_window": 4096,
+        "max_window_layers": 28,
+    },
+    "qwen3": {
+        "max_position_embeddings": 32768, "num_key_value_heads": 32, "sliding_window": 4096,
+        "max_window_layers": 28, "head_dim": 128,
+    },
+}  # fmt: skip
+_CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+
+
+class Llama3Scaling(NamedTuple):
+    """How Llama 3.1 stretches rotary positions; see `ops.rope_turns`."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_positions: int
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One Llama-shaped decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU."""
+    """One Llama-shaped decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+
+    `family` is Hugging Face's model_type; what a family adds is in the four entries after it.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -27,6 +61,12 @@ class ModelConfig:
     tie_embeddings: bool = False
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
+    family: str = "llama"
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    rope_scaling: Llama3Scaling | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -64,15 +104,17 @@ class ModelConfig:
         Raises: ValueError naming whatever this engine does not implement. A model that would run
         wrongly is refused.
         """
+        hf = {**_family(hf), **hf}
         _refuse_unsupported(hf)
+        family = hf["model_type"]
+        biased = bool(hf.get("attention_bias", False)) and family != "mistral"
         try:
             n_heads = hf["num_attention_heads"]
             hidden_size = hf["hidden_size"]
             head_dim = hf.get("head_dim")
             if not head_dim and type(hidden_size) is type(n_heads) is int and n_heads > 0:
                 head_dim = hidden_size // n_heads
-            # transformers 5 writes rope_parameters, earlier versions rope_theta
-            rope = hf.get("rope_parameters") or {}
+            theta, scaling = _rope(hf)
             return cls(
                 vocab_size=hf["vocab_size"],
                 hidden_size=hidden_size,
@@ -81,24 +123,30 @@ class ModelConfig:
                 n_heads=n_heads,
                 n_kv_heads=hf.get("num_key_value_heads") or n_heads,
                 head_dim=head_dim,
-                max_positions=hf.get("max_position_embeddings", 2048),
+                max_positions=hf["max_position_embeddings"],
                 norm_eps=hf.get("rms_norm_eps", 1e-6),
-                rope_theta=rope.get("rope_theta", hf.get("rope_theta", 10000.0)),
+                rope_theta=theta,
                 tie_embeddings=bool(hf.get("tie_word_embeddings", False)),
                 bos_id=hf.get("bos_token_id"),
-                eos_ids=_as_ids(hf.get("eos_token_id")),
+                eos_ids=as_ids(hf.get("eos_token_id")),
+                family=family,
+                qkv_bias=biased or family == "qwen2",
+                o_bias=biased and family != "qwen2",
+                mlp_bias=bool(hf.get("mlp_bias", False)) and family == "llama",
+                qk_norm=family == "qwen3",
+                rope_scaling=scaling,
             )
         except KeyError as missing:
             raise ValueError(
-                f"The config has no entry {missing}; expected a complete Llama config."
+                f"The config has no entry {missing}; expected a complete {family} config."
             ) from None
 
     def to_hf(self, dtype: str = "float32") -> dict[str, Any]:
         """The same model as a Hugging Face config, which `transformers` opens unchanged."""
         ids = list(self.eos_ids)
-        return {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
+        written = {
+            "architectures": [_CLASSES[self.family]],
+            "model_type": self.family,
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
@@ -110,20 +158,34 @@ class ModelConfig:
             "rms_norm_eps": self.norm_eps,
             "rope_theta": self.rope_theta,
             "hidden_act": "silu",
-            "attention_bias": False,
-            "mlp_bias": False,
+            "attention_bias": self.qkv_bias and self.family != "qwen2",
+            "mlp_bias": self.mlp_bias,
             "tie_word_embeddings": self.tie_embeddings,
             "bos_token_id": self.bos_id,
             "eos_token_id": self.eos_ids[0] if len(self.eos_ids) == 1 else ids or None,
             "torch_dtype": dtype,
         }
+        if self.family != "llama":
+            written["sliding_window"] = None
+        if self.rope_scaling is not None:
+            factor, low, high, original = self.rope_scaling
+            written["rope_scaling"] = {
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": low,
+                "high_freq_factor": high,
+                "original_max_position_embeddings": original,
+            }
+        return written
 
     @property
     def n_params(self) -> int:
         """Parameters in all; a tied embedding counts once."""
-        c, d = self.hidden_size, self.head_dim
+        c, d, f = self.hidden_size, self.head_dim, self.intermediate_size
         attention = 2 * c * self.n_heads * d + 2 * c * self.n_kv_heads * d
-        layer = attention + 3 * c * self.intermediate_size + 2 * c
+        biases = self.qkv_bias * (self.n_heads + 2 * self.n_kv_heads) * d + self.o_bias * c
+        biases += self.mlp_bias * (2 * f + c) + self.qk_norm * 2 * d
+        layer = attention + 3 * c * f + 2 * c + biases
         embeddings = self.vocab_size * c * (1 if self.tie_embeddings else 2)
         return self.n_layers * layer + c + embeddings
 
@@ -132,31 +194,56 @@ class ModelConfig:
         return 2 * self.n_layers * self.n_kv_heads * self.head_dim * bytes_per_number
 
 
-def _as_ids(ids: Any) -> tuple[int, ...]:
+def as_ids(ids: Any) -> tuple[int, ...]:
+    """Token ids as Hugging Face writes them: none, one, or a list."""
     if ids is None:
         return ()
     return (ids,) if isinstance(ids, int) else tuple(ids)
 
 
-def _refuse_unsupported(hf: Mapping[str, Any]) -> None:
+def _family(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """What the config's family means where it says nothing."""
     kind = hf.get("model_type")
-    if kind != "llama":
+    if kind not in _FAMILIES:
         raise ValueError(
-            f"This config is of architecture {kind!r}; kvlab {_version()} runs 'llama'. "
-            "Choose a Llama-shaped checkpoint."
+            f"This config is of architecture {kind!r}; kvlab {_version()} runs "
+            f"{', '.join(map(repr, _FAMILIES))}. Choose a checkpoint of one of these."
         )
+    return _FAMILIES[kind]
+
+
+def _rope(hf: Mapping[str, Any]) -> tuple[float, Llama3Scaling | None]:
+    """Theta and scaling. transformers 5 writes rope_parameters, earlier ones the other two."""
+    new, old = hf.get("rope_parameters") or {}, hf.get("rope_scaling") or {}
+    theta = new.get("rope_theta", hf.get("rope_theta", 10000.0))
+    rope = next((r for r in (new, old) if _rope_type(r) == "llama3"), None)
+    if rope is None:
+        return theta, None
+    names = "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"
+    scaling = Llama3Scaling(*(rope[name] for name in names))
+    if any(type(number) not in (int, float) or number <= 0 for number in scaling):
+        raise ValueError(f"The config's llama3 rope entries are {rope}; expected numbers above 0.")
+    return theta, scaling
+
+
+def _rope_type(rope: Mapping[str, Any]) -> str:
+    return rope.get("rope_type", rope.get("type", "default")) or "default"
+
+
+def _refuse_unsupported(hf: Mapping[str, Any]) -> None:
     ropes = [hf.get(name) or {} for name in ("rope_parameters", "rope_scaling")]
     if not all(isinstance(rope, Mapping) for rope in ropes):
         raise ValueError(f"The config's rope entries are {ropes}; expected objects.")
-    types = [rope.get("rope_type", rope.get("type", "default")) for rope in ropes]
+    types = {_rope_type(rope) for rope in ropes} - {"default"}
     shares = [entry.get("partial_rotary_factor", 1.0) for entry in (hf, *ropes)]
+    biased = hf["model_type"] == "mistral" and bool(hf.get("attention_bias", False))
     wanted = {
         "hidden_act": (hf.get("hidden_act", "silu"), ("silu",)),
-        "attention_bias": (bool(hf.get("attention_bias", False)), (False,)),
-        "mlp_bias": (bool(hf.get("mlp_bias", False)), (False,)),
-        "rope type": (next((t for t in types if t != "default"), "default"), ("default",)),
+        "attention_bias": (biased, (False,)),
+        "rope type": (" and ".join(sorted(types)) or "default", ("default", "llama3")),
         "partial_rotary_factor": (next((s for s in shares if s not in (1, None)), 1), (1,)),
         "quantization_config": (hf.get("quantization_config"), (None,)),
+        "sliding_window": (_window_in_use(hf), (None,)),
     }
     for name, (came, supported) in wanted.items():
         if came not in supported:
@@ -164,6 +251,27 @@ def _refuse_unsupported(hf: Mapping[str, Any]) -> None:
                 f"The config asks for {name} = {came!r}; kvlab {_version()} runs "
                 f"{' or '.join(map(repr, supported))} only and will not run it wrongly."
             )
+
+
+def _window_in_use(hf: Mapping[str, Any]) -> int | None:
+    """The sliding window if some layer would lose sight of a token by it, else None.
+
+    A window as long as the longest text hides nothing.
+    """
+    family, window = hf["model_type"], hf.get("sliding_window")
+    kinds = hf.get("layer_types")
+    if kinds is not None:
+        slides = any(kind != "full_attention" for kind in kinds)
+    elif family in ("qwen2", "qwen3"):
+        slides = bool(hf.get("use_sliding_window", False))
+        slides = slides and hf["num_hidden_layers"] > hf["max_window_layers"]
+    else:
+        slides = family == "mistral"
+    if not slides or (window is None and kinds is None):
+        return None
+    if type(window) is int and window >= hf["max_position_embeddings"]:
+        return None
+    return window if window is not None else "layer_types " + ", ".join(sorted(set(kinds)))
 
 
 def _version() -> str:

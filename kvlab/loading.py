@@ -7,16 +7,19 @@ memory peaks at about the size of the weights.
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from kvlab.config import ModelConfig
+from kvlab.config import ModelConfig, as_ids
 from kvlab.model import Transformer
 from kvlab.tokenizer import Tokenizer
 
 _SHIPPED = {"pocket": Path(__file__).parent / "pocket" / "weights"}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -26,16 +29,17 @@ def load(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | str = torch.float32,
 ) -> tuple[Transformer, Tokenizer]:
-    """Open a model and its tokenizer: "pocket", or a folder with Hugging Face files.
+    """Open a model and its tokenizer: "pocket", a folder with Hugging Face files, or a hub id.
 
-    `dtype` is a torch type or its name ("bfloat16"); "auto" keeps the type of the file.
+    `dtype` is a torch type or its name ("bfloat16"); "auto" keeps the type of the file. A folder
+    wins over a hub id ("owner/name"), which is fetched by `huggingface_hub` into its own cache.
     Raises: ValueError when the name, the folder, a file, the architecture or the device is not
-    what was expected.
+    what was expected, or the hub cannot be reached.
     """
+    device, dtype = check_device(device), _as_dtype(dtype)
     folder = _find(name)
-    device = check_device(device)
-    config = ModelConfig.from_hf(_read_json(folder / "config.json"))
-    weights = _read_weights(folder, device, _as_dtype(dtype))
+    config = _read_config(folder)
+    weights = _read_weights(folder, device, dtype)
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
     return _assemble(config, weights, folder), tokenizer
 
@@ -62,14 +66,39 @@ def check_device(device: str | torch.device) -> torch.device:
 
 def _find(name: str | Path) -> Path:
     folder = _SHIPPED.get(str(name), Path(name).expanduser())
-    if not (folder / "config.json").is_file():
-        shipped = ", ".join(map(repr, _SHIPPED))
-        state = "it has no config.json" if folder.is_dir() else "that is not a folder"
+    if (folder / "config.json").is_file():
+        return folder
+    if not folder.exists() and isinstance(name, str) and _HUB_ID.fullmatch(name):
+        return _from_hub(name)
+    shipped = ", ".join(map(repr, _SHIPPED))
+    state = "it has no config.json" if folder.is_dir() else "that is not a folder"
+    raise ValueError(
+        f"Model {str(name)!r} was asked for: {state}. Expected {shipped}, a folder with "
+        "config.json, model.safetensors and tokenizer.json, or a hub id like 'owner/name'."
+    )
+
+
+def _from_hub(name: str) -> Path:
+    """A hub's checkpoint in the local cache, fetched if it is not there yet."""
+    try:
+        from huggingface_hub import snapshot_download
+
+        files = snapshot_download(name, allow_patterns=["*.json", "*.safetensors"], etag_timeout=5)
+    except Exception as error:  # the hub's own errors are many, and all of them end here
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"Model {str(name)!r} was asked for: {state}. Expected {shipped}, or a folder with "
-            "config.json, model.safetensors and tokenizer.json."
-        )
-    return folder
+            f"Model {name!r} is no folder here, and could not be fetched from the hub ({reason}). "
+            "Check the name and the network, or download its files elsewhere and pass the folder."
+        ) from None
+    return Path(files)
+
+
+def _read_config(folder: Path) -> ModelConfig:
+    """The architecture; ids that end a text are those of generation_config.json, if it has any."""
+    config = ModelConfig.from_hf(_read_json(folder / "config.json"))
+    generation = folder / "generation_config.json"
+    ends = as_ids(_read_json(generation).get("eos_token_id")) if generation.is_file() else ()
+    return replace(config, eos_ids=ends) if ends else config
 
 
 def _as_dtype(dtype: torch.dtype | str) -> torch.dtype | None:
@@ -96,13 +125,14 @@ def _read_json(path: Path) -> dict:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = _read_json(index).get("weight_map")
-        if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
-            raise ValueError(f"{index} has no weight_map from names to files.")
-        return [folder / name for name in sorted(set(files.values()))]
-    return [folder / "model.safetensors"]
+    """One file where there is one, as `transformers` has it; else those that the index names."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file() or not index.is_file():
+        return [single]
+    files = _read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
+        raise ValueError(f"{index} has no weight_map from names to files.")
+    return [folder / name for name in sorted(set(files.values()))]
 
 
 def _read_weights(
@@ -115,21 +145,23 @@ def _read_weights(
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 for name in file.keys():  # noqa: SIM118  (safe_open is no dict)
-                    weights[name] = file.get_tensor(name)
+                    weights[name] = _as(file.get_tensor(name), dtype, name, folder)
         except (SafetensorError, OSError, RuntimeError) as error:
             raise ValueError(
                 f"{path} is truncated or not a safetensors file ({error}). Fetch it again."
             ) from None
-    for name, tensor in weights.items():
-        if tensor.dtype not in _DTYPES:
-            raise ValueError(
-                f"{name} in {folder} is stored as {tensor.dtype}; expected floats of 16 to 64 "
-                "bits. Quantised weights are not read."
-            )
-        weights[name] = tensor.to(dtype or tensor.dtype)
     if len(types := {str(w.dtype) for w in weights.values()}) > 1:
         raise ValueError(f"{folder} mixes {', '.join(sorted(types))}; name one dtype, not 'auto'.")
     return weights
+
+
+def _as(tensor: torch.Tensor, dtype: torch.dtype | None, name: str, folder: Path) -> torch.Tensor:
+    if tensor.dtype not in _DTYPES:
+        raise ValueError(
+            f"{name} in {folder} is stored as {tensor.dtype}; expected floats of 16 to 64 "
+            "bits. Quantised weights are not read."
+        )
+    return tensor.to(dtype or tensor.dtype)
 
 
 def _assemble(config: ModelConfig, weights: dict[str, torch.Tensor], folder: Path) -> Transformer:

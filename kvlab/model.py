@@ -110,7 +110,7 @@ class Decoder(nn.Module):
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.n_layers))
-        self.norm = RMSNorm(config)
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self._table: tuple[Tensor, Tensor] | None = None
 
     def forward(
@@ -130,9 +130,8 @@ class Decoder(nn.Module):
 
         Positions that are given may be anything, so they get their own.
         """
-        config = self.config
         if pos_BS is not None:
-            return ops.rope_angles(pos_BS, config.head_dim, config.rope_theta, x_BSC.dtype)
+            return self._turns(pos_BS, x_BSC.dtype)
         stop = start + n_new
         table = self._table
         if (
@@ -143,9 +142,15 @@ class Decoder(nn.Module):
             # it outlives this call, and a tensor of inference mode could not be trained with
             with torch.inference_mode(False):
                 every = torch.arange(max(256, 2 * stop), device=x_BSC.device)[None]
-                table = ops.rope_angles(every, config.head_dim, config.rope_theta, x_BSC.dtype)
+                table = self._turns(every, x_BSC.dtype)
             self._table = table
         return table[0][:, start:stop], table[1][:, start:stop]
+
+    def _turns(self, pos_BS: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        config = self.config
+        return ops.rope_angles(
+            pos_BS, config.head_dim, config.rope_theta, dtype, config.rope_scaling
+        )
 
 
 class Layer(nn.Module):
@@ -153,9 +158,9 @@ class Layer(nn.Module):
 
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
         self.self_attn = Attention(config, index)
-        self.post_attention_layernorm = RMSNorm(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
         self.mlp = MLP(config)
 
     def forward(
@@ -181,12 +186,14 @@ class Attention(nn.Module):
         super().__init__()
         self.index = index
         self.head_dim = config.head_dim
-        width = config.hidden_size
-        self.q_proj = nn.Linear(width, config.n_heads * config.head_dim, bias=False)
-        self.k_proj = nn.Linear(width, config.n_kv_heads * config.head_dim, bias=False)
-        self.v_proj = nn.Linear(width, config.n_kv_heads * config.head_dim, bias=False)
-        self.o_proj = nn.Linear(config.n_heads * config.head_dim, width, bias=False)
-        self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
+        width, biased = config.hidden_size, config.qkv_bias
+        self.q_proj = nn.Linear(width, config.n_heads * config.head_dim, bias=biased)
+        self.k_proj = nn.Linear(width, config.n_kv_heads * config.head_dim, bias=biased)
+        self.v_proj = nn.Linear(width, config.n_kv_heads * config.head_dim, bias=biased)
+        self.o_proj = nn.Linear(config.n_heads * config.head_dim, width, bias=config.o_bias)
+        normed = config.qk_norm
+        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if normed else nn.Identity()
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if normed else nn.Identity()
         self.tap_q = nn.Identity()
         self.tap_k = nn.Identity()
         self.tap_v = nn.Identity()
@@ -200,12 +207,12 @@ class Attention(nn.Module):
         cache: KVCache | None,
         backend: str,
     ) -> Tensor:
-        q_BSC, k_BSC = self.q_proj(x_BSC), self.k_proj(x_BSC)
-        n_groups = k_BSC.shape[-1] // self.head_dim
+        q_BHSD = self.q_norm(self._heads(self.q_proj(x_BSC)))
+        k_BGSD = self.k_norm(self._heads(self.k_proj(x_BSC)))
         # queries and keys turn alike, so they turn together
-        turned = ops.apply_rope(self._heads(torch.cat((q_BSC, k_BSC), dim=-1)), *rope)
-        q_BHSD = self.tap_q(turned[:, :-n_groups])
-        k_BGSD = self.tap_k(turned[:, -n_groups:])
+        turned = ops.apply_rope(torch.cat((q_BHSD, k_BGSD), dim=1), *rope)
+        q_BHSD = self.tap_q(turned[:, : q_BHSD.shape[1]])
+        k_BGSD = self.tap_k(turned[:, q_BHSD.shape[1] :])
         v_BGSD = self.tap_v(self._heads(self.v_proj(x_BSC)))
         if cache is None:
             kv = _uncached(k_BGSD, v_BGSD, pos_BS)
@@ -228,9 +235,10 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        width, biased = config.hidden_size, config.mlp_bias
+        self.gate_proj = nn.Linear(width, config.intermediate_size, bias=biased)
+        self.up_proj = nn.Linear(width, config.intermediate_size, bias=biased)
+        self.down_proj = nn.Linear(config.intermediate_size, width, bias=biased)
 
     def forward(self, x_BSC: Tensor) -> Tensor:
         return self.down_proj(ops.swiglu(self.gate_proj(x_BSC), self.up_proj(x_BSC)))
@@ -239,10 +247,10 @@ class MLP(nn.Module):
 class RMSNorm(nn.Module):
     """`ops.rms_norm` with its learned scale."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, width: int, eps: float) -> None:
         super().__init__()
-        self.eps = config.norm_eps
-        self.weight = nn.Parameter(torch.ones(config.hidden_size))
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x_BSC: Tensor) -> Tensor:
         return ops.rms_norm(x_BSC, self.weight, self.eps)

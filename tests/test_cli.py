@@ -86,3 +86,11 @@ def test_normalise_tidies_and_checks(tmp_path, capsys):
     tidy = notebooks.read(path)["cells"][0]
     assert tidy["execution_count"] == 1 and tidy["metadata"] == {"tags": ["t"]}
     assert tidy["id"] == "cell-01"
+
+
+def test_export_writes_a_folder_that_loads(tmp_path, capsys):
+    assert cli.main(["export", str(tmp_path / "out"), "--dtype", "float16"]) == 0
+    assert "written" in capsys.readouterr().out
+    assert cli.main(["generate", "Hello", "-n", "2", "--model", str(tmp_path / "out")]) == 0
+    assert cli.main(["export", str(tmp_path / "out")]) == 1
+    assert "something already" in capsys.readouterr().err

@@ -36,10 +36,19 @@ def test_a_config_survives_the_round_trip():
     [
         ({"model_type": "gpt2"}, "gpt2"),
         ({"model_type": None}, "None"),
-        ({"attention_bias": True}, "attention_bias"),
-        ({"mlp_bias": True}, "mlp_bias"),
+        ({"model_type": "mistral", "attention_bias": True}, "attention_bias"),
+        ({"model_type": "mixtral"}, "mixtral"),
+        ({"model_type": "qwen3_moe"}, "qwen3_moe"),
+        ({"model_type": "mistral"}, "sliding_window = 4096"),
+        ({"model_type": "mistral", "sliding_window": 64}, "sliding_window = 64"),
+        ({"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 1}, "4096"),
+        ({"model_type": "qwen3", "layer_types": ["sliding_attention"] * 2}, "sliding"),
+        ({"model_type": "qwen2", "layer_types": ["chunked"], "sliding_window": None}, "chunked"),
         ({"hidden_act": "gelu"}, "gelu"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "llama3"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "low_freq_factor"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 8}}, "yarn"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 8}}, "dynamic"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         ({"rope_scaling": {"type": "linear", "factor": 2}}, "linear"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"num_attention_heads": 3, "num_key_value_heads": 2, "head_dim": 8}, "3 query heads"),
@@ -50,6 +59,40 @@ def test_a_config_survives_the_round_trip():
 def test_what_would_run_wrongly_is_refused_by_name(change, named):
     with pytest.raises(ValueError, match=named):
         ModelConfig.from_hf({**LLAMA, **change})
+
+
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 0,
+}  # fmt: skip
+
+
+def test_llama3_scaling_that_makes_no_sense_is_named():
+    with pytest.raises(ValueError, match="numbers above 0"):
+        ModelConfig.from_hf({**LLAMA, "rope_scaling": LLAMA3})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_type": "mistral", "sliding_window": None},
+        {"model_type": "mistral", "sliding_window": 4096, "max_position_embeddings": 4096},
+        {"model_type": "qwen2", "sliding_window": 64},
+        {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 2},
+        {"model_type": "qwen3", "layer_types": ["full_attention"] * 2},
+    ],
+)
+def test_a_sliding_window_that_hides_nothing_is_no_obstacle(change):
+    config = ModelConfig.from_hf({**LLAMA, "num_key_value_heads": 2, **change})
+    assert config.family == change["model_type"]
+
+
+def test_a_family_means_what_transformers_takes_it_to_mean():
+    config = ModelConfig.from_hf({**LLAMA, "model_type": "qwen3", "num_key_value_heads": 2})
+    assert (config.head_dim, config.max_positions, config.qk_norm) == (128, 32768, True)
+    assert not config.qkv_bias
+    config = ModelConfig.from_hf({**LLAMA, "model_type": "qwen2", "num_key_value_heads": None})
+    assert (config.n_kv_heads, config.qkv_bias, config.o_bias) == (4, True, False)
 
 
 def test_a_missing_entry_is_named():

@@ -104,6 +104,7 @@ def test_weights_that_do_not_fit_the_config_are_named(folder, change):
 
 
 def test_a_missing_shard_is_named(folder):
+    (folder / "model.safetensors").unlink()
     index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="model-00001-of-00002"):
@@ -156,6 +157,7 @@ def test_auto_refuses_a_mixture_which_a_named_precision_settles(folder):
 
 @pytest.mark.parametrize("index", [{}, {"weight_map": ["a"]}, {"weight_map": {"a": 1}}])
 def test_an_index_without_a_map_is_named(folder, index):
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="no weight_map"):
         load(folder)

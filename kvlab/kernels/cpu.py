@@ -231,9 +231,7 @@ def project(w_OI, scale_O, bias_O, x_BI, y_BO, add):
 
 
 @njit(parallel=True, fastmath=_SUMS, cache=True)
-def attend(
-    q_BHD, k_BGTD, v_BGTD, pos_BGT, q_pos_B, used, in_order, scale, scratch, out_BHD
-):
+def attend(q_BHD, k_BGTD, v_BGTD, pos_BGT, q_pos_B, used, in_order, scale, scratch, out_BHD):
     """Attention of one new token per row over the first `used` slots.
 
     A slot counts when 0 <= its position <= the query's; all do in a cache in order. Products are

@@ -1,0 +1,77 @@
+"""A model written as Hugging Face's files, which `transformers` and `kvlab.load` open unchanged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from kvlab.model import Transformer
+from kvlab.tokenizer import Tokenizer
+
+
+def export(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Write config, weights and tokenizer into a new folder, and return it.
+
+    `dtype` is the precision of the file, the model's own unless given.
+    Raises: ValueError when the folder holds something already, or cannot be written; it is then
+    as it was.
+    """
+    folder = Path(folder).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        held = next(folder.iterdir()).name if folder.is_dir() else "it is a file"
+        raise ValueError(
+            f"Export into {folder} was asked for, but there is something already ({held}); "
+            "expected a new or an empty folder."
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as made:
+            whole = Path(made) / "model"
+            whole.mkdir()
+            _write(model, tokenizer, whole, dtype or model.dtype)
+            if folder.exists():
+                folder.rmdir()
+            shutil.move(whole, folder)
+    except OSError as error:
+        raise ValueError(f"Export into {folder} failed: {error}.") from None
+    return folder
+
+
+def _write(model: Transformer, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype) -> None:
+    config = model.config
+    weights = {n: w.detach().to("cpu", dtype).contiguous() for n, w in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # the library makes it private
+    tokenizer.inner.save(str(folder / "tokenizer.json"))
+    named = {
+        "bos_token": _token(tokenizer, config.bos_id),
+        "eos_token": _token(tokenizer, config.eos_ids[0] if config.eos_ids else None),
+    }
+    ids = {"bos_token_id": config.bos_id, "eos_token_id": list(config.eos_ids) or None}
+    written = {
+        "config.json": config.to_hf(str(dtype).removeprefix("torch.")),
+        "generation_config.json": {k: v for k, v in ids.items() if v is not None},
+        "tokenizer_config.json": {
+            **{k: v for k, v in named.items() if v is not None},
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": config.max_positions,
+            "clean_up_tokenization_spaces": False,
+        },
+    }
+    for name, content in written.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _token(tokenizer: Tokenizer, i: int | None) -> str | None:
+    return None if i is None else tokenizer.inner.id_to_token(i)
