@@ -38,13 +38,11 @@ def attend(
 ) -> Attended:
     """Scaled dot-product attention of new queries over one layer's used slots.
 
-    `q_pos_BS` holds the queries' positions (-1 for padding); None says that the queries are the
-    last S slots of a layer in order. With `weights` the attention weights come back too, which
-    only the reference backend can do.
+    `q_pos_BS` holds the queries' positions (-1 for padding); None says that the queries are those
+    of the last S slots, as they are just after `append`. With `weights` the attention weights come
+    back too, which only the reference backend can do.
     Source: Vaswani et al. 2017, equation 1; grouped heads: Ainslie et al. 2023.
     """
-    if q_pos_BS is None and not kv.in_order:
-        raise ValueError("This layer holds padding, so positions are needed: pass q_pos_BS.")
     name, why = choose_backend(backend, weights)
     out_BHSD, weights_BHST = BACKENDS[name](q_BHSD, kv, q_pos_BS, weights)
     return Attended(out_BHSD, weights_BHST, name, why)
@@ -76,10 +74,12 @@ def allowed_BGST(kv: LayerKV, q_pos_BS: Tensor | None, n_new: int) -> Tensor:
     a number. Nobody reads that row.
     Shapes: (B, G, S, T), or an axis of 1 where all rows or heads agree.
     """
-    if q_pos_BS is None:
+    if q_pos_BS is None and kv.in_order:
         n_slots = kv.k_BGTD.shape[2]
         slot_T = torch.arange(n_slots, device=kv.k_BGTD.device)
         return (slot_T <= slot_T[-n_new:, None])[None, None]
+    if q_pos_BS is None:
+        q_pos_BS = kv.pos_BGT[:, 0, -n_new:]  # new tokens have the same slots in every head
     pos_BG1T = kv.pos_BGT[:, :, None, :]
     allowed = (pos_BG1T >= 0) & (pos_BG1T <= q_pos_BS[:, None, :, None])
     return allowed | ~allowed.any(-1, keepdim=True)
@@ -105,14 +105,14 @@ def _sdpa(
 ) -> tuple[Tensor, None]:
     """torch's fused attention, given as little mask as the positions allow."""
     n_groups, n_slots, n_new = kv.k_BGTD.shape[1], kv.k_BGTD.shape[2], q_BHSD.shape[2]
-    if q_pos_BS is None and n_new == 1:
+    if q_pos_BS is None and n_new == 1 and kv.whole:
         # One new token sees every slot. The R heads that share keys become R query rows, so that
         # the keys are read once per group and not once per head.
         q_BGRD = q_BHSD.reshape(q_BHSD.shape[0], n_groups, -1, q_BHSD.shape[3])
         out_BGRD = F.scaled_dot_product_attention(q_BGRD, kv.k_BGTD, kv.v_BGTD)
         return out_BGRD.reshape(q_BHSD.shape), None
     grouped = n_groups != q_BHSD.shape[1]
-    if q_pos_BS is None and n_new == n_slots:
+    if q_pos_BS is None and n_new == n_slots and kv.in_order:
         out_BHSD = F.scaled_dot_product_attention(
             q_BHSD, kv.k_BGTD, kv.v_BGTD, is_causal=True, enable_gqa=grouped
         )

@@ -3,8 +3,9 @@
 L layers, B rows of the batch, G key/value heads, T slots, S new tokens, D head width.
 
 A used slot holds one token's key and value, and the position that token had in its text, -1 for
-padding. Masks are made from these positions, so causality, padding and chunked prefill need no
-other book-keeping: a query at position p may use a slot exactly when 0 <= pos <= p.
+padding and for what eviction left empty. Masks are made from these positions, so causality,
+padding, eviction and chunked prefill need no other book-keeping: a query at position p may use a
+slot exactly when 0 <= pos <= p.
 """
 
 from __future__ import annotations
@@ -19,22 +20,25 @@ from torch import Tensor
 class LayerKV:
     """One layer's used slots, as views into the cache.
 
-    `in_order` says that slot i holds position i in every row and head. The host knows it without
-    asking the device, and attention then needs no mask for a single new token.
+    `in_order` says that slot i holds position i in every row and head; `whole`, which follows from
+    it, that no used slot is padding or empty. The host knows both without asking the device, and
+    attention needs no mask for a single new token of a whole layer.
     """
 
     k_BGTD: Tensor
     v_BGTD: Tensor
     pos_BGT: Tensor
     in_order: bool
+    whole: bool = False
 
 
 class KVCache:
     """Preallocated keys and values of all layers; each layer counts its own used slots.
 
-    Memory is taken once and written in place, so nothing moves while text grows. Counters are
-    plain Python numbers: `bytes_written`, `bytes_read` (of the views handed out) and
-    `bytes_copied` (rows moved from one place to another, which only `fork` does).
+    Memory is taken once and written in place, so nothing moves while text grows; `keep` evicts,
+    and only `shrink` gives memory back. Counters are plain Python numbers: `bytes_written`,
+    `bytes_read` (of the views handed out) and `bytes_copied` (keys and values moved from one place
+    to another, by `keep`, `shrink` and `fork`).
     """
 
     def __init__(
@@ -57,8 +61,7 @@ class KVCache:
         # While a layer is in order, slot i holds position i: written once, here.
         self.pos_LBGT = torch.empty(shape[:-1], dtype=torch.int64, device=device)
         self.pos_LBGT[:] = torch.arange(capacity, device=device)
-        self._used_L = [0] * n_layers
-        self._in_order_L = [True] * n_layers
+        self._forget()
         self.bytes_written = 0
         self.bytes_read = 0
         self.bytes_copied = 0
@@ -88,14 +91,25 @@ class KVCache:
         return min(self._used_L)
 
     @property
+    def seen(self) -> int:
+        """Tokens that every layer was given, padding too: `length` until something is evicted."""
+        return min(self._seen_L)
+
+    @property
     def in_order(self) -> bool:
-        """Whether slot i holds position i everywhere: no padding, nothing skipped."""
+        """Whether slot i holds position i everywhere: no padding, nothing evicted or skipped."""
         return all(self._in_order_L)
 
     @property
+    def counts_positions(self) -> bool:
+        """Whether the next token's position is simply `seen`: so until positions are given."""
+        return self._counts
+
+    @property
     def live_bytes(self) -> int:
-        """Bytes of the keys and values in used slots."""
-        return sum(self._used_L) * self._bytes_per_slot
+        """Bytes of the keys and values in used slots, without those that eviction left empty."""
+        rows = sum(self._used_L) * self.batch * self.k_LBGTD.shape[2] - sum(self._empty_L)
+        return 2 * rows * self._bytes_per_row
 
     @property
     def allocated_bytes(self) -> int:
@@ -103,8 +117,13 @@ class KVCache:
         return self.k_LBGTD.nbytes + self.v_LBGTD.nbytes
 
     @property
+    def _bytes_per_row(self) -> int:
+        """Of one key, or of one value: one token, one head."""
+        return self.k_LBGTD.shape[4] * self.k_LBGTD.itemsize
+
+    @property
     def _bytes_per_slot(self) -> int:
-        return self.allocated_bytes // (self.n_layers * self.capacity)
+        return 2 * self.batch * self.k_LBGTD.shape[2] * self._bytes_per_row
 
     def check_room(self, n_new: int) -> None:
         """Refuse `n_new` more tokens that do not fit, before anything is written."""
@@ -120,66 +139,146 @@ class KVCache:
     ) -> None:
         """Write new tokens into the next free slots of one layer.
 
-        `pos_BS` holds their positions, -1 for padding; None means that they follow on, position =
-        slot, which is only possible while the layer is in order.
+        `pos_BS` holds their positions, -1 for padding; None means that they follow on, which is
+        only possible until positions were given.
         Raises: ValueError when they do not fit; the cache is then as before.
         """
-        start, n_new = self._used_L[layer], k_BGSD.shape[2]
+        start, n_new = self._used_L[self._layer(layer)], k_BGSD.shape[2]
         stop = start + n_new
-        _, rows, heads, _, width = self.k_LBGTD.shape
-        if not k_BGSD.shape == v_BGSD.shape == (rows, heads, n_new, width):
-            raise ValueError(
-                f"Keys of shape {tuple(k_BGSD.shape)} and values of shape {tuple(v_BGSD.shape)} "
-                f"came; expected {(rows, heads, n_new, width)}: rows, KV heads, tokens, width."
-            )
+        self._check_rows(k_BGSD, v_BGSD)
         if stop > self.capacity:
             self.check_room(n_new)
         if pos_BS is not None:
-            self._in_order_L[layer] = False
             self.pos_LBGT[layer, :, :, start:stop] = pos_BS[:, None]
-        elif not self._in_order_L[layer]:
+            self._in_order_L[layer] = self._whole_L[layer] = self._counts = False
+        elif not self._counts:
             raise ValueError(
-                "Positions were left out, but this cache holds padding, so slot and position "
-                "differ. Pass pos_BS."
+                "Positions were left out, but this cache was given positions, so it cannot count "
+                "on by itself. Pass pos_BS."
+            )
+        elif not self._in_order_L[layer]:
+            seen = self._seen_L[layer]
+            self.pos_LBGT[layer, :, :, start:stop] = torch.arange(
+                seen, seen + n_new, device=self.pos_LBGT.device
             )
         self.k_LBGTD[layer, :, :, start:stop] = k_BGSD
         self.v_LBGTD[layer, :, :, start:stop] = v_BGSD
         self._used_L[layer] = stop
+        self._seen_L[layer] += n_new
         self.bytes_written += n_new * self._bytes_per_slot
 
     def read(self, layer: int) -> LayerKV:
         """The used slots of one layer: views, not copies."""
-        used = self._used_L[layer]
+        used = self._used_L[self._layer(layer)]
         self.bytes_read += used * self._bytes_per_slot
         return LayerKV(
             self.k_LBGTD[layer, :, :, :used],
             self.v_LBGTD[layer, :, :, :used],
             self.pos_LBGT[layer, :, :, :used],
             self._in_order_L[layer],
+            self._whole_L[layer],
         )
+
+    def keep(self, layer: int, keep_BGT: Tensor) -> None:
+        """Evict every token of one layer that `keep_BGT` (true: it stays) does not name.
+
+        Those that stay move to the front, in the order they had. Padding goes in any case. Heads
+        may keep different numbers: the layer then uses as many slots as the fullest head, and the
+        others' last slots are empty, position -1. No memory is freed: see `shrink`.
+        Asks the device once how many are left, and waits for the answer.
+        Shapes: keep_BGT has one entry per used slot of the layer.
+        Raises: ValueError for another shape or type; nothing is then evicted.
+        """
+        used = self._used_L[self._layer(layer)]
+        k_BGTD, v_BGTD = self.k_LBGTD[layer], self.v_LBGTD[layer]
+        pos_BGT = self.pos_LBGT[layer]
+        if tuple(keep_BGT.shape) != (*pos_BGT.shape[:2], used) or keep_BGT.dtype != torch.bool:
+            raise ValueError(
+                f"A mask of shape {tuple(keep_BGT.shape)} and type {keep_BGT.dtype} came; expected "
+                f"booleans of shape {(*pos_BGT.shape[:2], used)}: rows, KV heads, used slots."
+            )
+        if used == 0:
+            return
+        self._check_device(keep_BGT, "The mask")
+        keep_BGT = keep_BGT & (pos_BGT[:, :, :used] >= 0)
+        count_BG = keep_BGT.sum(-1)
+        order_BGT = (~keep_BGT).byte().argsort(dim=-1, stable=True)
+        slot_T = torch.arange(used, device=keep_BGT.device)
+        stays_BGT = slot_T < count_BG[..., None]
+        moved = ((order_BGT != slot_T) & stays_BGT).sum()
+        least, most, total, moved = torch.stack(
+            (count_BG.min(), count_BG.max(), count_BG.sum(), moved)
+        ).tolist()
+        if least == used:
+            return
+        # the position that follows must survive the tokens that could tell it
+        self._next = self.seen if self._counts else self.next_pos_B()
+        from_BGTD = order_BGT[..., :most, None].expand(-1, -1, -1, k_BGTD.shape[-1])
+        k_BGTD[:, :, :most] = k_BGTD.gather(2, from_BGTD)
+        v_BGTD[:, :, :most] = v_BGTD.gather(2, from_BGTD)
+        pos_BGT[:, :, :used] = pos_BGT[:, :, :used].gather(2, order_BGT).where(stays_BGT, -1)
+        pos_BGT[:, :, used:] = -1
+        self._used_L[layer] = most
+        self._kept_at_L[layer] = self._seen_L[layer]
+        self._empty_L[layer] = most * count_BG.numel() - total
+        self._in_order_L[layer], self._whole_L[layer] = False, least == most
+        self.bytes_copied += 2 * moved * self._bytes_per_row
 
     def next_pos_B(self) -> Tensor:
         """The position that each row's next token will have."""
-        if self.in_order:
-            return self.pos_LBGT.new_full((self.batch,), self.length)
-        return self.pos_LBGT[0, :, 0, : self.length].amax(-1) + 1
+        if self._counts:
+            return self.pos_LBGT.new_full((self.batch,), self.seen)
+        used, since = self._used_L[0], self._seen_L[0] - self._kept_at_L[0]
+        before = torch.as_tensor(self._next, device=self.pos_LBGT.device).expand(self.batch)
+        if since == 0:
+            return before.clone()
+        return before.maximum(self.pos_LBGT[0, :, 0, used - since : used].amax(-1) + 1)
 
     def reset(self) -> None:
         """Forget everything; keep the memory."""
         self.rewind(0)
         self.bytes_written = self.bytes_read = self.bytes_copied = 0
 
-    def rewind(self, length: int) -> None:
-        """Forget every slot from `length` on. Nothing is copied."""
-        if not 0 <= length <= self.length:
+    def rewind(self, seen: int) -> None:
+        """Forget the latest tokens, so that `seen` are left. Nothing is copied.
+
+        Raises: ValueError for more than there are, or for so few that tokens evicted since then
+        would have to come back. 0 is always possible: an empty cache has lost nothing.
+        """
+        if seen == 0:
+            if not self.in_order:
+                self.pos_LBGT[:] = torch.arange(self.capacity, device=self.pos_LBGT.device)
+            self._forget()
+            return
+        evicted_at = max(self._kept_at_L)
+        if not evicted_at <= seen <= self.seen:
+            lost = f", and evicted some after token {evicted_at}" if evicted_at else ""
             raise ValueError(
-                f"Rewinding to {length} slots was asked for, but the cache holds {self.length}; "
-                "expected a number between 0 and that."
+                f"Rewinding to {seen} tokens was asked for, but the cache has seen {self.seen}"
+                f"{lost}; expected 0 or a number between {evicted_at} and {self.seen}."
             )
-        self._used_L = [length] * self.n_layers
-        if length == 0 and not self.in_order:
-            self.pos_LBGT[:] = torch.arange(self.capacity, device=self.pos_LBGT.device)
-            self._in_order_L = [True] * self.n_layers
+        for layer, had in enumerate(self._seen_L):
+            self._used_L[layer] -= had - seen
+            self._seen_L[layer] = seen
+
+    def shrink(self, capacity: int | None = None) -> None:
+        """Move to smaller memory and give the old back: `capacity` slots, or just the used ones.
+
+        Views that `read` handed out, and steps compiled for this cache, keep the old memory alive
+        and must not be used any more.
+        Raises: ValueError when the used slots would not fit, or nothing would become smaller.
+        """
+        used = max(self._used_L)
+        wanted = max(1, used) if capacity is None else capacity
+        if not max(1, used) <= wanted <= self.capacity:
+            raise ValueError(
+                f"Shrinking to {wanted} slots was asked for, but {used} are used and there are "
+                f"{self.capacity}; expected a number between these."
+            )
+        self.k_LBGTD = self.k_LBGTD[:, :, :, :wanted].clone()
+        self.v_LBGTD = self.v_LBGTD[:, :, :, :wanted].clone()
+        self.pos_LBGT = self.pos_LBGT[..., :wanted].clone()
+        self.bytes_copied += self.live_bytes
 
     def fork(self) -> KVCache:
         """A second cache with the same contents and its own memory."""
@@ -196,8 +295,50 @@ class KVCache:
         used = max(self._used_L)
         twin.k_LBGTD[:, :, :, :used] = self.k_LBGTD[:, :, :, :used]
         twin.v_LBGTD[:, :, :, :used] = self.v_LBGTD[:, :, :, :used]
-        twin.pos_LBGT[:, :, :, :used] = self.pos_LBGT[:, :, :, :used]
-        twin._used_L = list(self._used_L)
-        twin._in_order_L = list(self._in_order_L)
+        twin.pos_LBGT.copy_(self.pos_LBGT)
+        for name in ("_used_L", "_seen_L", "_kept_at_L", "_empty_L", "_in_order_L", "_whole_L"):
+            setattr(twin, name, list(getattr(self, name)))
+        twin._counts, twin._next = self._counts, self._next
         twin.bytes_copied = self.live_bytes
         return twin
+
+    def _forget(self) -> None:
+        """What the host knows of an empty cache."""
+        n_layers = self.n_layers
+        self._used_L = [0] * n_layers  # slots in use
+        self._seen_L = [0] * n_layers  # tokens given
+        self._kept_at_L = [0] * n_layers  # tokens given when something was last evicted
+        self._empty_L = [0] * n_layers  # used slots, over rows and heads, that eviction left empty
+        self._in_order_L = [True] * n_layers
+        self._whole_L = [True] * n_layers
+        self._counts = True  # positions were never given
+        self._next: int | Tensor = 0  # the position that followed when something was last evicted
+
+    def _layer(self, layer: int) -> int:
+        if not 0 <= layer < self.n_layers:
+            raise ValueError(
+                f"Layer {layer} was asked for; this cache has layers 0 to {self.n_layers - 1}."
+            )
+        return layer
+
+    def _check_rows(self, k_BGSD: Tensor, v_BGSD: Tensor) -> None:
+        _, rows, heads, _, width = self.k_LBGTD.shape
+        wanted = (rows, heads, k_BGSD.shape[2], width)
+        if not k_BGSD.shape == v_BGSD.shape == wanted:
+            raise ValueError(
+                f"Keys of shape {tuple(k_BGSD.shape)} and values of shape {tuple(v_BGSD.shape)} "
+                f"came; expected {wanted}: rows, KV heads, tokens, width."
+            )
+        if not k_BGSD.dtype == v_BGSD.dtype == self.k_LBGTD.dtype:
+            raise ValueError(
+                f"Keys of type {k_BGSD.dtype} and values of type {v_BGSD.dtype} came to a cache of "
+                f"{self.k_LBGTD.dtype}. Convert them, or make the cache with their type."
+            )
+        self._check_device(k_BGSD, "Keys")
+        self._check_device(v_BGSD, "Values")
+
+    def _check_device(self, tensor: Tensor, what: str) -> None:
+        if tensor.device != self.k_LBGTD.device:
+            raise ValueError(
+                f"{what} came on {tensor.device}; this cache is on {self.k_LBGTD.device}."
+            )

@@ -59,11 +59,11 @@ class FusedDecode:
     def __call__(self, token_B: Tensor) -> Tensor:
         """Feed one token per row. Shapes: token_B -> logits_BV."""
         cache, room = self._cache, self._room
-        pos_B1 = None if cache.in_order else cache.next_pos_B()[:, None]
+        pos_B1 = None if cache.counts_positions else cache.next_pos_B()[:, None]
         room.x[: cache.batch] = self._embed(token_B).to(self._work).numpy()
-        cos, sin = self._rope(pos_B1, cache.length, 1, room.like)
+        cos, sin = self._rope(pos_B1, cache.seen, 1, room.like)
         rope = [_rows(half, cache.batch, self._work) for half in (cos, sin)]
-        pos_B = np.zeros(cache.batch, np.int64) if pos_B1 is None else pos_B1[:, 0].numpy()
+        pos_B = np.full(cache.batch, cache.seen) if pos_B1 is None else pos_B1[:, 0].numpy()
         with _threads(self._n_threads):
             for i, layer in enumerate(self._layers):
                 layer(room, rope, cache, i, self._kv[i], pos_B1, pos_B)
@@ -104,10 +104,12 @@ class _LayerStep:
                 norm(rows, rows)
         cpu.turn(room.q_BHD, *rope)
         cpu.turn(room.k_BGD, *rope)
-        cache.append(i, room.k_BG1D, room.v_BG1D, pos_B1)
-        used = cache.read(i).k_BGTD.shape[2]
+        dtype = cache.k_LBGTD.dtype
+        cache.append(i, room.k_BG1D.to(dtype), room.v_BG1D.to(dtype), pos_B1)
+        slots = cache.read(i)
+        used = slots.k_BGTD.shape[2]
         cpu.attend(
-            room.q_BHD, *kv.arrays, pos_B, used, pos_B1 is None, self.scale, room.scratch,
+            room.q_BHD, *kv.arrays, pos_B, used, slots.whole, self.scale, room.scratch,
             room.out_BHD,
         )  # fmt: skip
         self.o(room.out, room.x, add=True)

@@ -59,7 +59,7 @@ def decode(model: Transformer, token_B: Tensor, cache: KVCache, *, backend: str 
 
     Shapes: token_B -> logits_BV.
     """
-    pos_B1 = None if cache.in_order else cache.next_pos_B()[:, None]
+    pos_B1 = None if cache.counts_positions else cache.next_pos_B()[:, None]
     return model.head(model.hidden(token_B[:, None], pos_B1, cache, backend=backend)[:, -1])
 
 
@@ -235,7 +235,7 @@ def _steps(model, tokens_BS, pos_BS, n_new, cache, pick, decode, ends) -> Iterat
             late = _late(over)
             if late is not None:
                 # tokens fed after the end do not belong to the text
-                cache.rewind(cache.length - late)
+                cache.rewind(cache.seen - late)
                 return
         if last:
             return
@@ -261,7 +261,7 @@ def _room(
     cache: KVCache | None,
 ) -> tuple[KVCache, Tensor | None]:
     batch, n_prompt = tokens_BS.shape
-    held = cache.length if cache is not None else 0
+    held = cache.seen if cache is not None else 0
     # the last new token is returned but never fed
     needed = held + n_prompt + n_new - 1
     _check_positions(model, held + n_prompt, n_new)
@@ -270,7 +270,7 @@ def _room(
     if cache.batch != batch:
         raise ValueError(f"{batch} prompts came with a cache of {cache.batch} rows.")
     cache.check_room(n_prompt + n_new - 1)
-    if pos_BS is None and not cache.in_order:
+    if pos_BS is None and not cache.counts_positions:
         pos_BS = torch.arange(n_prompt, device=tokens_BS.device).expand(batch, n_prompt)
     if pos_BS is not None:
         pos_BS = torch.where(pos_BS < 0, -1, pos_BS + cache.next_pos_B()[:, None])

@@ -86,8 +86,8 @@ class Transformer(nn.Module):
                     "and its tokens have."
                 )
             cache.check_room(tokens_BS.shape[1])
-            if pos_BS is None and not cache.in_order:
-                raise ValueError("This cache holds padding, so positions are needed: pass pos_BS.")
+            if pos_BS is None and not cache.counts_positions:
+                raise ValueError("This cache was given positions, so it needs them: pass pos_BS.")
         return self.model(tokens_BS, pos_BS, cache, backend)
 
     @property
@@ -117,7 +117,7 @@ class Decoder(nn.Module):
         self, tokens_BS: Tensor, pos_BS: Tensor | None, cache: KVCache | None, backend: str
     ) -> Tensor:
         x_BSC = self.embed_tokens(tokens_BS)
-        start = cache.length if cache is not None else 0
+        start = cache.seen if cache is not None else 0
         rope = self.rope(pos_BS, start, tokens_BS.shape[1], x_BSC)
         for layer in self.layers:
             x_BSC = layer(x_BSC, rope, pos_BS, cache, backend)
@@ -261,5 +261,5 @@ def _uncached(k_BGSD: Tensor, v_BGSD: Tensor, pos_BS: Tensor | None) -> LayerKV:
     batch, n_groups, n_new, _ = k_BGSD.shape
     if pos_BS is None:
         pos_BS = torch.arange(n_new, device=k_BGSD.device).expand(batch, n_new)
-        return LayerKV(k_BGSD, v_BGSD, pos_BS[:, None].expand(-1, n_groups, -1), True)
-    return LayerKV(k_BGSD, v_BGSD, pos_BS[:, None].expand(-1, n_groups, -1), False)
+        return LayerKV(k_BGSD, v_BGSD, pos_BS[:, None].expand(-1, n_groups, -1), True, True)
+    return LayerKV(k_BGSD, v_BGSD, pos_BS[:, None].expand(-1, n_groups, -1), False, False)

@@ -93,6 +93,23 @@ def test_bad_requests_are_named():
         attend(q, kv, backend="flash")
     with pytest.raises(ValueError, match="'sdpa' never forms them"):
         attend(q, kv, backend="sdpa", weights=True)
-    q, kv = case(2, 3, 1, pos=torch.tensor([[0, 1, -1], [0, 1, 2]]))
-    with pytest.raises(ValueError, match="pass q_pos_BS"):
-        attend(q, kv)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("n_new", [1, 2])
+def test_queries_without_positions_are_those_of_the_last_slots(backend, n_new, device):
+    pos = torch.tensor([[4, 0, 2, -1, 5, 6], [-1, 7, 0, 1, 3, 4]])
+    q, kv = case(2, 6, n_new, pos=pos, device=device)
+    want = attend(q, kv, pos[:, -n_new:].to(device), backend=backend).out_BHSD
+    got = attend(q, kv, backend=backend).out_BHSD
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    blind = attend(q, LayerKV(kv.k_BGTD, kv.v_BGTD, kv.pos_BGT, False, True), backend="sdpa")
+    assert (n_new > 1) == torch.allclose(blind.out_BHSD, want)
+
+
+def test_nothing_is_masked_in_a_whole_layer_when_one_token_asks():
+    """The promise of `whole` is what makes a step after even eviction as cheap as before."""
+    q, kv = case(2, 6, 1, pos=torch.tensor([[0, 2, 3, 5, 8, 9]] * 2))
+    whole = LayerKV(kv.k_BGTD, kv.v_BGTD, kv.pos_BGT, False, True)
+    want = attend(q, whole, backend="reference").out_BHSD
+    torch.testing.assert_close(attend(q, whole, backend="sdpa").out_BHSD, want)

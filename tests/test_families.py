@@ -210,17 +210,11 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory as Linux tells it")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_memory_peaks_at_about_the_size_of_the_weights(tmp_path, dtype):
-    theirs = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=1000,
-            hidden_size=1024,
-            intermediate_size=4096,
-            num_hidden_layers=4,
-            num_attention_heads=8,
-            bos_token_id=None,
-            eos_token_id=None,
-        )  # fmt: skip
-    ).to(torch.float32)
+    config = transformers.LlamaConfig(
+        vocab_size=1000, hidden_size=1024, intermediate_size=4096, num_hidden_layers=4,
+        num_attention_heads=8, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    theirs = transformers.LlamaForCausalLM(config).to(torch.float32)
     n_bytes = sum(w.nbytes for w in theirs.parameters())
     assert n_bytes > 200e6
     saved(theirs, tmp_path)

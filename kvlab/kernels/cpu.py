@@ -231,10 +231,10 @@ def project(w_OI, scale_O, bias_O, x_BI, y_BO, add):
 
 
 @njit(parallel=True, fastmath=_SUMS, cache=True)
-def attend(q_BHD, k_BGTD, v_BGTD, pos_BGT, q_pos_B, used, in_order, scale, scratch, out_BHD):
+def attend(q_BHD, k_BGTD, v_BGTD, pos_BGT, q_pos_B, used, whole, scale, scratch, out_BHD):
     """Attention of one new token per row over the first `used` slots.
 
-    A slot counts when 0 <= its position <= the query's; all do in a cache in order. Products are
+    A slot counts when 0 <= its position <= the query's; all do in a `whole` layer. Products are
     multiplied by `scale`. `scratch` is
     (scores_BHT, most_BHP, sum_BHP, mix_BHPD), overwritten.
     Source: Dao et al. 2023, "Flash-Decoding for long-context inference": slots are cut into parts,
@@ -256,7 +256,7 @@ def attend(q_BHD, k_BGTD, v_BGTD, pos_BGT, q_pos_B, used, in_order, scale, scrat
             for t in range(high - low):
                 pos = pos_BGT[b, g, low + t]
                 scores[t] = -np.inf
-                if in_order or (pos >= 0 and pos <= q_pos_B[b]):
+                if whole or (pos >= 0 and pos <= q_pos_B[b]):
                     k_D, total = k_BGTD[b, g, low + t], zero
                     for d in range(width):
                         total += q_D[d] * _widen(k_D[d])
