@@ -22,6 +22,7 @@ _HOME = {
     "greedy": "generation",
     "prefill": "generation",
     "stream": "generation",
+    "compiled_decode": "graphs",
     "Probe": "probe",
     "check": "course",
     "hint": "course",

@@ -105,11 +105,12 @@ def _sdpa(
 ) -> tuple[Tensor, None]:
     """torch's fused attention, given as little mask as the positions allow."""
     n_groups, n_slots, n_new = kv.k_BGTD.shape[1], kv.k_BGTD.shape[2], q_BHSD.shape[2]
-    if q_pos_BS is None and n_new == 1 and kv.whole:
-        # One new token sees every slot. The R heads that share keys become R query rows, so that
-        # the keys are read once per group and not once per head.
+    if n_new == 1:
+        # The R heads that share keys become R query rows, so that the keys are read once per group
+        # and not once per head. A new token sees every slot of a whole layer.
         q_BGRD = q_BHSD.reshape(q_BHSD.shape[0], n_groups, -1, q_BHSD.shape[3])
-        out_BGRD = F.scaled_dot_product_attention(q_BGRD, kv.k_BGTD, kv.v_BGTD)
+        mask = None if q_pos_BS is None and kv.whole else allowed_BGST(kv, q_pos_BS, 1)
+        out_BGRD = F.scaled_dot_product_attention(q_BGRD, kv.k_BGTD, kv.v_BGTD, attn_mask=mask)
         return out_BGRD.reshape(q_BHSD.shape), None
     grouped = n_groups != q_BHSD.shape[1]
     if q_pos_BS is None and n_new == n_slots and kv.in_order:

@@ -179,6 +179,19 @@ class KVCache:
             self._whole_L[layer],
         )
 
+    def advance(self) -> None:
+        """Count one token that a compiled step appended to every layer, and read, by itself."""
+        for layer in range(self.n_layers):
+            self._used_L[layer] += 1
+            self._seen_L[layer] += 1
+        self.bytes_written += self.n_layers * self._bytes_per_slot
+        self.bytes_read += sum(self._used_L) * self._bytes_per_slot
+
+    @property
+    def used_L(self) -> tuple[int, ...]:
+        """Slots in use, of each layer: they differ when layers were evicted from differently."""
+        return tuple(self._used_L)
+
     def keep(self, layer: int, keep_BGT: Tensor) -> None:
         """Evict every token of one layer that `keep_BGT` (true: it stays) does not name.
 

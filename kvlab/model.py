@@ -102,6 +102,14 @@ class Transformer(nn.Module):
         return self.lm_head(x_BSC)
 
 
+def watched(model: Transformer) -> bool:
+    """Whether anything listens at the model's taps, as a probe does."""
+    taps = ("tap_q", "tap_k", "tap_v", "tap_weights")
+    return any(
+        getattr(layer.self_attn, tap)._forward_hooks for layer in model.model.layers for tap in taps
+    )
+
+
 class Decoder(nn.Module):
     """Embedding, layers, final norm."""
 
