@@ -15,6 +15,7 @@ _HOME = {
     "Transformer": "model",
     "load": "loading",
     "export": "exporting",
+    "int8_weights_": "int8",
     "Sampler": "generation",
     "decode": "generation",
     "generate": "generation",

@@ -24,10 +24,15 @@ def export(
     """Write config, weights and tokenizer into a new folder, and return it.
 
     `dtype` is the precision of the file, the model's own unless given.
-    Raises: ValueError when the folder holds something already, or cannot be written; it is then
-    as it was.
+    Raises: ValueError when the model is quantised, or the folder holds something already or cannot
+    be written; it is then as it was.
     """
     folder = Path(folder).expanduser()
+    if not all(weight.is_floating_point() for weight in model.state_dict().values()):
+        raise ValueError(
+            "Export of a model with int8 weights was asked for; expected one whose weights are "
+            "all floats. Export it before int8_weights_."
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         held = next(folder.iterdir()).name if folder.is_dir() else "it is a file"
         raise ValueError(

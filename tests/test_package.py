@@ -12,7 +12,7 @@ import kvlab
 PACKAGE = Path(kvlab.__file__).parent
 FLOORS = {
     "config": 0, "ops": 0, "tokenizer": 0, "cache": 1, "attention": 2, "model": 3, "loading": 4,
-    "exporting": 4, "fused": 4, "generation": 5, "graphs": 6, "probe": 7, "measure": 7,
+    "exporting": 4, "fused": 4, "int8": 4, "generation": 5, "graphs": 6, "probe": 7, "measure": 7,
 }  # fmt: skip
 STANDARD_ONLY = ["__init__", "__main__", "bootstrap", "lab", "cli"]
 
@@ -39,8 +39,15 @@ def inner(path):
 @pytest.mark.parametrize("module", FLOORS)
 def test_the_engine_imports_only_downward(module):
     for other in inner(PACKAGE / f"{module}.py") - {"__version__"}:
+        if other == "kernels" and FLOORS[module] > 1:
+            continue
         assert other in FLOORS, f"{module} imports {other}, which is not in the engine"
         assert FLOORS[other] < FLOORS[module], f"{module} imports {other}"
+
+
+def test_kernels_import_nothing_of_ours():
+    for path in (PACKAGE / "kernels").glob("*.py"):
+        assert not inner(path), path.name
 
 
 def test_nothing_of_the_engine_or_the_pocket_model_watches_itself():
