@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import statistics
 import sys
 from pathlib import Path
 
-from kvlab import load
+from kvlab import Transformer, load
 from kvlab.demo import timed_both_ways
 from kvlab.measure import machine
 from kvlab.pocket.world import recall_prompt
 
 LENGTHS = (1, 8, 32, 128, 256, 512)
+SHORT_PROMPT, FIT_FROM, FIT_TO = 16, 256, 1000
 
 
 def main() -> None:
@@ -56,9 +58,26 @@ def main() -> None:
         "model": "pocket, float32",
         "prompt_tokens": len(ids),
         "rows": rows,
+        "growth": growth(model, ids[:SHORT_PROMPT]),
     }
+    print(result["growth"])
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def growth(model: Transformer, ids: list[int]) -> dict[str, float]:
+    """Exponents of total time against length, by least squares over the logarithms.
+
+    One run each, from a prompt that is short beside the answer.
+    """
+    cached, uncached, _ = timed_both_ways(model, ids, FIT_TO)
+    lengths = range(FIT_FROM, FIT_TO + 1, 8)
+    found = {}
+    for name, seconds in (("cached", cached), ("uncached", uncached)):
+        x = [math.log(n) for n in lengths]
+        y = [math.log(seconds[n - 1]) for n in lengths]
+        found[name] = round(statistics.linear_regression(x, y).slope, 2)
+    return {**found, "prompt_tokens": len(ids), "from_tokens": FIT_FROM, "to_tokens": FIT_TO}
 
 
 if __name__ == "__main__":

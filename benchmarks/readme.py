@@ -1,18 +1,19 @@
-"""Fill the README's table from the recorded results: `python -m benchmarks.readme`."""
+"""Fill the README's tables from the recorded results: `python -m benchmarks.readme`."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"(<!-- cache -->\n).*?(<!-- /cache -->)", re.S)
+Result = dict[str, Any]
 
 
-def table() -> str:
-    """What a cache saves, as Markdown, with where and how it was measured."""
-    result = json.loads((ROOT / "benchmarks" / "results" / "cache.json").read_text("utf-8"))
+def cache(result: Result) -> list[str]:
+    """What a cache saves."""
     lines = ["| new tokens | rows computed | seconds, median pair | range |", "|---|---|---|---|"]
     for row in result["rows"]:
         lines.append(
@@ -20,19 +21,103 @@ def table() -> str:
             f"| {row['ratio']:.1f} times as fast "
             f"| {row['ratio_low']:.1f} to {row['ratio_high']:.1f} |"
         )
-    where = result["machine"]
-    lines += [
-        "",
+    grown = result["growth"]
+    text = (
         f"Pocket model, {result['prompt_tokens']} prompt tokens, greedy, float32, same tokens both "
-        f"ways; {where['cpu']}, {where['threads']} threads, torch {where['torch']}; "
-        f"`{result['command'].strip()}`. For one token a cache gains nothing and costs a little.",
-    ]
-    return "\n".join(lines) + "\n"
+        "ways. For one token a cache gains nothing and costs a little. From "
+        f"{grown['from_tokens']} to {grown['to_tokens']} tokens after a prompt of "
+        f"{grown['prompt_tokens']}, time grows like length to the power {grown['cached']} with a "
+        f"cache, {grown['uncached']} without."
+    )
+    return [*lines, "", text + " " + where(result)]
+
+
+def decode(result: Result) -> list[str]:
+    """One row, against transformers."""
+    counts = sorted({row["threads"] for row in result["rows"]})
+    named: dict[str, dict[int, Result]] = {}
+    for row in result["rows"]:
+        named.setdefault(row["name"], {})[row["threads"]] = row
+    heads = [f"{n} thread{'s' * (n > 1)}: tokens/s | ratio | of reading" for n in counts]
+    lines = [f"| one row, decoding | {' | '.join(heads)} |", "|---" * (1 + 3 * len(counts)) + "|"]
+    for name, by_threads in named.items():
+        cells = []
+        for n in counts:
+            row = by_threads[n]
+            share = row.get("share_of_reading")
+            cells += [
+                f"{row['tokens_per_second']:.1f}",
+                f"{row['ratio']:.2f}",
+                "" if share is None else f"{share:.0%}",
+            ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    errors = ", ".join(
+        f"{name} {error['largest_error']:.2g} ({error['same_likeliest_token']:.0%})"
+        for name, error in result["logit_errors"].items()
+        if name != "float32"
+    )
+    largest = result["logit_errors"]["float32"]["largest_logit"]
+    text = (
+        f"{result['parameters'] / 1e6:.0f}M parameters, random weights, the same in all; "
+        f"{result['prompt_tokens']} prompt tokens, {result['new_tokens']} new ones. Ratio: median "
+        f"over rounds, to {result['base']}. Of reading: bytes of weights, keys and values over "
+        "the time, as a share of the rate at which the machine reads memory. Largest error of a "
+        f"logit, the largest being {largest:.2g}, and how often the likeliest token is the same: "
+        f"{errors}."
+    )
+    return [*lines, "", text + " " + where(result)]
+
+
+def prefill(result: Result) -> list[str]:
+    """Reading prompts."""
+    lines = ["| prompt | reading it | tokens/s | of multiplying |", "|---|---|---|---|"]
+    for row in result["rows"]:
+        lines.append(
+            f"| {row['prompt_tokens']} | {row['name']} | {row['tokens_per_second']:.0f} "
+            f"| {row['share_of_multiplying']:.0%} |"
+        )
+    return [*lines, "", "The same model. " + where(result)]
+
+
+def batch(result: Result) -> list[str]:
+    """Many rows."""
+    sizes = sorted({row["batch"] for row in result["rows"]})
+    lines = [f"| rows | {' | '.join(map(str, sizes))} |", "|---" * (1 + len(sizes)) + "|"]
+    for name in ("plain", "compiled"):
+        rows = {row["batch"]: row for row in result["rows"] if row["name"] == name}
+        cells = [f"{rows[n]['tokens_per_second']:.0f} ({rows[n]['ratio']:.1f})" for n in sizes]
+        lines.append(f"| {name}: tokens/s (times one row) | {' | '.join(cells)} |")
+    return [*lines, "", f"The same model, {result['context']} tokens before. " + where(result)]
+
+
+def where(result: Result) -> str:
+    """Machine, versions and command."""
+    machine = result["machine"]
+    versions = f"torch {machine['torch']}"
+    if "transformers" in machine:
+        versions += f", transformers {machine['transformers']}"
+    return (
+        f"{machine['cpu']}, {machine['threads']} threads, {versions}; "
+        f"`{result['command'].strip()}`."
+    )
+
+
+TABLES: dict[str, Callable[[Result], list[str]]] = {
+    "cache": cache,
+    "decode": decode,
+    "prefill": prefill,
+    "batch": batch,
+}
 
 
 def filled(text: str) -> str:
-    """The README with its table as the results say it."""
-    return BLOCK.sub(lambda found: found[1] + table() + found[2], text)
+    """The README with its tables as the results say them."""
+    for name, table in TABLES.items():
+        path = ROOT / "benchmarks" / "results" / f"{name}.json"
+        made = "\n".join(table(json.loads(path.read_text("utf-8")))) + "\n"
+        block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
+        text = block.sub(lambda found, made=made: found[1] + made + found[2], text)
+    return text
 
 
 if __name__ == "__main__":

@@ -105,26 +105,23 @@ def _sdpa(
 ) -> tuple[Tensor, None]:
     """torch's fused attention, given as little mask as the positions allow."""
     n_groups, n_slots, n_new = kv.k_BGTD.shape[1], kv.k_BGTD.shape[2], q_BHSD.shape[2]
-    if n_new == 1:
-        # The R heads that share keys become R query rows, so that the keys are read once per group
-        # and not once per head. A new token sees every slot of a whole layer.
-        q_BGRD = q_BHSD.reshape(q_BHSD.shape[0], n_groups, -1, q_BHSD.shape[3])
-        mask = None if q_pos_BS is None and kv.whole else allowed_BGST(kv, q_pos_BS, 1)
-        out_BGRD = F.scaled_dot_product_attention(q_BGRD, kv.k_BGTD, kv.v_BGTD, attn_mask=mask)
-        return out_BGRD.reshape(q_BHSD.shape), None
-    grouped = n_groups != q_BHSD.shape[1]
-    if q_pos_BS is None and n_new == n_slots and kv.in_order:
+    if q_pos_BS is None and kv.in_order and n_new == n_slots > 1:
+        grouped = n_groups != q_BHSD.shape[1]
         out_BHSD = F.scaled_dot_product_attention(
             q_BHSD, kv.k_BGTD, kv.v_BGTD, is_causal=True, enable_gqa=grouped
         )
         return out_BHSD, None
-    mask = allowed_BGST(kv, q_pos_BS, n_new)
-    if mask.shape[1] not in (1, q_BHSD.shape[1]):
-        mask = mask.repeat_interleave(q_BHSD.shape[1] // n_groups, dim=1)
-    out_BHSD = F.scaled_dot_product_attention(
-        q_BHSD, kv.k_BGTD, kv.v_BGTD, attn_mask=mask, enable_gqa=grouped
-    )
-    return out_BHSD, None
+    # The R heads that share keys become R times as many query rows, so that the keys are read once
+    # per group and not once per head. A single new token sees every slot of a whole layer.
+    n_shared = q_BHSD.shape[1] // n_groups
+    q_BGQD = q_BHSD.reshape(q_BHSD.shape[0], n_groups, n_shared * n_new, q_BHSD.shape[3])
+    if q_pos_BS is None and n_new == 1 and kv.whole:
+        mask = None
+    else:
+        mask = allowed_BGST(kv, q_pos_BS, n_new)
+        mask = mask.repeat(1, 1, n_shared, 1) if n_new > 1 else mask
+    out_BGQD = F.scaled_dot_product_attention(q_BGQD, kv.k_BGTD, kv.v_BGTD, attn_mask=mask)
+    return out_BGQD.reshape(q_BHSD.shape), None
 
 
 Backend = Callable[[Tensor, LayerKV, Tensor | None, bool], tuple[Tensor, Tensor | None]]

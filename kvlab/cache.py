@@ -192,6 +192,11 @@ class KVCache:
         """Slots in use, of each layer: they differ when layers were evicted from differently."""
         return tuple(self._used_L)
 
+    @property
+    def whole_L(self) -> tuple[bool, ...]:
+        """Of each layer, whether no used slot is padding or empty."""
+        return tuple(self._whole_L)
+
     def keep(self, layer: int, keep_BGT: Tensor) -> None:
         """Evict every token of one layer that `keep_BGT` (true: it stays) does not name.
 

@@ -3,7 +3,7 @@
 B rows, H query heads, G key/value heads, T slots, D head width, C model width, F MLP width,
 V vocabulary, P parts of a row's slots.
 
-The cache stays the one cache: keys and values go in by `append` and are read where they lie.
+Keys and values are written and read where they lie, in the one cache.
 """
 
 from __future__ import annotations
@@ -50,11 +50,17 @@ class FusedDecode:
         self._layers = [_LayerStep(layer, self._work) for layer in model.model.layers]
         self._norm = _Norm(model.model.norm, self._work)
         self._head = _Matrix(model.head_weights, self._work)
-        self._kv = [_Slots(cache, i) for i in range(cache.n_layers)]
+        # all slots of each layer, used or not, as contiguous arrays
+        self._kv = [
+            (_numbers(k_BGTD), _numbers(v_BGTD), pos_BGT.numpy())
+            for k_BGTD, v_BGTD, pos_BGT in zip(
+                cache.k_LBGTD, cache.v_LBGTD, cache.pos_LBGT, strict=True
+            )
+        ]
         self._room = _Room(model, cache, self._work)
         matrices = [m for layer in self._layers for m in layer.matrices]
         read = sum(m.weight.nbytes for m in [*matrices, self._head])
-        self._n_threads = 1 if read < ONE_THREAD_BYTES else torch.get_num_threads()
+        self._one_thread = read < ONE_THREAD_BYTES
 
     def __call__(self, token_B: Tensor) -> Tensor:
         """Feed one token per row. Shapes: token_B -> logits_BV."""
@@ -64,12 +70,15 @@ class FusedDecode:
         cos, sin = self._rope(pos_B1, cache.seen, 1, room.like)
         rope = [_rows(half, cache.batch, self._work) for half in (cos, sin)]
         pos_B = np.full(cache.batch, cache.seen) if pos_B1 is None else pos_B1[:, 0].numpy()
-        with _threads(self._n_threads):
-            for i, layer in enumerate(self._layers):
-                layer(room, rope, cache, i, self._kv[i], pos_B1, pos_B)
+        with _threads(1 if self._one_thread else torch.get_num_threads()):
+            for layer, kv, slot, whole in zip(
+                self._layers, self._kv, cache.used_L, cache.whole_L, strict=True
+            ):
+                layer(room, rope, kv, slot, whole, pos_B)
             self._norm(room.x, room.normed)
             logits = np.empty((len(room.x), self._head.n_out), room.x.dtype)
             self._head(room.normed, logits)
+        cache.advance()
         return torch.from_numpy(logits[: cache.batch]).to(self._dtype)
 
 
@@ -77,6 +86,9 @@ class _LayerStep:
     """One layer's weights as the kernels take them, and their order of use."""
 
     def __init__(self, layer: Layer, work: torch.dtype) -> None:
+        from kvlab.kernels import cpu
+
+        self._cpu = cpu
         at, mlp = layer.self_attn, layer.mlp
         names = "q_proj", "k_proj", "v_proj", "o_proj"
         self.q, self.k, self.v, self.o = (_Matrix(getattr(at, name), work) for name in names)
@@ -91,9 +103,8 @@ class _LayerStep:
         ]
         self.scale = at.head_dim**-0.5
 
-    def __call__(self, room, rope, cache, i, kv, pos_B1, pos_B) -> None:
-        from kvlab.kernels import cpu
-
+    def __call__(self, room, rope, kv, slot, whole, pos_B) -> None:
+        cpu = self._cpu
         self.before_attention(room.x, room.normed)
         self.q(room.normed, room.q)
         self.k(room.normed, room.k)
@@ -104,14 +115,8 @@ class _LayerStep:
                 norm(rows, rows)
         cpu.turn(room.q_BHD, *rope)
         cpu.turn(room.k_BGD, *rope)
-        dtype = cache.k_LBGTD.dtype
-        cache.append(i, room.k_BG1D.to(dtype), room.v_BG1D.to(dtype), pos_B1)
-        slots = cache.read(i)
-        used = slots.k_BGTD.shape[2]
-        cpu.attend(
-            room.q_BHD, *kv.arrays, pos_B, used, slots.whole, self.scale, room.scratch,
-            room.out_BHD,
-        )  # fmt: skip
+        cpu.store(room.k_BGD, room.v_BGD, pos_B, slot, *kv)
+        cpu.attend(room.q_BHD, *kv, pos_B, slot + 1, whole, self.scale, room.scratch, room.out_BHD)
         self.o(room.out, room.x, add=True)
         self.before_mlp(room.x, room.normed)
         self.gate(room.normed, room.gate)
@@ -164,17 +169,6 @@ class _Norm:
         self._norm(x_BC, self._weight_C, self._eps, y_BC)
 
 
-class _Slots:
-    """All of one layer's slots, used or not, as contiguous arrays."""
-
-    def __init__(self, cache: KVCache, layer: int) -> None:
-        self.arrays = (
-            _numbers(cache.k_LBGTD[layer]),
-            _numbers(cache.v_LBGTD[layer]),
-            cache.pos_LBGT[layer].numpy(),
-        )
-
-
 class _Room:
     """Where a step keeps its activations; rows are rounded up to a multiple of four."""
 
@@ -198,9 +192,7 @@ class _Room:
         self.q_BHD = self.q[:batch].reshape(batch, heads, width)
         self.out_BHD = self.out[:batch].reshape(batch, heads, width)
         self.k_BGD = self.k[:batch].reshape(batch, groups, width)
-        v_BGD = self.v[:batch].reshape(batch, groups, width)
-        self.k_BG1D = torch.from_numpy(self.k_BGD)[:, :, None]
-        self.v_BG1D = torch.from_numpy(v_BGD)[:, :, None]
+        self.v_BGD = self.v[:batch].reshape(batch, groups, width)
         parts = -(-cache.capacity // cpu.PART)
         self.scratch = tuple(
             room(batch, heads, *size)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kvlab.cache import KVCache, LayerKV
 from kvlab.fused import FusedDecode
-from kvlab.model import Transformer, watched
+from kvlab.model import Transformer, taps, watched
 
 FEWEST_SLOTS = 128
 
@@ -47,7 +47,7 @@ class CompiledDecode:
                 "Make it with model.new_cache."
             )
         self.model, self._cache = model, cache
-        self._memory = _memory(cache)
+        self._memory, self._taps = _memory(cache), taps(model)
         if model.device.type == "cuda":
             self.how, self._step = "CUDA graph", StaticDecode(model, cache)
         else:
@@ -76,7 +76,7 @@ class CompiledDecode:
             raise ValueError(
                 f"Tokens on {token_B.device} came; the model is on {cache.k_LBGTD.device}."
             )
-        if watched(model):
+        if watched(self._taps):
             raise ValueError(
                 "A probe watches this model, but a compiled step passes no taps. Leave the probe, "
                 "or use plain decode."

@@ -102,12 +102,15 @@ class Transformer(nn.Module):
         return self.lm_head(x_BSC)
 
 
-def watched(model: Transformer) -> bool:
-    """Whether anything listens at the model's taps, as a probe does."""
-    taps = ("tap_q", "tap_k", "tap_v", "tap_weights")
-    return any(
-        getattr(layer.self_attn, tap)._forward_hooks for layer in model.model.layers for tap in taps
-    )
+def taps(model: Transformer) -> list[nn.Module]:
+    """The modules at which a probe listens."""
+    names = ("tap_q", "tap_k", "tap_v", "tap_weights")
+    return [getattr(layer.self_attn, name) for layer in model.model.layers for name in names]
+
+
+def watched(taps: list[nn.Module]) -> bool:
+    """Whether anything listens at these taps."""
+    return any(tap._forward_hooks for tap in taps)
 
 
 class Decoder(nn.Module):

@@ -89,6 +89,21 @@ def test_attention_over_marked_slots(stored, used):
         assert (out - want).abs().max() < near
 
 
+@pytest.mark.parametrize("stored", STORED[:-1])
+def test_keys_and_values_are_stored_as_torch_rounds_them(stored):
+    work = torch.float64 if stored == torch.float64 else torch.float32
+    k, v = (draw(2, 3, 5, seed=s).to(work) * 300 for s in (1, 2))
+    k[0, 0, :4] = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, -(1 + 2**-11), 0.0])  # halfway, twice
+    keys, values = torch.zeros(2, 2, 3, 7, 5).to(stored)
+    pos = torch.full((2, 3, 7), -1)
+    cpu.store(
+        k.numpy(), v.numpy(), np.array([4, 9]), 6, numbers(keys), numbers(values), pos.numpy()
+    )
+    assert torch.equal(keys[:, :, 6], k.to(stored)) and torch.equal(values[:, :, 6], v.to(stored))
+    assert not keys[:, :, :6].any() and not values[:, :, :6].any()
+    assert pos[:, :, 6].tolist() == [[4] * 3, [9] * 3] and (pos[:, :, :6] == -1).all()
+
+
 @pytest.mark.parametrize("lowest", [-90, -20, -1])
 def test_the_fast_exponential_is_right_to_the_last_bits(lowest):
     """Seen through swiglu, whose exponential it is."""

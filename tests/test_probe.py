@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kvlab import Probe, compiled_decode
-from kvlab.model import watched
+from kvlab.model import taps, watched
 from tests.conftest import tiny_model
 
 
@@ -89,9 +89,9 @@ def test_nothing_is_left_behind_even_after_an_error():
     model = tiny_model()
     with pytest.raises(IndexError), Probe(model, keep=("weights", "queries")):
         model(torch.tensor([[99]]))
-    assert hooks(model) == 0 and not watched(model)
+    assert hooks(model) == 0 and not watched(taps(model))
     with Probe(model) as outer:
-        assert watched(model)
+        assert watched(taps(model))
         with Probe(model) as inner:
             model(torch.tensor([[1]]))
         model(torch.tensor([[1]]))

@@ -57,6 +57,32 @@ def _widen(_typing, number):
 
 
 @intrinsic
+def _narrow(_typing, number, stored):
+    """A number as it is stored beside `stored`: rounded to the nearest, to even from halfway."""
+
+    def as_it_is(_context, _builder, _signature, args):
+        return args[0]
+
+    def to_bfloat16(_context, builder, _signature, args):
+        bits = builder.bitcast(args[0], ir.IntType(32))
+        odd = builder.and_(builder.lshr(bits, bits.type(16)), bits.type(1))
+        rounded = builder.add(bits, builder.add(odd, bits.type(0x7FFF)))
+        return builder.trunc(builder.lshr(rounded, bits.type(16)), ir.IntType(16))
+
+    def to_float16(_context, builder, _signature, args):
+        return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
+
+    ways = {
+        (types.float64, types.float64): as_it_is,
+        (types.float32, types.float32): as_it_is,
+        (types.float32, types.uint16): to_bfloat16,
+        (types.float32, types.int16): to_float16,
+    }
+    way = ways.get((number, stored))
+    return None if way is None else (stored(number, stored), way)
+
+
+@intrinsic
 def _prefetch(_typing, array, index):
     """Ask memory for one element's cache line. It may lie outside the array: nothing is read."""
 
@@ -135,6 +161,17 @@ def turn(x_BHD, cos_BD, sin_BD):
                 x, y = first[d], second[d]
                 first[d] = x * cos_D[d] + y * sin_D[d]
                 second[d] = y * cos_D[half + d] + x * sin_D[half + d]
+
+
+@njit(cache=True)
+def store(k_BGD, v_BGD, pos_B, slot, k_BGTD, v_BGTD, pos_BGT):
+    """Put one new token per row into a slot of a layer."""
+    for b in range(k_BGD.shape[0]):
+        for g in range(k_BGD.shape[1]):
+            pos_BGT[b, g, slot] = pos_B[b]
+            for d in range(k_BGD.shape[2]):
+                k_BGTD[b, g, slot, d] = _narrow(k_BGD[b, g, d], k_BGTD[b, g, slot, d])
+                v_BGTD[b, g, slot, d] = _narrow(v_BGD[b, g, d], v_BGTD[b, g, slot, d])
 
 
 @njit(fastmath=_SUMS, cache=True)
