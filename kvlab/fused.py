@@ -29,17 +29,20 @@ ONE_THREAD_BYTES = 16 << 20
 class FusedDecode:
     """A decoding step for one model and one cache, both on the CPU.
 
-    Calling it is calling `decode`: (model, token_B, cache) -> logits_BV. Activations stay in
-    float32 (float64 in a float64 model) where `decode` rounds each of them to the model's
-    precision. It looks at the model's matrices where they lie, and copies its small vectors: make
-    it again after changing those. numba compiles it when it first runs, and keeps the code.
-    Raises: ValueError when numba is missing or the model is not on a CPU.
+    Activations stay in float32 (float64 in a float64 model) where `decode` rounds each of them to
+    the model's precision. It looks at the model's matrices where they lie, and copies its small
+    vectors: make it again after changing those. numba compiles it when it first runs, and keeps
+    the code. It checks nothing: `graphs.CompiledDecode` does.
+    Raises: ValueError when numba is missing, the model is not on a CPU, or the CPU cannot read
+    float16.
     """
 
     def __init__(self, model: Transformer, cache: KVCache) -> None:
         reason = kernels.missing("cpu")
         if reason is None and (model.device.type != "cpu" or cache.k_LBGTD.device.type != "cpu"):
             reason = f"the model is on {model.device}"
+        if reason is None and model.dtype == torch.float16 and not _reads_float16():
+            reason = "this processor has no instruction that reads float16; load another dtype"
         if reason:
             raise ValueError(f"The compiled step for a CPU was asked for, but {reason}.")
         self._rope = model.model.rope
@@ -204,6 +207,12 @@ def _numbers(stored: Tensor) -> np.ndarray:
     """A tensor's memory as numpy; half precision as integers of the same bits."""
     bits = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}.get(stored.dtype)
     return (stored if bits is None else stored.view(bits)).contiguous().numpy()
+
+
+def _reads_float16() -> bool:
+    from kvlab.kernels import cpu
+
+    return cpu.reads_float16()
 
 
 def _rows(half: Tensor, batch: int, work: torch.dtype) -> np.ndarray:

@@ -1,18 +1,30 @@
 """Documents that must stay true."""
 
+import json
 import re
+import subprocess
+import sys
 
 import pytest
 
-from benchmarks.readme import filled
+from benchmarks.readme import TABLES, filled
 from kvlab.cli import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_table_of_the_readme_is_the_recorded_result():
+def test_the_tables_of_the_readme_are_the_recorded_results():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert filled(text) == text and "| 512 |" in text
+    assert all(f"<!-- {name} -->\n|" in text for name in TABLES)
+
+
+@pytest.mark.parametrize("name", ["decode", "prefill", "batch", "gpu"])
+def test_a_measurement_runs_on_a_toy(name):
+    line = [sys.executable, "-m", f"benchmarks.{name}", "--tiny", "--rounds", "1"]
+    out = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    result = json.loads(out)
+    assert result["rows"] and result["machine"]["torch"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -35,7 +47,7 @@ def test_commands_named_in_the_readme_exist():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     known = _parser()._subparsers._group_actions[0].choices
     for command in re.findall(r"kvlab (\w+)", text):
-        if command in ("lab", "test", "demo", "generate", "doctor", "grade", "hint"):
+        if command in ("lab", "test", "demo", "generate", "doctor", "grade", "hint", "export"):
             assert command in known
     assert {"lab", "test", "demo", "generate", "doctor", "grade"} <= set(
         re.findall(r"kvlab (\w+)", text)

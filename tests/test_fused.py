@@ -16,6 +16,14 @@ def test_numba_missing_is_said_plainly(monkeypatch):
         FusedDecode(model, model.new_cache(1, 4))
 
 
+def test_a_processor_without_float16_is_told_before_it_fails(monkeypatch):
+    monkeypatch.setattr("kvlab.kernels.cpu.reads_float16", lambda: False)
+    FusedDecode(tiny_model(), tiny_model().new_cache(1, 4))
+    model = tiny_model(dtype=torch.float16)
+    with pytest.raises(ValueError, match="no instruction that reads float16"):
+        FusedDecode(model, model.new_cache(1, 4))
+
+
 def test_the_matrices_are_looked_at_and_not_copied():
     model = tiny_model(dtype=torch.bfloat16)
     step = FusedDecode(model, model.new_cache(1, 4))

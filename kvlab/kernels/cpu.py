@@ -10,8 +10,10 @@ int16 is float16, int8 is a whole number with one scale per output.
 
 from __future__ import annotations
 
+import platform
+
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
@@ -24,6 +26,13 @@ _PIECE, _AHEAD = 1024, 2048
 _SHARE = 64
 # Slots that one thread attends to before it looks for more work.
 PART = 256
+
+
+def reads_float16() -> bool:
+    """Whether this processor converts float16 by itself; without that, compiling would fail."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    return bool(binding.get_host_cpu_features().get("f16c"))
 
 
 @intrinsic
