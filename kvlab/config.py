@@ -109,6 +109,7 @@ class ModelConfig:
         """
         hf = {**_family(hf), **hf}
         _refuse_unsupported(hf)
+        _refuse_window(hf)
         rope = _rope(hf)
         family = hf["model_type"]
         biased = bool(hf.get("attention_bias", False)) and family != "mistral"
@@ -118,7 +119,7 @@ class ModelConfig:
             head_dim = hf.get("head_dim")
             if not head_dim and type(hidden_size) is type(n_heads) is int and n_heads > 0:
                 head_dim = hidden_size // n_heads
-            config = cls(
+            return cls(
                 vocab_size=hf["vocab_size"],
                 hidden_size=hidden_size,
                 intermediate_size=hf["intermediate_size"],
@@ -143,8 +144,6 @@ class ModelConfig:
             raise ValueError(
                 f"The config has no entry {missing}; expected a complete {family} config."
             ) from None
-        _refuse_window(hf, config)
-        return config
 
     def to_hf(self, dtype: str = "float32") -> dict[str, Any]:
         """The same model as a Hugging Face config, which `transformers` opens unchanged.
@@ -298,25 +297,26 @@ def _refuse_unless(name: str, came: Any, supported: tuple) -> None:
         )
 
 
-def _refuse_window(hf: Mapping[str, Any], config: ModelConfig) -> None:
+def _refuse_window(hf: Mapping[str, Any]) -> None:
     """Refuse a sliding window by which some layer would lose sight of a token.
 
     With a window of W, position p sees p - W + 1 to p: all there is, if W is at least the longest
     text. In Llama it is `transformers`' cache that would slide.
     """
-    window = hf.get("sliding_window")
-    if config.family in ("qwen2", "qwen3"):
-        first = hf.get("max_window_layers")
-        none_slides = type(first) is int and first >= config.n_layers
+    window, longest = hf.get("sliding_window"), hf["max_position_embeddings"]
+    if window is None or (type(window) is type(longest) is int and window >= longest):
+        return
+    if hf["model_type"] in ("qwen2", "qwen3"):
+        first, n_layers = hf.get("max_window_layers"), hf.get("num_hidden_layers")
+        none_slides = type(first) is type(n_layers) is int and first >= n_layers
         # layer_types decide where they are given, and only full_attention has come this far
         if not hf.get("use_sliding_window") or hf.get("layer_types") or none_slides:
             return
-    if window is not None and (type(window) is not int or window < config.max_positions):
-        raise ValueError(
-            f"The config asks for sliding_window = {window!r} of {config.max_positions} positions; "
-            f"kvlab {_version()} has no sliding windows. It runs one that hides nothing: null, "
-            "switched off, or no shorter than max_position_embeddings."
-        )
+    raise ValueError(
+        f"The config asks for sliding_window = {window!r} of {longest!r} positions; kvlab "
+        f"{_version()} has no sliding windows. It runs one that hides nothing: null, switched off, "
+        "or no shorter than max_position_embeddings."
+    )
 
 
 def _version() -> str:

@@ -70,10 +70,9 @@ def _write(
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)  # the library makes it private
     tokenizer.inner.save(str(folder / "tokenizer.json"))
-    named = {
-        "bos_token": _token(tokenizer, config.bos_id),
-        "eos_token": _token(tokenizer, config.eos_ids[0] if config.eos_ids else None),
-    }
+    end = _token(tokenizer, config.eos_ids[0] if config.eos_ids else None)
+    # a batch needs something to pad with, and nothing reads it
+    named = {"bos_token": _token(tokenizer, config.bos_id), "eos_token": end, "pad_token": end}
     ids = {"bos_token_id": config.bos_id, "eos_token_id": list(config.eos_ids) or None}
     written = {
         "config.json": hf,

@@ -101,7 +101,7 @@ def _fetched(name: str, files: tuple[str, ...]) -> Path:
     try:
         from huggingface_hub import errors, snapshot_download
     except ImportError:
-        raise _no_hub(name, "needs huggingface_hub: pip install 'kvlab[hub]'") from None
+        raise _no_hub(name, "needs huggingface_hub: pip install huggingface_hub") from None
     try:
         return Path(snapshot_download(name, allow_patterns=list(files), etag_timeout=5))
     except errors.GatedRepoError:
