@@ -54,6 +54,7 @@ def test_a_config_survives_the_round_trip():
         ({"model_type": "qwen2", "layer_types": ["linear_attention"]}, "linear_attention"),
         ({"model_type": "qwen2", "layer_types": 5}, "layer_types = 5"),
         ({"sliding_window": 64}, "sliding_window = 64"),
+        ({"model_type": "mistral", "max_position_embeddings": 4097}, "4096 of 4097"),
         ({"is_causal": False}, "is_causal"),
         ({"per_layer_config": {"1": {"rms_norm_eps": 0.5}}}, "per_layer_config"),
         ({"compression_config": {"bits": 4}}, "compression_config"),
