@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     export = command("export", _export, "write a model as Hugging Face files")
     export.add_argument("folder", help="a new or an empty folder")
     _model_arguments(export)
+    export.set_defaults(dtype="auto")
 
     doctor = command("doctor", _doctor, "what is installed, what this machine has, what is missing")
     doctor.add_argument("--json", action="store_true")

@@ -30,6 +30,9 @@ _CLASSES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
+# Entries of a rope object, and what the llama3 type adds
+_ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+_LLAMA3 = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
 
 
 class Llama3Scaling(NamedTuple):
@@ -106,6 +109,8 @@ class ModelConfig:
         """
         hf = {**_family(hf), **hf}
         _refuse_unsupported(hf)
+        _refuse_window(hf)
+        rope = _rope(hf)
         family = hf["model_type"]
         biased = bool(hf.get("attention_bias", False)) and family != "mistral"
         try:
@@ -114,7 +119,6 @@ class ModelConfig:
             head_dim = hf.get("head_dim")
             if not head_dim and type(hidden_size) is type(n_heads) is int and n_heads > 0:
                 head_dim = hidden_size // n_heads
-            theta, scaling = _rope(hf)
             return cls(
                 vocab_size=hf["vocab_size"],
                 hidden_size=hidden_size,
@@ -125,7 +129,7 @@ class ModelConfig:
                 head_dim=head_dim,
                 max_positions=hf["max_position_embeddings"],
                 norm_eps=hf.get("rms_norm_eps", 1e-6),
-                rope_theta=theta,
+                rope_theta=rope["rope_theta"],
                 tie_embeddings=bool(hf.get("tie_word_embeddings", False)),
                 bos_id=hf.get("bos_token_id"),
                 eos_ids=as_ids(hf.get("eos_token_id")),
@@ -134,7 +138,7 @@ class ModelConfig:
                 o_bias=biased and family != "qwen2",
                 mlp_bias=bool(hf.get("mlp_bias", False)) and family == "llama",
                 qk_norm=family == "qwen3",
-                rope_scaling=scaling,
+                rope_scaling=_scaling(rope, hf["max_position_embeddings"]),
             )
         except KeyError as missing:
             raise ValueError(
@@ -142,7 +146,10 @@ class ModelConfig:
             ) from None
 
     def to_hf(self, dtype: str = "float32") -> dict[str, Any]:
-        """The same model as a Hugging Face config, which `transformers` opens unchanged."""
+        """The same model as a Hugging Face config, which `transformers` opens unchanged.
+
+        Raises: ValueError when no config of the family says what this one does.
+        """
         ids = list(self.eos_ids)
         written = {
             "architectures": [_CLASSES[self.family]],
@@ -176,6 +183,13 @@ class ModelConfig:
                 "high_freq_factor": high,
                 "original_max_position_embeddings": original,
             }
+        whole = self.family != "llama" or self.hidden_size % self.n_heads == 0
+        if not whole or type(self).from_hf(written) != self:
+            raise ValueError(
+                f"{self} cannot be written as a {self.family} config: transformers has no such "
+                "model. Its biases and norms must be the family's, and in a llama the heads must "
+                "divide hidden_size."
+            )
         return written
 
     @property
@@ -196,9 +210,11 @@ class ModelConfig:
 
 def as_ids(ids: Any) -> tuple[int, ...]:
     """Token ids as Hugging Face writes them: none, one, or a list."""
-    if ids is None:
-        return ()
-    return (ids,) if isinstance(ids, int) else tuple(ids)
+    found = () if ids is None else tuple(ids) if isinstance(ids, list) else (ids,)
+    for i in found:
+        if type(i) is not int:
+            raise ValueError(f"eos_token_id holds {i!r}; expected whole token ids or null.")
+    return found
 
 
 def _family(hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,66 +228,95 @@ def _family(hf: Mapping[str, Any]) -> dict[str, Any]:
     return _FAMILIES[kind]
 
 
-def _rope(hf: Mapping[str, Any]) -> tuple[float, Llama3Scaling | None]:
-    """Theta and scaling. transformers 5 writes rope_parameters, earlier ones the other two."""
-    new, old = hf.get("rope_parameters") or {}, hf.get("rope_scaling") or {}
-    theta = new.get("rope_theta", hf.get("rope_theta", 10000.0))
-    rope = next((r for r in (new, old) if _rope_type(r) == "llama3"), None)
-    if rope is None:
-        return theta, None
-    names = "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"
-    scaling = Llama3Scaling(*(rope[name] for name in names))
-    if any(type(number) not in (int, float) or number <= 0 for number in scaling):
-        raise ValueError(f"The config's llama3 rope entries are {rope}; expected numbers above 0.")
-    return theta, scaling
+def _rope(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """The rope entries in the spelling of transformers 5.
+
+    Where both spellings are there its rule holds: rope_scaling wins whole, and a theta that the
+    winner lacks comes from the top level.
+    """
+    found = [hf.get(name) or {} for name in ("rope_scaling", "rope_parameters")]
+    if not all(isinstance(rope, Mapping) for rope in found):
+        raise ValueError(f"The config's rope entries are {found}; expected objects.")
+    rope = {"rope_theta": hf.get("rope_theta", 10000.0), **(found[0] or found[1])}
+    kind = rope["rope_type"] = rope.get("rope_type", rope.get("type")) or "default"
+    _refuse_unless("rope type", kind, ("default", "llama3"))
+    share = rope.get("partial_rotary_factor", hf.get("partial_rotary_factor"))
+    _refuse_unless("partial_rotary_factor", share, (1, None))
+    known = _ROPE if kind == "default" else _ROPE | _LLAMA3
+    for name in sorted(rope.keys() - known):
+        _refuse_unless(f"{name} in a {kind} rope", rope[name], (None,))
+    return rope
 
 
-def _rope_type(rope: Mapping[str, Any]) -> str:
-    return rope.get("rope_type", rope.get("type", "default")) or "default"
+def _scaling(rope: Mapping[str, Any], max_positions: int) -> Llama3Scaling | None:
+    if rope["rope_type"] != "llama3":
+        return None
+    names = "factor", "low_freq_factor", "high_freq_factor"
+    original = rope.get("original_max_position_embeddings", max_positions)
+    scaling = Llama3Scaling(*(rope[name] for name in names), original)
+    if any(type(number) not in (int, float) or not number > 0 for number in scaling):
+        raise ValueError(
+            f"The config's llama3 rope entries are {dict(rope)}; expected numbers above 0."
+        )
+    if scaling.high_freq_factor <= scaling.low_freq_factor:
+        raise ValueError(
+            f"The config's llama3 rope has high_freq_factor = {scaling.high_freq_factor}; "
+            f"expected more than low_freq_factor, which is {scaling.low_freq_factor}."
+        )
+    return scaling
 
 
 def _refuse_unsupported(hf: Mapping[str, Any]) -> None:
-    ropes = [hf.get(name) or {} for name in ("rope_parameters", "rope_scaling")]
-    if not all(isinstance(rope, Mapping) for rope in ropes):
-        raise ValueError(f"The config's rope entries are {ropes}; expected objects.")
-    types = {_rope_type(rope) for rope in ropes} - {"default"}
-    shares = [entry.get("partial_rotary_factor", 1.0) for entry in (hf, *ropes)]
-    biased = hf["model_type"] == "mistral" and bool(hf.get("attention_bias", False))
+    """Refuse by name every entry whose value changes the sums and is not implemented."""
+    off = (False, None)
     wanted = {
-        "hidden_act": (hf.get("hidden_act", "silu"), ("silu",)),
-        "attention_bias": (biased, (False,)),
-        "rope type": (" and ".join(sorted(types)) or "default", ("default", "llama3")),
-        "partial_rotary_factor": (next((s for s in shares if s not in (1, None)), 1), (1,)),
-        "quantization_config": (hf.get("quantization_config"), (None,)),
-        "sliding_window": (_window_in_use(hf), (None,)),
+        "hidden_act": ("silu", "swish"),  # two names of one function
+        "attention_bias": off if hf["model_type"] == "mistral" else (True, *off),
+        "mlp_bias": (True, *off) if hf["model_type"] == "llama" else off,
+        "is_causal": (True, None),
+        "per_layer_config": (None, {}),
+        "quantization_config": (None,),
+        "compression_config": (None,),
+        # a file that transformers reads instead of model.safetensors
+        "transformers_weights": (None,),
+        # code of the checkpoint's own, which may compute something else
+        "auto_map": (None, {}),
     }
-    for name, (came, supported) in wanted.items():
-        if came not in supported:
-            raise ValueError(
-                f"The config asks for {name} = {came!r}; kvlab {_version()} runs "
-                f"{' or '.join(map(repr, supported))} only and will not run it wrongly."
-            )
+    for name, supported in wanted.items():
+        _refuse_unless(name, hf.get(name, supported[0]), supported)
+    kinds = hf.get("layer_types") or []
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        _refuse_unless("layer_types", kind, ("full_attention",))
 
 
-def _window_in_use(hf: Mapping[str, Any]) -> int | None:
-    """The sliding window if some layer would lose sight of a token by it, else None.
+def _refuse_unless(name: str, came: Any, supported: tuple) -> None:
+    if came not in supported:
+        raise ValueError(
+            f"The config asks for {name} = {came!r}; kvlab {_version()} runs "
+            f"{' or '.join(map(repr, supported))} only and will not run it wrongly."
+        )
 
-    A window as long as the longest text hides nothing.
+
+def _refuse_window(hf: Mapping[str, Any]) -> None:
+    """Refuse a sliding window by which some layer would lose sight of a token.
+
+    With a window of W, position p sees p - W + 1 to p: all there is, if W is at least the longest
+    text. In Llama it is `transformers`' cache that would slide.
     """
-    family, window = hf["model_type"], hf.get("sliding_window")
-    kinds = hf.get("layer_types")
-    if kinds is not None:
-        slides = any(kind != "full_attention" for kind in kinds)
-    elif family in ("qwen2", "qwen3"):
-        slides = bool(hf.get("use_sliding_window", False))
-        slides = slides and hf["num_hidden_layers"] > hf["max_window_layers"]
-    else:
-        slides = family == "mistral"
-    if not slides or (window is None and kinds is None):
-        return None
-    if type(window) is int and window >= hf["max_position_embeddings"]:
-        return None
-    return window if window is not None else "layer_types " + ", ".join(sorted(set(kinds)))
+    window, longest = hf.get("sliding_window"), hf["max_position_embeddings"]
+    if window is None or (type(window) is type(longest) is int and window >= longest):
+        return
+    if hf["model_type"] in ("qwen2", "qwen3"):
+        first, n_layers = hf.get("max_window_layers"), hf.get("num_hidden_layers")
+        none_slides = type(first) is type(n_layers) is int and first >= n_layers
+        # layer_types decide where they are given, and only full_attention has come this far
+        if not hf.get("use_sliding_window") or hf.get("layer_types") or none_slides:
+            return
+    raise ValueError(
+        f"The config asks for sliding_window = {window!r} of {longest!r} positions; kvlab "
+        f"{_version()} has no sliding windows. It runs one that hides nothing: null, switched off, "
+        "or no shorter than max_position_embeddings."
+    )
 
 
 def _version() -> str:

@@ -6,10 +6,13 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from kvlab.loading import as_dtype
 from kvlab.model import Transformer
 from kvlab.tokenizer import Tokenizer
 
@@ -19,15 +22,17 @@ def export(
     tokenizer: Tokenizer,
     folder: str | Path,
     *,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str = "auto",
 ) -> Path:
     """Write config, weights and tokenizer into a new folder, and return it.
 
-    `dtype` is the precision of the file, the model's own unless given.
-    Raises: ValueError when the model is quantised, or the folder holds something already or cannot
-    be written; it is then as it was.
+    `dtype` is the precision of the file, as in `load`; "auto" is the model's own. A chat template
+    is not kept, as the tokenizer does not hold it.
+    Raises: ValueError when the model is quantised or none that `transformers` has, or the folder
+    holds something already or cannot be written; it is then as it was.
     """
-    folder = Path(folder).expanduser()
+    folder, stored = Path(folder).expanduser(), as_dtype(dtype) or model.dtype
+    config = model.config.to_hf(str(stored).removeprefix("torch."))
     if not all(weight.is_floating_point() for weight in model.state_dict().values()):
         raise ValueError(
             "Export of a model with int8 weights was asked for; expected one whose weights are "
@@ -44,28 +49,33 @@ def export(
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as made:
             whole = Path(made) / "model"
             whole.mkdir()
-            _write(model, tokenizer, whole, dtype or model.dtype)
+            _write(model, tokenizer, whole, stored, config)
             if folder.exists():
                 folder.rmdir()
             shutil.move(whole, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ValueError(f"Export into {folder} failed: {error}.") from None
     return folder
 
 
-def _write(model: Transformer, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype) -> None:
+def _write(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    folder: Path,
+    dtype: torch.dtype,
+    hf: dict[str, Any],
+) -> None:
     config = model.config
     weights = {n: w.detach().to("cpu", dtype).contiguous() for n, w in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)  # the library makes it private
     tokenizer.inner.save(str(folder / "tokenizer.json"))
-    named = {
-        "bos_token": _token(tokenizer, config.bos_id),
-        "eos_token": _token(tokenizer, config.eos_ids[0] if config.eos_ids else None),
-    }
+    end = _token(tokenizer, config.eos_ids[0] if config.eos_ids else None)
+    # a batch needs something to pad with, and nothing reads it
+    named = {"bos_token": _token(tokenizer, config.bos_id), "eos_token": end, "pad_token": end}
     ids = {"bos_token_id": config.bos_id, "eos_token_id": list(config.eos_ids) or None}
     written = {
-        "config.json": config.to_hf(str(dtype).removeprefix("torch.")),
+        "config.json": hf,
         "generation_config.json": {k: v for k, v in ids.items() if v is not None},
         "tokenizer_config.json": {
             **{k: v for k, v in named.items() if v is not None},

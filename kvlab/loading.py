@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,16 @@ from kvlab.model import Transformer
 from kvlab.tokenizer import Tokenizer
 
 _SHIPPED = {"pocket": Path(__file__).parent / "pocket" / "weights"}
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+# all that is read; other safetensors of a repository may be the same weights once more
+_HUB_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+)
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -36,7 +46,7 @@ def load(
     Raises: ValueError when the name, the folder, a file, the architecture or the device is not
     what was expected, or the hub cannot be reached.
     """
-    device, dtype = check_device(device), _as_dtype(dtype)
+    device, dtype = check_device(device), as_dtype(dtype)
     folder = _find(name)
     config = _read_config(folder)
     weights = _read_weights(folder, device, dtype)
@@ -79,18 +89,37 @@ def _find(name: str | Path) -> Path:
 
 
 def _from_hub(name: str) -> Path:
-    """A hub's checkpoint in the local cache, fetched if it is not there yet."""
-    try:
-        from huggingface_hub import snapshot_download
+    """A hub's checkpoint in the local cache, fetched if it is not there yet.
 
-        files = snapshot_download(name, allow_patterns=["*.json", "*.safetensors"], etag_timeout=5)
-    except Exception as error:  # the hub's own errors are many, and all of them end here
+    The config comes first: nothing large is fetched for a model that would be refused.
+    """
+    ModelConfig.from_hf(_read_json(_fetched(name, ("config.json",)) / "config.json"))
+    return _fetched(name, _HUB_FILES)
+
+
+def _fetched(name: str, files: tuple[str, ...]) -> Path:
+    try:
+        from huggingface_hub import errors, snapshot_download
+    except ImportError:
+        raise _no_hub(name, "needs huggingface_hub: pip install huggingface_hub") from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(files), etag_timeout=5))
+    except errors.GatedRepoError:
+        page = f"https://huggingface.co/{name}"
+        why = f"is gated: accept its terms at {page} and log in (hf auth login)"
+    except errors.RepositoryNotFoundError:
+        why = "does not exist or is private: check the name, or log in (hf auth login)"
+    except Exception as error:  # the library lets its network client's own errors through
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"Model {name!r} is no folder here, and could not be fetched from the hub ({reason}). "
-            "Check the name and the network, or download its files elsewhere and pass the folder."
-        ) from None
-    return Path(files)
+        why = f"could not be fetched from the hub ({reason})"
+    raise _no_hub(name, why)
+
+
+def _no_hub(name: str, why: str) -> ValueError:
+    return ValueError(
+        f"Model {name!r} was asked for: it is no folder here, and as a hub id it {why}. "
+        "Or download its files on a machine where that works, and pass the folder."
+    )
 
 
 def _read_config(folder: Path) -> ModelConfig:
@@ -101,7 +130,7 @@ def _read_config(folder: Path) -> ModelConfig:
     return replace(config, eos_ids=ends) if ends else config
 
 
-def _as_dtype(dtype: torch.dtype | str) -> torch.dtype | None:
+def as_dtype(dtype: torch.dtype | str) -> torch.dtype | None:
     """A torch type, or None for the file's own."""
     if dtype == "auto":
         return None
@@ -132,6 +161,9 @@ def _weight_files(folder: Path) -> list[Path]:
     files = _read_json(index).get("weight_map")
     if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
         raise ValueError(f"{index} has no weight_map from names to files.")
+    for name in files.values():
+        if Path(name).name != name:
+            raise ValueError(f"{index} names {name!r}; expected a file beside it.")
     return [folder / name for name in sorted(set(files.values()))]
 
 
@@ -143,9 +175,10 @@ def _read_weights(
         if not path.is_file():
             raise ValueError(f"No weights at {path}; expected a safetensors file.")
         try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                for name in file.keys():  # noqa: SIM118  (safe_open is no dict)
-                    weights[name] = _as(file.get_tensor(name), dtype, name, folder)
+            for name, tensor in _tensors(path, device, dtype):
+                if name in weights:
+                    raise ValueError(f"{name} is in two files of {folder}; expected it once.")
+                weights[name] = tensor
         except (SafetensorError, OSError, RuntimeError) as error:
             raise ValueError(
                 f"{path} is truncated or not a safetensors file ({error}). Fetch it again."
@@ -155,21 +188,41 @@ def _read_weights(
     return weights
 
 
-def _as(tensor: torch.Tensor, dtype: torch.dtype | None, name: str, folder: Path) -> torch.Tensor:
-    if tensor.dtype not in _DTYPES:
-        raise ValueError(
-            f"{name} in {folder} is stored as {tensor.dtype}; expected floats of 16 to 64 "
-            "bits. Quantised weights are not read."
-        )
-    return tensor.to(dtype or tensor.dtype)
+def _tensors(
+    path: Path, device: torch.device, dtype: torch.dtype | None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of one file, by name, each converted before the next is read.
+
+    One that keeps its type stays a view of the mapped file. After one that is converted the file
+    is opened anew: the old map goes, and with it the pages that were read.
+    """
+    file = safe_open(path, framework="pt", device=str(device))
+    for name in list(file.keys()):
+        if name.endswith("rotary_emb.inv_freq"):  # in old files; it follows from the config
+            continue
+        tensor = file.get_tensor(name)
+        if tensor.dtype not in _DTYPES:
+            raise ValueError(
+                f"{name} in {path.parent} is stored as {tensor.dtype}; expected floats of 16 to "
+                "64 bits. Quantised weights are not read."
+            )
+        if dtype not in (None, tensor.dtype):
+            tensor = tensor.to(dtype)
+            file = safe_open(path, framework="pt", device=str(device))
+        yield name, tensor
 
 
 def _assemble(config: ModelConfig, weights: dict[str, torch.Tensor], folder: Path) -> Transformer:
     with torch.device("meta"):
         model = Transformer(config)
-    if config.tie_embeddings:
-        weights.pop("lm_head.weight", None)
-    weights = {k: v for k, v in weights.items() if not k.endswith("rotary_emb.inv_freq")}
+    head = weights.pop("lm_head.weight", None) if config.tie_embeddings else None
+    if head is not None and not torch.equal(
+        head, weights.setdefault("model.embed_tokens.weight", head)
+    ):
+        raise ValueError(
+            f"The config in {folder} ties lm_head.weight to the embedding, but the file holds "
+            "another one. Set tie_word_embeddings to false if the head is its own."
+        )
     expected = {name: tuple(p.shape) for name, p in model.state_dict().items()}
     came = {name: tuple(w.shape) for name, w in weights.items()}
     wrong = [

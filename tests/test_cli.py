@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from safetensors import safe_open
 
 from kvlab import cli
 from kvlab.course import notebooks
@@ -88,8 +89,11 @@ def test_normalise_tidies_and_checks(tmp_path, capsys):
     assert tidy["id"] == "cell-01"
 
 
-def test_export_writes_a_folder_that_loads(tmp_path, capsys):
-    assert cli.main(["export", str(tmp_path / "out"), "--dtype", "float16"]) == 0
+@pytest.mark.parametrize(("line", "stored"), [([], "F16"), (["--dtype", "bfloat16"], "BF16")])
+def test_export_writes_a_folder_that_loads(tmp_path, capsys, line, stored):
+    assert cli.main(["export", str(tmp_path / "out"), *line]) == 0
+    with safe_open(tmp_path / "out" / "model.safetensors", framework="pt") as file:
+        assert file.get_slice("model.norm.weight").get_dtype() == stored
     assert "written" in capsys.readouterr().out
     assert cli.main(["generate", "Hello", "-n", "2", "--model", str(tmp_path / "out")]) == 0
     assert cli.main(["export", str(tmp_path / "out")]) == 1

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from kvlab import ModelConfig, Transformer
@@ -11,6 +13,9 @@ LLAMA = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
 }
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+}  # fmt: skip
 
 
 def test_missing_entries_fall_back_to_hugging_faces_defaults():
@@ -44,6 +49,22 @@ def test_a_config_survives_the_round_trip():
         ({"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 1}, "4096"),
         ({"model_type": "qwen3", "layer_types": ["sliding_attention"] * 2}, "sliding"),
         ({"model_type": "qwen2", "layer_types": ["chunked"], "sliding_window": None}, "chunked"),
+        ({"model_type": "mistral", "mlp_bias": True}, "mlp_bias"),
+        ({"model_type": "mistral", "sliding_window": 9, "max_position_embeddings": None}, "= 9"),
+        ({"model_type": "qwen2", "layer_types": ["linear_attention"]}, "linear_attention"),
+        ({"model_type": "qwen2", "layer_types": 5}, "layer_types = 5"),
+        ({"sliding_window": 64}, "sliding_window = 64"),
+        ({"model_type": "mistral", "max_position_embeddings": 4097}, "4096 of 4097"),
+        ({"is_causal": False}, "is_causal"),
+        ({"per_layer_config": {"1": {"rms_norm_eps": 0.5}}}, "per_layer_config"),
+        ({"compression_config": {"bits": 4}}, "compression_config"),
+        ({"transformers_weights": "other.safetensors"}, "transformers_weights"),
+        ({"auto_map": {"AutoModelForCausalLM": "modeling.Mine"}}, "auto_map"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 7.0}}}, "full_attention"),
+        ({"rope_parameters": {**LLAMA3, "attention_factor": 2.0}}, "attention_factor"),
+        ({"rope_parameters": {**LLAMA3, "high_freq_factor": 1.0}}, "more than low_freq_factor"),
+        ({"rope_parameters": {"rope_type": ["x"]}}, "rope type"),
+        ({"eos_token_id": "<eos>"}, "'<eos>'"),
         ({"hidden_act": "gelu"}, "gelu"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "low_freq_factor"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 8}}, "yarn"),
@@ -61,15 +82,10 @@ def test_what_would_run_wrongly_is_refused_by_name(change, named):
         ModelConfig.from_hf({**LLAMA, **change})
 
 
-LLAMA3 = {
-    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 0,
-}  # fmt: skip
-
-
 def test_llama3_scaling_that_makes_no_sense_is_named():
     with pytest.raises(ValueError, match="numbers above 0"):
-        ModelConfig.from_hf({**LLAMA, "rope_scaling": LLAMA3})
+        scaling = {**LLAMA3, "original_max_position_embeddings": 0}
+        ModelConfig.from_hf({**LLAMA, "rope_scaling": scaling})
 
 
 @pytest.mark.parametrize(
@@ -85,6 +101,49 @@ def test_llama3_scaling_that_makes_no_sense_is_named():
 def test_a_sliding_window_that_hides_nothing_is_no_obstacle(change):
     config = ModelConfig.from_hf({**LLAMA, "num_key_value_heads": 2, **change})
     assert config.family == change["model_type"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"rope_theta": 5e5},
+        {"rope_theta": 5e5, "rope_parameters": {"rope_type": "default"}},
+        {"rope_theta": 5e5, "rope_parameters": {"rope_type": "default", "rope_theta": 7e5}},
+        {"rope_theta": 5e5, "rope_scaling": {"type": "default"}, "rope_parameters": LLAMA3},
+        {"rope_scaling": {"rope_type": "default", "rope_theta": 123.0}},
+        {"rope_scaling": {**LLAMA3, "rope_theta": 123.0}},
+        {"rope_theta": 5e5, "rope_scaling": {**LLAMA3, "original_max_position_embeddings": 64}},
+        {"rope_theta": 5e5, "rope_scaling": LLAMA3, "rope_parameters": {"rope_theta": 7e5}},
+        {"rope_parameters": LLAMA3, "original_max_position_embeddings": 64},
+    ],
+)
+def test_every_spelling_of_rope_means_what_transformers_takes_it_to_mean(change):
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    config = ModelConfig.from_hf(json.loads(json.dumps({**LLAMA, **change})))
+    theirs = transformers.LlamaConfig.from_dict(json.loads(json.dumps({**LLAMA, **change})))
+    theirs = theirs.rope_parameters
+    assert config.rope_theta == theirs["rope_theta"]
+    assert (config.rope_scaling is None) == (theirs["rope_type"] == "default")
+    if config.rope_scaling is not None:
+        names = "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"
+        assert config.rope_scaling == tuple(theirs[name] for name in names)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"qk_norm": True},
+        {"qkv_bias": True},
+        {"hidden_size": 26},
+        {"family": "mistral", "mlp_bias": True},
+        {"family": "qwen2"},
+        {"family": "qwen3", "qk_norm": True, "o_bias": True},
+    ],
+)
+def test_a_model_that_no_config_describes_is_not_written(change):
+    with pytest.raises(ValueError, match="cannot be written as a|asks for mlp_bias"):
+        tiny_config(**change).to_hf()
 
 
 def test_a_family_means_what_transformers_takes_it_to_mean():

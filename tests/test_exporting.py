@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from kvlab import export, load
 from tests.conftest import tiny_model
@@ -10,15 +11,19 @@ def pocket():
     return load("pocket")
 
 
-@pytest.mark.parametrize("dtype", [None, torch.float16])
+@pytest.mark.parametrize("dtype", ["auto", "float16", torch.float16])
 def test_the_pocket_model_opens_in_transformers(pocket, tmp_path, dtype):
     transformers = pytest.importorskip("transformers", reason="needs transformers")
     model, tokenizer = pocket
     folder = export(*pocket, tmp_path / "pocket", dtype=dtype)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     text = "User: What is the capital of France?\nAssistant:"
-    ids = transformers.AutoTokenizer.from_pretrained(folder)(text).input_ids
-    assert ids == tokenizer.encode(text)
+    theirs_too = transformers.AutoTokenizer.from_pretrained(folder)
+    arabic = "\u0645\u0631\u062d\u0628\u0627"
+    for some in ("12.50 and -3", "  x\n\ty ", f"{arabic} \U0001f642", "<eos>a", text):
+        ids = theirs_too(some).input_ids
+        assert ids == tokenizer.encode(some)
+    assert len(theirs_too(["a", text], padding=True).input_ids[0]) == len(ids)
     with torch.inference_mode():
         want, got = theirs(torch.tensor([ids])).logits, model(torch.tensor([ids]))
     # the weights were trained into float16, so that precision loses nothing
@@ -40,13 +45,20 @@ def test_an_empty_folder_will_do(pocket, tmp_path):
     assert (export(*pocket, tmp_path) / "model.safetensors").is_file()
 
 
-def test_a_failure_leaves_nothing_behind(pocket, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [OSError, SafetensorError])
+def test_a_failure_leaves_nothing_behind(pocket, tmp_path, monkeypatch, kind):
     def full(*_, **__):
-        raise OSError(28, "No space left on device")
+        raise kind("No space left on device")
 
     monkeypatch.setattr("kvlab.exporting.save_file", full)
     with pytest.raises(ValueError, match="No space left"):
         export(*pocket, tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_shape_that_transformers_refuses_is_not_written(pocket, tmp_path):
+    with pytest.raises(ValueError, match="must divide hidden_size"):
+        export(tiny_model(hidden_size=26), pocket[1], tmp_path / "new")
     assert not list(tmp_path.iterdir())
 
 

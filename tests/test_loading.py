@@ -161,3 +161,57 @@ def test_an_index_without_a_map_is_named(folder, index):
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="no weight_map"):
         load(folder)
+
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+@pytest.mark.parametrize("held", ["both", "head", "another"])
+def test_tied_weights_may_be_written_twice_but_not_differ(folder, held):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    weights = load_file(folder / "model.safetensors")
+    weights[HEAD] = weights[EMBEDDING] + (held == "another")
+    want = weights[EMBEDDING].clone()
+    if held == "head":
+        del weights[EMBEDDING]
+    save_file(weights, folder / "model.safetensors")
+    if held == "another":
+        with pytest.raises(ValueError, match="ties lm_head.weight to the embedding"):
+            load(folder)
+    else:
+        assert torch.equal(load(folder)[0].model.embed_tokens.weight, want)
+
+
+def test_turns_that_old_files_hold_are_left_out(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4, dtype=torch.int8)
+    save_file(weights, folder / "model.safetensors")
+    load(folder)
+
+
+def sharded(folder, first, second):
+    """Two files in place of one, each with what its function keeps."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = {}
+    for file, keeps in (("a.safetensors", first), ("b.safetensors", second)):
+        part = {name: w for name, w in weights.items() if keeps(name)}
+        save_file(part, folder / file)
+        names.update(dict.fromkeys(part, file))
+    return names
+
+
+def test_a_tensor_that_two_files_hold_is_named(folder):
+    names = sharded(folder, lambda _: True, lambda name: name == "model.norm.weight")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(ValueError, match="model.norm.weight is in two files"):
+        load(folder)
+
+
+def test_an_index_that_leaves_its_folder_is_named(folder):
+    names = sharded(folder, lambda name: "norm" in name, lambda name: "norm" not in name)
+    names = {name: f"../{folder.name}/{file}" for name, file in names.items()}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(ValueError, match=r"expected a file beside it"):
+        load(folder)
