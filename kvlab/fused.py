@@ -134,8 +134,10 @@ class _Matrix:
     def __init__(self, linear: nn.Module, work: torch.dtype) -> None:
         from kvlab.kernels import cpu
 
-        self._project = cpu.project
         self.weight = linear.weight.detach()
+        self._project = self._project_one = cpu.project
+        if self.weight.dtype == torch.int8 and work == torch.float32:
+            self._project_one = cpu.project_int8
         self.n_out = self.weight.shape[0]
         self._numbers = _numbers(self.weight)
         none = torch.zeros(0)
@@ -147,7 +149,8 @@ class _Matrix:
 
     def __call__(self, x_BI: np.ndarray, y_BO: np.ndarray, *, add: bool = False) -> None:
         if len(x_BI) <= MOST_ROWS:
-            self._project(self._numbers, *self._vectors, x_BI, y_BO, add)
+            project = self._project_one if len(x_BI) == 1 else self._project
+            project(self._numbers, *self._vectors, x_BI, y_BO, add)
             return
         scale_O, bias_O = self._small
         x, y = torch.from_numpy(x_BI), torch.from_numpy(y_BO)

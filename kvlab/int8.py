@@ -18,7 +18,8 @@ class Int8Linear(nn.Module):
     Here they are made floats again for each product, which is right but slow: the compiled step
     reads them as they are.
     Source: Dettmers et al. 2022, "LLM.int8()", section 2.1, absmax per row.
-    Differs: activations stay floats.
+    Differs: activations stay floats, but for one row in the compiled step, which rounds them to 15
+    bits.
     """
 
     def __init__(self, linear: nn.Linear) -> None:

@@ -40,6 +40,31 @@ def test_a_linear_layer(stored, rows, n_in, n_out):
         assert (y - (before + plain)).abs().max() < near
 
 
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize(("n_in", "n_out"), [(8, 1), (24, 61), (1300, 130), (5, 64)])
+def test_a_linear_layer_of_int8_in_whole_numbers(n_in, n_out, add):
+    w = (draw(n_out, n_in) * 50).clamp(-127, 127).to(torch.int8)
+    x, bias, scale = (t.float() for t in (draw(1, n_in), draw(n_out), draw(n_out, seed=1)))
+    none, y = np.zeros(0, np.float32), draw(1, n_out, seed=2).float()
+    before = y.double() * add
+    for vector, more in ((bias, bias), (none, 0)):
+        got = y.clone()
+        cpu.project_int8(w.numpy(), scale.numpy(), np.asarray(vector), x.numpy(), got.numpy(), add)
+        # each number of the row is off by at most half a step
+        off = w.double().abs().sum(1) * scale.double().abs() * x.abs().max() / 16383 * 0.51
+        want = before + F.linear(x.double(), w.double()) * scale.double() + more
+        assert ((got - want).abs() <= off + 1e-4).all()
+
+
+def test_the_largest_sum_of_int8_fits_and_a_row_of_zeros_is_zero():
+    w, x = np.full((1, 4096), 127, np.int8), np.full((1, 4096), 3.0, np.float32)
+    one, none, y = np.ones(1, np.float32), np.zeros(0, np.float32), np.empty((1, 1), np.float32)
+    cpu.project_int8(w, one, none, x, y, False)
+    assert y[0, 0] == pytest.approx(4096 * 127 * 3)
+    cpu.project_int8(w, one, none, 0 * x, y, False)
+    assert y[0, 0] == 0
+
+
 @pytest.mark.parametrize("work", [torch.float64, torch.float32])
 def test_norm_turn_and_swiglu(work):
     near = 1e-12 if work == torch.float64 else 1e-5
