@@ -67,6 +67,10 @@ class KVCache:
             # While a layer is in order, slot i holds position i: written once, here.
             self.pos_LBGT = torch.empty(shape[:-1], dtype=torch.int64, device=device)
             self.pos_LBGT[:] = torch.arange(capacity, device=device)
+        # asked for at every token and layer
+        self._row_shape = (batch, n_kv_heads, head_dim)
+        self._bytes_per_row = head_dim * dtype.itemsize  # of one key, or of one value
+        self._bytes_per_slot = 2 * batch * n_kv_heads * self._bytes_per_row
         self._forget()
         self.bytes_written = 0
         self.bytes_read = 0
@@ -121,15 +125,6 @@ class KVCache:
     def allocated_bytes(self) -> int:
         """Bytes that the device pays for keys and values, used or not."""
         return self.k_LBGTD.nbytes + self.v_LBGTD.nbytes
-
-    @property
-    def _bytes_per_row(self) -> int:
-        """Of one key, or of one value: one token, one head."""
-        return self.k_LBGTD.shape[4] * self.k_LBGTD.itemsize
-
-    @property
-    def _bytes_per_slot(self) -> int:
-        return 2 * self.batch * self.k_LBGTD.shape[2] * self._bytes_per_row
 
     def check_room(self, n_new: int) -> None:
         """Refuse `n_new` more tokens that do not fit, before anything is written."""
@@ -358,11 +353,12 @@ class KVCache:
         return layer
 
     def _check_rows(self, k_BGSD: Tensor, v_BGSD: Tensor) -> None:
-        _, rows, heads, _, width = self.k_LBGTD.shape
-        wanted = (rows, heads, k_BGSD.shape[2] if k_BGSD.dim() == 4 else 1, width)
-        if not k_BGSD.shape == v_BGSD.shape == wanted:
+        rows, heads, width = self._row_shape
+        shape = k_BGSD.shape
+        wanted = (rows, heads, shape[2] if len(shape) == 4 else 1, width)
+        if not shape == v_BGSD.shape == wanted:
             raise ValueError(
-                f"Keys of shape {tuple(k_BGSD.shape)} and values of shape {tuple(v_BGSD.shape)} "
+                f"Keys of shape {tuple(shape)} and values of shape {tuple(v_BGSD.shape)} "
                 f"came; expected {wanted}: rows, KV heads, tokens, width."
             )
         if not k_BGSD.dtype == v_BGSD.dtype == self.k_LBGTD.dtype:
