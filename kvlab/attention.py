@@ -41,8 +41,14 @@ def attend(
     `q_pos_BS` holds the queries' positions (-1 for padding); None says that the queries are those
     of the last S slots, as they are just after `append`. With `weights` the attention weights come
     back too, which only the reference backend can do.
+    Raises: ValueError when more queries than slots come without positions.
     Source: Vaswani et al. 2017, equation 1; grouped heads: Ainslie et al. 2023.
     """
+    if q_pos_BS is None and q_BHSD.shape[2] > kv.k_BGTD.shape[2]:
+        raise ValueError(
+            f"{q_BHSD.shape[2]} queries came without positions to a layer of {kv.k_BGTD.shape[2]} "
+            "slots, so they are not those of its last ones. Append first, or pass q_pos_BS."
+        )
     name, why = choose_backend(backend, weights)
     out_BHSD, weights_BHST = BACKENDS[name](q_BHSD, kv, q_pos_BS, weights)
     return Attended(out_BHSD, weights_BHST, name, why)
@@ -70,8 +76,9 @@ def choose_backend(backend: str, weights: bool) -> tuple[str, str]:
 def allowed_BGST(kv: LayerKV, q_pos_BS: Tensor | None, n_new: int) -> Tensor:
     """Which slot each new query may use: 0 <= slot's position <= query's position.
 
-    A query with nothing to see (padding before any text) sees everything, so that its row stays
-    a number. Nobody reads that row.
+    A query with nothing to see in a head sees everything there, empty slots too, so that its row
+    stays a number; of no slots at all it is 0. Nobody reads that row: a token that was appended
+    sees at least itself, so only padding before any text and heads evicted to nothing come to this.
     Shapes: (B, G, S, T), or an axis of 1 where all rows or heads agree.
     """
     if q_pos_BS is None and kv.in_order:

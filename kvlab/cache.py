@@ -5,7 +5,8 @@ L layers, B rows of the batch, G key/value heads, T slots, S new tokens, D head 
 A used slot holds one token's key and value, and the position that token had in its text, -1 for
 padding and for what eviction left empty. Masks are made from these positions, so causality,
 padding, eviction and chunked prefill need no other book-keeping: a query at position p may use a
-slot exactly when 0 <= pos <= p.
+slot exactly when 0 <= pos <= p. The same holds for slots not yet used, in which slot i has position
+i while a layer is in order and -1 after that, so a step may look at more slots than are used.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ class KVCache:
     and only `shrink` gives memory back. Counters are plain Python numbers: `bytes_written`,
     `bytes_read` (of the views handed out) and `bytes_copied` (keys and values moved from one place
     to another, by `keep`, `shrink` and `fork`).
+
+    A cache made, filled or shrunk in inference mode can be used outside it. Gradients do not flow
+    through what was written over, and torch says so in `backward`.
     """
 
     def __init__(
@@ -52,15 +56,21 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        for name, value in (("batch", batch), ("capacity", capacity)):
+        shape = (n_layers, batch, n_kv_heads, capacity, head_dim)
+        names = ("n_layers", "batch", "n_kv_heads", "capacity", "head_dim")
+        for name, value in zip(names, shape, strict=True):
             if value < 1:
                 raise ValueError(f"A cache with {name} {value} was asked for; expected at least 1.")
-        shape = (n_layers, batch, n_kv_heads, capacity, head_dim)
-        self.k_LBGTD = torch.zeros(shape, dtype=dtype, device=device)
-        self.v_LBGTD = torch.zeros(shape, dtype=dtype, device=device)
-        # While a layer is in order, slot i holds position i: written once, here.
-        self.pos_LBGT = torch.empty(shape[:-1], dtype=torch.int64, device=device)
-        self.pos_LBGT[:] = torch.arange(capacity, device=device)
+        with torch.inference_mode(False):  # else only inference mode could write into it
+            self.k_LBGTD = torch.zeros(shape, dtype=dtype, device=device)
+            self.v_LBGTD = torch.zeros(shape, dtype=dtype, device=device)
+            # While a layer is in order, slot i holds position i: written once, here.
+            self.pos_LBGT = torch.empty(shape[:-1], dtype=torch.int64, device=device)
+            self.pos_LBGT[:] = torch.arange(capacity, device=device)
+        # asked for at every token and layer
+        self._row_shape = (batch, n_kv_heads, head_dim)
+        self._bytes_per_row = head_dim * dtype.itemsize  # of one key, or of one value
+        self._bytes_per_slot = 2 * batch * n_kv_heads * self._bytes_per_row
         self._forget()
         self.bytes_written = 0
         self.bytes_read = 0
@@ -116,15 +126,6 @@ class KVCache:
         """Bytes that the device pays for keys and values, used or not."""
         return self.k_LBGTD.nbytes + self.v_LBGTD.nbytes
 
-    @property
-    def _bytes_per_row(self) -> int:
-        """Of one key, or of one value: one token, one head."""
-        return self.k_LBGTD.shape[4] * self.k_LBGTD.itemsize
-
-    @property
-    def _bytes_per_slot(self) -> int:
-        return 2 * self.batch * self.k_LBGTD.shape[2] * self._bytes_per_row
-
     def check_room(self, n_new: int) -> None:
         """Refuse `n_new` more tokens that do not fit, before anything is written."""
         free = self.capacity - max(self._used_L)
@@ -143,12 +144,16 @@ class KVCache:
         only possible until positions were given.
         Raises: ValueError when they do not fit; the cache is then as before.
         """
-        start, n_new = self._used_L[self._layer(layer)], k_BGSD.shape[2]
-        stop = start + n_new
+        start = self._used_L[self._layer(layer)]
         self._check_rows(k_BGSD, v_BGSD)
+        n_new = k_BGSD.shape[2]
+        stop = start + n_new
         if stop > self.capacity:
             self.check_room(n_new)
         if pos_BS is not None:
+            self._check_positions(pos_BS, n_new)
+            if self._in_order_L[layer]:
+                self.pos_LBGT[layer, :, :, stop:] = -1
             self.pos_LBGT[layer, :, :, start:stop] = pos_BS[:, None]
             self._in_order_L[layer] = self._whole_L[layer] = self._counts = False
         elif not self._counts:
@@ -247,7 +252,9 @@ class KVCache:
         if self._counts:
             return self.pos_LBGT.new_full((self.batch,), self.seen)
         used, since = self._used_L[0], self._seen_L[0] - self._kept_at_L[0]
-        before = torch.as_tensor(self._next, device=self.pos_LBGT.device).expand(self.batch)
+        before = self._next
+        if isinstance(before, int):  # filled on the device: sending it a number would wait
+            before = self.pos_LBGT.new_full((self.batch,), before)
         if since == 0:
             return before.clone()
         return before.maximum(self.pos_LBGT[0, :, 0, used - since : used].amax(-1) + 1)
@@ -276,15 +283,18 @@ class KVCache:
                 f"{lost}; expected 0 or a number between {evicted_at} and {self.seen}."
             )
         for layer, had in enumerate(self._seen_L):
-            self._used_L[layer] -= had - seen
-            self._seen_L[layer] = seen
+            used = self._used_L[layer] - (had - seen)
+            if not self._in_order_L[layer]:
+                self.pos_LBGT[layer, :, :, used : self._used_L[layer]] = -1
+            self._used_L[layer], self._seen_L[layer] = used, seen
 
     def shrink(self, capacity: int | None = None) -> None:
         """Move to smaller memory and give the old back: `capacity` slots, or just the used ones.
 
         Views that `read` handed out, and steps compiled for this cache, keep the old memory alive
-        and must not be used any more.
-        Raises: ValueError when the used slots would not fit, or nothing would become smaller.
+        and must not be used any more: the three buffers are other tensors then. With the capacity
+        it has, a cache stays where it is.
+        Raises: ValueError when the used slots would not fit, or the cache would grow.
         """
         used = max(self._used_L)
         wanted = max(1, used) if capacity is None else capacity
@@ -293,9 +303,12 @@ class KVCache:
                 f"Shrinking to {wanted} slots was asked for, but {used} are used and there are "
                 f"{self.capacity}; expected a number between these."
             )
-        self.k_LBGTD = self.k_LBGTD[:, :, :, :wanted].clone()
-        self.v_LBGTD = self.v_LBGTD[:, :, :, :wanted].clone()
-        self.pos_LBGT = self.pos_LBGT[..., :wanted].clone()
+        if wanted == self.capacity:
+            return
+        with torch.inference_mode(False):
+            self.k_LBGTD = self.k_LBGTD[:, :, :, :wanted].clone()
+            self.v_LBGTD = self.v_LBGTD[:, :, :, :wanted].clone()
+            self.pos_LBGT = self.pos_LBGT[..., :wanted].clone()
         self.bytes_copied += self.live_bytes
 
     def fork(self) -> KVCache:
@@ -310,9 +323,9 @@ class KVCache:
             dtype=self.k_LBGTD.dtype,
             device=self.k_LBGTD.device,
         )
-        used = max(self._used_L)
-        twin.k_LBGTD[:, :, :, :used] = self.k_LBGTD[:, :, :, :used]
-        twin.v_LBGTD[:, :, :, :used] = self.v_LBGTD[:, :, :, :used]
+        for layer, used in enumerate(self._used_L):
+            twin.k_LBGTD[layer, :, :, :used] = self.k_LBGTD[layer, :, :, :used]
+            twin.v_LBGTD[layer, :, :, :used] = self.v_LBGTD[layer, :, :, :used]
         twin.pos_LBGT.copy_(self.pos_LBGT)
         for name in ("_used_L", "_seen_L", "_kept_at_L", "_empty_L", "_in_order_L", "_whole_L"):
             setattr(twin, name, list(getattr(self, name)))
@@ -340,11 +353,12 @@ class KVCache:
         return layer
 
     def _check_rows(self, k_BGSD: Tensor, v_BGSD: Tensor) -> None:
-        _, rows, heads, _, width = self.k_LBGTD.shape
-        wanted = (rows, heads, k_BGSD.shape[2], width)
-        if not k_BGSD.shape == v_BGSD.shape == wanted:
+        rows, heads, width = self._row_shape
+        shape = k_BGSD.shape
+        wanted = (rows, heads, shape[2] if len(shape) == 4 else 1, width)
+        if not shape == v_BGSD.shape == wanted:
             raise ValueError(
-                f"Keys of shape {tuple(k_BGSD.shape)} and values of shape {tuple(v_BGSD.shape)} "
+                f"Keys of shape {tuple(shape)} and values of shape {tuple(v_BGSD.shape)} "
                 f"came; expected {wanted}: rows, KV heads, tokens, width."
             )
         if not k_BGSD.dtype == v_BGSD.dtype == self.k_LBGTD.dtype:
@@ -354,6 +368,15 @@ class KVCache:
             )
         self._check_device(k_BGSD, "Keys")
         self._check_device(v_BGSD, "Values")
+
+    def _check_positions(self, pos_BS: Tensor, n_new: int) -> None:
+        wanted = (self.batch, n_new)
+        if tuple(pos_BS.shape) != wanted or pos_BS.dtype not in (torch.int64, torch.int32):
+            raise ValueError(
+                f"Positions of shape {tuple(pos_BS.shape)} and type {pos_BS.dtype} came; expected "
+                f"whole numbers of shape {wanted}: rows, tokens."
+            )
+        self._check_device(pos_BS, "Positions")
 
     def _check_device(self, tensor: Tensor, what: str) -> None:
         if tensor.device != self.k_LBGTD.device:

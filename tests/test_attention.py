@@ -61,6 +61,31 @@ def test_a_query_with_nothing_to_see_is_still_a_number(backend):
     assert out.isfinite().all()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_head_that_was_evicted_to_nothing_stays_a_number_and_leaves_the_others_alone(
+    backend, device
+):
+    q, full = case(2, 5, 1, device=device)
+    pos = full.pos_BGT.clone()
+    pos[0, 1], pos[1, 0, 3:] = -1, -1
+    kv = LayerKV(full.k_BGTD, full.v_BGTD, pos, False)
+    q_pos = torch.tensor([[7], [7]], device=device)
+    out = attend(q, kv, q_pos, backend=backend).out_BHSD
+    assert out.isfinite().all()
+    want = by_loop(q, kv, q_pos)  # 0 where there is nothing to see
+    want[0, 2:] = out[0, 2:]
+    torch.testing.assert_close(out, want, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_layer_without_slots_gives_zeros_and_needs_positions(backend, device):
+    q, kv = case(2, 0, 1, device=device)
+    q_pos = torch.tensor([[3], [0]], device=device)
+    assert not attend(q, kv, q_pos, backend=backend).out_BHSD.any()
+    with pytest.raises(ValueError, match="1 queries came without positions to a layer of 0 slots"):
+        attend(q, kv, backend=backend)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_lower_precision_stays_near(dtype):
     q, kv = case(2, 7, 3)
