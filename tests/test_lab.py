@@ -49,9 +49,15 @@ def test_root_is_allowed_only_for_root(root, monkeypatch, user, allowed):
     assert ("--ServerApp.allow_root=True" in lab.lab_command(root=root)) == allowed
 
 
-def test_news_and_update_checks_are_off():
-    [settings] = json.loads((lab.SETTINGS / "overrides.json").read_text()).values()
-    assert settings == {"fetchNews": "false", "checkForUpdates": False}
+def test_news_and_update_checks_are_off_and_cells_stay_in_the_page():
+    settings = json.loads((lab.SETTINGS / "overrides.json").read_text())
+    assert settings == {
+        "@jupyterlab/apputils-extension:notification": {
+            "fetchNews": "false",
+            "checkForUpdates": False,
+        },
+        "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
+    }
     assert f"--LabApp.app_settings_dir={lab.SETTINGS}" in lab.lab_command()
 
 
