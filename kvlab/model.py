@@ -25,6 +25,7 @@ class Transformer(nn.Module):
         self.model = Decoder(config)
         if not config.tie_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.tap_logits = nn.Identity()
 
     @property
     def device(self) -> torch.device:
@@ -98,8 +99,8 @@ class Transformer(nn.Module):
     def head(self, x_BSC: Tensor) -> Tensor:
         """Logits over the vocabulary for each given row."""
         if self.config.tie_embeddings:
-            return F.linear(x_BSC, self.model.embed_tokens.weight)
-        return self.lm_head(x_BSC)
+            return self.tap_logits(F.linear(x_BSC, self.model.embed_tokens.weight))
+        return self.tap_logits(self.lm_head(x_BSC))
 
 
 def taps(model: Transformer) -> list[nn.Module]:
