@@ -106,7 +106,8 @@ class Transformer(nn.Module):
 def taps(model: Transformer) -> list[nn.Module]:
     """The modules at which a probe listens."""
     names = ("tap_q", "tap_k", "tap_v", "tap_weights")
-    return [getattr(layer.self_attn, name) for layer in model.model.layers for name in names]
+    found = [getattr(layer.self_attn, name) for layer in model.model.layers for name in names]
+    return [*found, model.tap_logits]
 
 
 def watched(taps: list[nn.Module]) -> bool:
