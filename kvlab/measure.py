@@ -9,10 +9,12 @@ B rows, S new tokens, T slots, L layers, H query heads, D head width.
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +28,22 @@ class Comparison:
 
     slow_seconds: tuple[float, ...]
     fast_seconds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        n_slow, n_fast = len(self.slow_seconds), len(self.fast_seconds)
+        if n_slow != n_fast or n_slow == 0:
+            raise ValueError(f"{n_slow} and {n_fast} times came; expected pairs, and at least one.")
+        if min(*self.slow_seconds, *self.fast_seconds) <= 0:
+            raise ValueError(
+                "A run took no time that the clock could see; let each call do more work."
+            )
+
+    def __str__(self) -> str:
+        low, high = self.spread
+        return (
+            f"{self.ratio:.2f} times as fast: median of {len(self.ratios)} pairs, from {low:.2f} "
+            f"to {high:.2f}, between which the true median lies with {self.confidence:.0%}"
+        )
 
     @property
     def ratios(self) -> list[float]:
@@ -41,16 +59,45 @@ class Comparison:
         """Smallest and largest ratio."""
         return min(self.ratios), max(self.ratios)
 
-    def verdict(self, at_least: float = 1.0) -> str:
-        """ "faster" than `at_least` times, "not faster", or "too noisy" when the pairs disagree.
+    @property
+    def confidence(self) -> float:
+        """How sure it is that the true median ratio lies within `spread`.
 
-        Up to a fifth of them may disagree. Where both take the same time a pair falls either way
-        like a coin, and five then agree by luck once in three runs: ask for more than 1.
+        A pair falls above or below it like a coin, and it is outside only when all n pairs fall on
+        one side: 1 - 2 / 2^n, which is 75 % for three pairs and 94 % for five. Pairs must not
+        disturb each other; a machine that is slowed down for all of them still deceives.
         """
-        agree = sum(r > at_least for r in self.ratios) / len(self.ratios)
+        return 1 - 2 ** (1 - len(self.ratios))
+
+    def luck(self, at_least: float = 1.0) -> float:
+        """How often so many pairs or more would hold the claim if each fell like a coin.
+
+        The sign test's one-sided p-value: 3 % when five of five pairs hold it, 19 % for four.
+        """
+        n, held = len(self.ratios), self._held(at_least)
+        return sum(math.comb(n, k) for k in range(held, n + 1)) / 2**n
+
+    def verdict(self, at_least: float = 1.0) -> str:
+        """ "faster", at least so many times; "not faster"; or "too noisy" when pairs disagree.
+
+        A pair holds the claim when its ratio is above 1 and not below `at_least`. Up to a fifth of
+        the pairs may differ from the rest. At the very edge of the claim, as when both take the
+        same time, that is luck (see there): ask for more than 1.
+        Raises: ValueError for `at_least` below 1, since a slower thing is never "faster".
+        """
+        agree = self._held(at_least) / len(self.ratios)
         if agree >= 0.8:
             return "faster"
         return "not faster" if agree <= 0.2 else "too noisy"
+
+    def _held(self, at_least: float) -> int:
+        """In how many pairs the claim holds."""
+        if not at_least >= 1:
+            raise ValueError(
+                f'A verdict on "at least {at_least} times as fast" was asked for; expected 1 or '
+                "more. To bound a loss, look at `ratio` and `spread`."
+            )
+        return sum(r > 1 and r >= at_least for r in self.ratios)
 
 
 def compare(
@@ -65,6 +112,8 @@ def interleaved(
     runs: Mapping[str, Callable[[], object]], *, rounds: int = 5, warm_up: int = 1
 ) -> dict[str, tuple[float, ...]]:
     """Seconds of each of several functions, run in turn, every other round in reverse order."""
+    if rounds < 1 or not runs:
+        raise ValueError(f"{rounds} rounds of {len(runs)} runs were asked for; expected one each.")
     for _ in range(warm_up):
         for run in runs.values():
             run()
@@ -73,6 +122,12 @@ def interleaved(
         for name in runs if i % 2 == 0 else reversed(runs):
             seconds[name].append(clock(runs[name]))
     return {name: tuple(found) for name, found in seconds.items()}
+
+
+def against_first(seconds: Mapping[str, tuple[float, ...]]) -> dict[str, Comparison]:
+    """What `interleaved` gave, each compared with the first, round by round."""
+    base, *_ = seconds.values()
+    return {name: Comparison(base, found) for name, found in seconds.items()}
 
 
 def clock(run: Callable[[], object]) -> float:
@@ -90,12 +145,30 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+@contextmanager
+def threads(n: int | None) -> Iterator[None]:
+    """Let torch use n threads for a while; None leaves them as they are."""
+    if n is not None and (type(n) is not int or n < 1):
+        raise ValueError(f"{n!r} threads were asked for; expected a whole number of at least 1.")
+    before = torch.get_num_threads()
+    torch.set_num_threads(n or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @dataclass(frozen=True)
 class Work:
-    """What something has to do at least: arithmetic, and memory to read and write."""
+    """What something has to do at least: arithmetic, and memory to read and write.
+
+    `masked_flops` are those of `flops` that a mask throws away: attention between a token and later
+    ones. A kernel may skip them, so leave them out where a rate is to be quoted.
+    """
 
     flops: int
     bytes: int
+    masked_flops: int = 0
 
     @property
     def intensity(self) -> float:
@@ -132,70 +205,92 @@ def decode_work(
 ) -> Work:
     """One decoding step: a new token per row, `context` tokens in its cache, itself included.
 
-    Every matrix is read once, whatever the batch; the cache is read once per row.
+    FLOP: 2 B (M + C V) + 4 B L H D T, with M the numbers in the layers' matrices and C V in the
+    head. Numbers moved: all parameters once, whatever the batch, but of an embedding that is not
+    the head a row per token; and for each row T keys and values read, one written. Norms, rotary
+    turns, softmax and activations are not counted, nor does torch's FLOP counter count them.
     """
-    flops = 2 * batch * (_matrix_params(config) + _head_params(config))
-    flops += batch * _attention_flops(config, context)
-    weights = _matrix_params(config) + _head_params(config) + _small_params(config)
-    rows = batch * (config.hidden_size + 1 * config.kv_bytes_per_token(1))
-    cache = batch * context * config.kv_bytes_per_token(1)
-    return Work(flops, (weights + rows + cache) * bytes_per_number)
+    return _work(config, batch, 1, context, bytes_per_number, 0)
 
 
 def prefill_work(
     config: ModelConfig, *, batch: int = 1, prompt: int, bytes_per_number: int = 4
 ) -> Work:
-    """Reading a prompt, with logits of its last token only.
+    """Reading a prompt of S tokens into an empty cache, with logits of its last token only.
 
-    Attention counts every query with every key of the prompt, as a product without a mask does;
-    a kernel that skips what no query may see needs about half of that.
+    FLOP: 2 B (S M + C V) + 4 B L H D S^2, as the product without a mask needs; of S^2 pairs
+    S (S - 1) / 2 are masked. Numbers moved: as in `decode_work`, with S keys and values read and S
+    written for each row.
     """
-    flops = 2 * batch * (prompt * _matrix_params(config) + _head_params(config))
-    flops += batch * prompt * _attention_flops(config, prompt)
-    weights = _matrix_params(config) + _head_params(config) + _small_params(config)
-    rows = batch * prompt * (config.hidden_size + 2 * config.kv_bytes_per_token(1))
-    return Work(flops, (weights + rows) * bytes_per_number)
+    later = prompt * (prompt - 1) // 2
+    return _work(config, batch, prompt, prompt, bytes_per_number, later)
 
 
-def _matrix_params(config: ModelConfig) -> int:
-    c, heads = config.hidden_size, config.n_heads + config.n_kv_heads
-    return config.n_layers * (2 * c * heads * config.head_dim + 3 * c * config.intermediate_size)
+def _work(
+    config: ModelConfig, batch: int, n_new: int, n_slots: int, bytes_per_number: int, n_masked: int
+) -> Work:
+    """`n_new` tokens a row look at `n_slots` each; of these pairs `n_masked` a row are masked."""
+    if min(batch, n_new, n_slots) < 1:
+        raise ValueError(f"{batch} rows and {n_slots} tokens came; expected at least one of each.")
+    c, width, f = config.hidden_size, config.head_dim, config.intermediate_size
+    projections = 2 * c * (config.n_heads + config.n_kv_heads) * width
+    matrices = config.n_layers * (projections + 3 * c * f)
+    head = c * config.vocab_size
+    pair = 4 * batch * config.n_layers * config.n_heads * width
+    flops = 2 * batch * (n_new * matrices + head) + pair * n_new * n_slots
+    weights = config.n_params - (0 if config.tie_embeddings else head)
+    rows = batch * (n_new * c + (n_slots + n_new) * config.kv_bytes_per_token(1))
+    return Work(flops, (weights + rows) * bytes_per_number, pair * n_masked)
 
 
-def _head_params(config: ModelConfig) -> int:
-    return config.hidden_size * config.vocab_size
+def read_bandwidth(n_threads: int | None = None, *, n_bytes: int = 2**28, rounds: int = 7) -> float:
+    """GB/s at which the processor reads: torch's sum over far more than its caches hold.
+
+    The best of some rounds, since whatever disturbs a round makes it slower. `n_bytes` should be
+    many times the last cache.
+    """
+    with threads(n_threads):
+        numbers = torch.ones(max(1, n_bytes // 4))
+        return numbers.nbytes / _best(numbers.sum, rounds) / 1e9
 
 
-def _small_params(config: ModelConfig) -> int:
-    embeddings = _head_params(config) * (1 if config.tie_embeddings else 2)
-    return config.n_params - _matrix_params(config) - embeddings
+def copy_bandwidth(
+    device: torch.device | str = "cuda", *, n_bytes: int = 2**31, rounds: int = 7
+) -> float:
+    """GB/s at which a device copies within its memory, reading and writing both counted."""
+    source = torch.ones(max(1, n_bytes // 4), device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / _best(lambda: target.copy_(source), rounds) / 1e9
 
 
-def _attention_flops(config: ModelConfig, n_slots: int) -> int:
-    """Of one query in every layer: a product with each key, and one with each value."""
-    return 4 * config.n_layers * config.n_heads * config.head_dim * n_slots
+def gemm_rate(
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    *,
+    size: int | None = None,
+    rounds: int = 7,
+) -> float:
+    """GFLOP/s of a square matrix product, 2048 wide on a CPU and 8192 elsewhere unless told.
+
+    The matrices are random: a GPU multiplies ones faster than it multiplies real weights.
+    """
+    size = size or (2048 if torch.device(device).type == "cpu" else 8192)
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
+    return 2 * size**3 / _best(lambda: a @ b, rounds) / 1e9
 
 
 def roofline(
     device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, *, rounds: int = 7
 ) -> Roofline:
-    """Measure a machine's two limits with torch's threads as they are: the best of some rounds.
+    """Measure a machine's two limits, with torch's threads as they are; a GPU's by copying."""
+    on_cpu = torch.device(device).type == "cpu"
+    read = read_bandwidth(rounds=rounds) if on_cpu else copy_bandwidth(device, rounds=rounds)
+    return Roofline(read, gemm_rate(dtype, device, rounds=rounds))
 
-    Reading is a sum over far more than the caches hold (a copy on a GPU, both ways counted),
-    arithmetic a square matrix product.
-    """
-    big = torch.ones(2**26 if str(device) == "cpu" else 2**29, device=device)
-    side = 2048 if str(device) == "cpu" else 8192
-    a, b = torch.ones(2, side, side, device=device, dtype=dtype)
-    if str(device) == "cpu":
-        read, n_bytes = big.sum, big.nbytes
-    else:
-        other = torch.empty_like(big)
-        read, n_bytes = lambda: other.copy_(big), 2 * big.nbytes
-    seconds = interleaved({"read": read, "multiply": lambda: a @ b}, rounds=rounds)
-    return Roofline(
-        n_bytes / min(seconds["read"]) / 1e9, 2 * side**3 / min(seconds["multiply"]) / 1e9
-    )
+
+def _best(run: Callable[[], object], rounds: int) -> float:
+    """The shortest of some runs' seconds, after one that does not count."""
+    return min(interleaved({"it": run}, rounds=rounds)["it"])
 
 
 def machine() -> dict[str, object]:

@@ -25,6 +25,7 @@ class Transformer(nn.Module):
         self.model = Decoder(config)
         if not config.tie_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.tap_logits = nn.Identity()
 
     @property
     def device(self) -> torch.device:
@@ -98,14 +99,15 @@ class Transformer(nn.Module):
     def head(self, x_BSC: Tensor) -> Tensor:
         """Logits over the vocabulary for each given row."""
         if self.config.tie_embeddings:
-            return F.linear(x_BSC, self.model.embed_tokens.weight)
-        return self.lm_head(x_BSC)
+            return self.tap_logits(F.linear(x_BSC, self.model.embed_tokens.weight))
+        return self.tap_logits(self.lm_head(x_BSC))
 
 
 def taps(model: Transformer) -> list[nn.Module]:
     """The modules at which a probe listens."""
     names = ("tap_q", "tap_k", "tap_v", "tap_weights")
-    return [getattr(layer.self_attn, name) for layer in model.model.layers for name in names]
+    found = [getattr(layer.self_attn, name) for layer in model.model.layers for name in names]
+    return [*found, model.tap_logits]
 
 
 def watched(taps: list[nn.Module]) -> bool:

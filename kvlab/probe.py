@@ -6,7 +6,8 @@ B rows, S new tokens, H query heads, G key/value heads, T slots, D head width.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,11 +16,15 @@ from kvlab.cache import KVCache
 from kvlab.model import Transformer
 
 _TAPS = {"queries": "tap_q", "keys": "tap_k", "values": "tap_v", "weights": "tap_weights"}
+_COUNTERS = ("bytes_read", "bytes_written", "bytes_copied")
 
 
 @dataclass(frozen=True)
 class Forward:
-    """One call of the model: `tokens` rows and columns together, `new` columns, and its time."""
+    """One call of the model: its tokens in all, its tokens in each request, and its time.
+
+    `seconds` runs from the embedding to the logits, or to the last norm where no logits were made.
+    """
 
     tokens: int
     new: int
@@ -30,23 +35,28 @@ class Probe:
     """Counts and keeps what passes a model's taps while the `with` block runs.
 
     `rows_projected` is the number of token rows whose key was computed, in each layer (a row is
-    one token of one request). `forwards` lists the model's calls with their tokens and seconds,
-    for which the probe, and only then, waits for a GPU. `queries`, `keys`, `values` and `weights`
-    hold what passed in each layer, one entry per forward, when asked for with `keep`.
-    With a cache, `bytes_read`, `bytes_written` and `bytes_copied` count what the block did to it.
+    one token of one request). `forwards` lists the model's calls with their tokens and seconds:
+    of a generation, the time to the first token and then the time of each token. On a GPU the
+    probe waits for the device before and after each call, which nothing does without a probe.
+    `queries`, `keys`, `values` and `weights` hold what passed in each layer, one entry per
+    forward, when asked for with `keep`.
+    With a cache, `bytes_read`, `bytes_written` and `bytes_copied` count what was done to it in the
+    block, also when it was reset there. A second block with the same probe counts on.
     Raises: ValueError on leaving, when weights were to be kept and a forward formed none: only
     backend="reference" does.
     """
 
+    queries: list[list[Tensor]]
+    keys: list[list[Tensor]]
+    values: list[list[Tensor]]
+    weights: list[list[Tensor]]
+
     def __init__(
-        self, model: Transformer, cache: KVCache | None = None, *, keep: tuple[str, ...] = ()
+        self, model: Transformer, cache: KVCache | None = None, *, keep: Sequence[str] = ()
     ) -> None:
-        if not isinstance(model, Transformer):
-            raise ValueError(
-                f"A probe was given a {type(model).__name__}; expected a Transformer. A compiled "
-                "step passes no taps: watch the model while plain decode runs."
-            )
-        unknown = set(keep) - set(_TAPS)
+        _refuse_what_passes_no_taps(model)
+        keep = {keep} if isinstance(keep, str) else set(keep)
+        unknown = keep - set(_TAPS)
         if unknown:
             raise ValueError(
                 f"A probe was asked to keep {', '.join(sorted(unknown))}; it knows "
@@ -55,38 +65,43 @@ class Probe:
         self._model, self._cache, self._keep = model, cache, keep
         self._layers = [layer.self_attn for layer in model.model.layers]
         self._hooks: list = []
-        self._before: dict[str, int] = {}
-        self._after: dict[str, int] = {}
+        self._at: dict[str, int] = {}
+        self._bytes = dict.fromkeys(_COUNTERS, 0)
         self._started = 0.0
+        self._awaits_logits = False
         self.rows_projected_L = [0] * len(self._layers)
         self.calls = 0
         self.forwards: list[Forward] = []
-        self.queries: list[list[Tensor]] = [[] for _ in self._layers]
-        self.keys: list[list[Tensor]] = [[] for _ in self._layers]
-        self.values: list[list[Tensor]] = [[] for _ in self._layers]
-        self.weights: list[list[Tensor]] = [[] for _ in self._layers]
+        for name in keep:
+            setattr(self, name, [[] for _ in self._layers])
+
+    def __getattr__(self, name: str):
+        if name in _TAPS:
+            raise AttributeError(f"No {name} were kept; ask for them: Probe(model, keep={name!r}).")
+        raise AttributeError(f"A Probe has no attribute {name!r}.")
 
     def __enter__(self) -> Probe:
         if self._hooks:
             raise ValueError("This probe listens already; make another one to nest them.")
-        decoder = self._model.model
+        self._at, self._awaits_logits = self._counters(), False
+        model = self._model
         self._hooks = [
-            decoder.register_forward_pre_hook(self._begins),
-            decoder.register_forward_hook(self._ends),
+            model.model.register_forward_pre_hook(self._begins),
+            model.model.register_forward_hook(self._ends),
+            model.tap_logits.register_forward_hook(self._has_logits),
         ]
         for i, attention in enumerate(self._layers):
             self._hooks.append(attention.tap_k.register_forward_hook(self._counts(i)))
             for name in self._keep:
                 tap = getattr(attention, _TAPS[name])
                 self._hooks.append(tap.register_forward_hook(self._keeps(getattr(self, name)[i])))
-        self._before = self._bytes()
         return self
 
     def __exit__(self, kind, *_) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        self._after = self._bytes()
+        self._count_bytes()
         if kind is None and "weights" in self._keep and len(self.weights[0]) < self.calls:
             raise ValueError(
                 f"Attention weights were to be kept, but {self.calls - len(self.weights[0])} of "
@@ -105,47 +120,63 @@ class Probe:
 
     @property
     def seconds(self) -> float:
-        """Time spent in the model's layers."""
+        """Time spent in the model: all forwards, and nothing between them."""
         return sum(forward.seconds for forward in self.forwards)
 
     @property
     def bytes_read(self) -> int:
         """Bytes of keys and values that attention was handed."""
-        return self._difference("bytes_read")
+        return self._counted("bytes_read")
 
     @property
     def bytes_written(self) -> int:
         """Bytes of keys and values that were appended."""
-        return self._difference("bytes_written")
+        return self._counted("bytes_written")
 
     @property
     def bytes_copied(self) -> int:
         """Bytes of keys and values that were moved."""
-        return self._difference("bytes_copied")
+        return self._counted("bytes_copied")
 
-    def _difference(self, name: str) -> int:
+    def _counted(self, name: str) -> int:
         if self._cache is None:
             raise ValueError(f"{name} was asked for; give the cache as well: Probe(model, cache).")
-        after = self._bytes() if self._hooks else self._after
-        return after.get(name, 0) - self._before.get(name, 0)
+        if self._hooks:
+            self._count_bytes()
+        return self._bytes[name]
 
-    def _bytes(self) -> dict[str, int]:
-        names = ("bytes_read", "bytes_written", "bytes_copied")
-        return {} if self._cache is None else {name: getattr(self._cache, name) for name in names}
+    def _counters(self) -> dict[str, int]:
+        return {} if self._cache is None else {n: getattr(self._cache, n) for n in _COUNTERS}
+
+    def _count_bytes(self) -> None:
+        """Add what the cache counted since the last look; a reset starts its counters again."""
+        before, self._at = self._at, self._counters()
+        was_reset = any(now < before[name] for name, now in self._at.items())
+        for name, now in self._at.items():
+            self._bytes[name] += now - (0 if was_reset else before[name])
 
     def _begins(self, _module, _inputs) -> None:
-        self._wait()
-        self._started = time.perf_counter()
+        self._count_bytes()
+        self._started = self._now()
 
     def _ends(self, _module, inputs, _output) -> None:
-        self._wait()
         tokens_BS = inputs[0]
-        seconds = time.perf_counter() - self._started
+        seconds = self._now() - self._started
         self.forwards.append(Forward(tokens_BS.numel(), tokens_BS.shape[1], seconds))
+        self._awaits_logits = True
+        self._count_bytes()
 
-    def _wait(self) -> None:
+    def _has_logits(self, _module, _inputs, _output) -> None:
+        if self._awaits_logits:
+            seconds = self._now() - self._started
+            self.forwards[-1] = replace(self.forwards[-1], seconds=seconds)
+            self._awaits_logits = False
+
+    def _now(self) -> float:
+        """The time, when the device has done what it was given."""
         if self._model.device.type == "cuda":
             torch.cuda.synchronize(self._model.device)
+        return time.perf_counter()
 
     def _counts(self, i: int):
         def saw(_module, _inputs, k_BGSD: Tensor) -> None:
@@ -159,3 +190,17 @@ class Probe:
             kept.append(passed.detach().clone())
 
         return saw
+
+
+def _refuse_what_passes_no_taps(model: object) -> None:
+    if not isinstance(model, Transformer):
+        raise ValueError(
+            f"A probe was given a {type(model).__name__}; expected a Transformer. A compiled "
+            "step passes no taps: watch the model while plain decode runs."
+        )
+    # compiled in place, it would go on without looking for hooks
+    if any(module._compiled_call_impl is not None for module in model.modules()):
+        raise ValueError(
+            "A probe was given a model that `.compile()` changed, and compiled code passes no "
+            "taps: watch a model that was not compiled."
+        )

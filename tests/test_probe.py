@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kvlab import Probe, compiled_decode
+from kvlab import Probe, compiled_decode, decode, generate, prefill
 from kvlab.model import taps, watched
 from tests.conftest import tiny_model
 
@@ -52,15 +52,84 @@ def test_weights_that_were_never_formed_are_missed_aloud():
     assert [w.shape for w in seen.weights[2]] == [(2, 4, 5, 5)]
 
 
-def test_forwards_have_tokens_and_seconds(monkeypatch):
-    now = iter(range(100))
-    monkeypatch.setattr("time.perf_counter", lambda: float(next(now) ** 2))
-    model = tiny_model()
+class Clock:
+    """Time stands still until somebody works."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr("time.perf_counter", lambda: self.now)
+
+    def takes(self, module, seconds):
+        def work(_module, inputs):
+            self.now += seconds * inputs[0].shape[1]
+
+        module.register_forward_pre_hook(work)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_forward_has_tokens_and_lasts_until_its_logits(monkeypatch, tied):
+    """Layers take 3 seconds a column; a projection of logits 10; picking a token 100."""
+    clock = Clock(monkeypatch)
+    model = tiny_model(tie_embeddings=tied)
+    for layer in model.model.layers:
+        clock.takes(layer, 1.0)
+    clock.takes(model.tap_logits, 10.0)
+    cache = model.new_cache(2, 8)
+
+    def pick(logits_BV):
+        clock.now += 100
+        return logits_BV.argmax(-1)
+
     with Probe(model) as seen:
-        model(torch.randint(61, (2, 5)))
-        model(torch.randint(61, (2, 1)))
-    assert [(f.tokens, f.new, f.seconds) for f in seen.forwards] == [(10, 5, 1.0), (2, 1, 5.0)]
-    assert (seen.tokens, seen.seconds) == (12, 6.0)
+        model.hidden(torch.randint(61, (2, 5)), cache=cache)
+        clock.now += 1000
+        model(torch.randint(61, (2, 1)), cache=cache)
+        clock.now += 1000
+        model.head(torch.zeros(2, 1, 24, dtype=torch.float64))
+    assert [(f.tokens, f.new, f.seconds) for f in seen.forwards] == [(10, 5, 15), (2, 1, 13)]
+    assert (seen.tokens, seen.seconds) == (12, 28)
+    with Probe(model) as seen:
+        generate(model, [[1, 2, 3, 4]], 3, pick=pick, eos=())
+    # the tap sees (B, V) here, 61 columns
+    assert [(f.new, f.seconds) for f in seen.forwards] == [(4, 622), (1, 613), (1, 613)]
+
+
+def test_logits_made_before_the_block_or_for_no_forward_are_nobodys(monkeypatch):
+    clock = Clock(monkeypatch)
+    model = tiny_model()
+    x_BSC = model.hidden(torch.tensor([[1, 2]]))
+    probe = Probe(model)
+    with probe:
+        model.head(x_BSC)
+        model.hidden(torch.tensor([[1, 2]]))
+    clock.now += 7
+    with probe:
+        model.head(x_BSC)
+    assert [f.seconds for f in probe.forwards] == [0]
+
+
+def test_a_gpu_is_waited_for_only_while_a_probe_listens(device, monkeypatch):
+    waits = []
+    monkeypatch.setattr("torch.cuda.synchronize", lambda *at: waits.append(at))
+    model = tiny_model(device=device)
+    tokens = torch.randint(61, (1, 4), device=device)
+    cache = model.new_cache(1, 6)
+    with Probe(model):
+        prefill(model, tokens, cache)
+    before = len(waits)
+    decode(model, tokens[:, 0], cache)
+    assert (len(waits), before) == ((3, 3) if device == "cuda" else (0, 0))
+
+
+def test_a_model_may_move_while_it_is_watched(device):
+    model = tiny_model()
+    tokens = torch.randint(61, (1, 4))
+    with Probe(model, keep=("keys",)) as seen:
+        model(tokens)
+        model.to(device, torch.float32)
+        model(tokens.to(device))
+    assert [k.device.type for k in seen.keys[1]] == ["cpu", device]
+    assert seen.rows_projected == 8 and len(seen.forwards) == 2 and hooks(model) == 0
 
 
 def test_bytes_are_those_of_the_block():
@@ -81,8 +150,27 @@ def test_bytes_are_those_of_the_block():
         Probe(model).bytes_read  # noqa: B018
 
 
+def test_bytes_outlive_a_reset_and_add_up_over_blocks():
+    model = tiny_model()
+    cache, tokens = model.new_cache(1, 9), torch.randint(61, (1, 4))
+    row = 2 * 3 * 2 * 8 * 8
+    seen = Probe(model, cache)
+    with seen:
+        for _ in range(3):
+            cache.reset()
+            model(tokens, cache=cache)
+    assert (seen.bytes_read, seen.bytes_written) == (12 * row, 12 * row)
+    cache.reset()
+    model(tokens, cache=cache)
+    with seen:
+        model(tokens[:, :1], cache=cache)
+        assert (seen.bytes_read, seen.bytes_read) == (17 * row, 17 * row)
+    assert (seen.bytes_written, seen.rows_projected, seen.calls) == (13 * row, 13, 4)
+
+
 def hooks(model):
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_always_called")
+    return sum(len(getattr(m, kind)) for m in model.modules() for kind in kinds)
 
 
 def test_nothing_is_left_behind_even_after_an_error():
@@ -101,6 +189,16 @@ def test_nothing_is_left_behind_even_after_an_error():
     assert hooks(model) == 0
 
 
+@pytest.mark.parametrize("name", ["tap_q", "tap_k", "tap_v", "tap_weights", "tap_logits"])
+def test_a_listener_at_any_tap_is_seen(name):
+    model = tiny_model()
+    tap = getattr(model if name == "tap_logits" else model.model.layers[2].self_attn, name)
+    hook = tap.register_forward_hook(lambda *_: None)
+    assert watched(taps(model))
+    hook.remove()
+    assert not watched(taps(model))
+
+
 def test_something_else_to_keep_or_to_watch_is_refused():
     model = tiny_model()
     with pytest.raises(ValueError, match=r"keep logits; it knows queries, keys, values, weights"):
@@ -108,3 +206,24 @@ def test_something_else_to_keep_or_to_watch_is_refused():
     step = compiled_decode(model, model.new_cache(1, 4))
     with pytest.raises(ValueError, match="given a CompiledDecode; expected a Transformer"):
         Probe(step)
+    with pytest.raises(ValueError, match="given a OptimizedModule; expected a Transformer"):
+        Probe(torch.compile(model))
+    model.model.layers[1].compile()
+    with pytest.raises(ValueError, match=r"`.compile\(\)` changed, .* passes no taps"):
+        Probe(model)
+    assert hooks(model) == 0
+
+
+def test_what_was_not_kept_is_missed_aloud():
+    model = tiny_model()
+    with Probe(model, keep=("keys", "keys")) as seen:
+        model(torch.tensor([[1]]))
+    assert [len(kept) for kept in seen.keys] == [1, 1, 1]
+    for name in ("queries", "values", "weights"):
+        with pytest.raises(AttributeError, match=rf"No {name} were kept.*keep='{name}'"):
+            getattr(seen, name)
+    with pytest.raises(AttributeError, match="no attribute 'logits'"):
+        seen.logits  # noqa: B018
+    with Probe(model, keep="values") as seen:
+        model(torch.tensor([[1]]))
+    assert seen.values[0][0].shape == (1, 2, 1, 8)
