@@ -8,11 +8,13 @@ another process, for `grade`.
 
 from __future__ import annotations
 
+import contextlib
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 
 class AnswerRaised(Exception):
@@ -82,33 +84,53 @@ def as_data(value: Any) -> Any:
     )
 
 
+class Without(TorchFunctionMode):
+    """Refuses calls of torch's functions by name, however they are reached."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        super().__init__()
+        self._names = names
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = getattr(func, "__name__", "")
+        if name.split(".")[0] in self._names:
+            raise RuntimeError(f"{name} may not be used in this exercise: write it yourself")
+        return func(*args, **(kwargs or {}))
+
+
+def without(names: Sequence[str]) -> contextlib.AbstractContextManager[Any]:
+    """A block in which these of torch's functions raise."""
+    return Without(frozenset(names)) if names else contextlib.nullcontext()
+
+
 class LocalAnswer:
     """An answer in this process."""
 
-    def __init__(self, answer: Callable[..., Any]) -> None:
-        self._answer = answer
+    def __init__(self, answer: Callable[..., Any], forbids: Sequence[str] = ()) -> None:
+        self._answer, self._forbids = answer, forbids
 
     def __call__(self, *args: Any) -> Any:
-        return as_data(_guarded(self._answer, args))
+        return as_data(_guarded(self._answer, args, self._forbids))
 
     def make(self, *args: Any) -> LocalObject:
-        return LocalObject(_guarded(self._answer, args))
+        return LocalObject(_guarded(self._answer, args, self._forbids), self._forbids)
 
 
 class LocalObject:
     """An object of the learner's in this process."""
 
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
+    def __init__(self, inner: Any, forbids: Sequence[str] = ()) -> None:
+        self._inner, self._forbids = inner, forbids
 
     def call(self, method: str, *args: Any) -> Any:
-        return as_data(_guarded(self._method(method), args))
+        return as_data(_guarded(self._method(method), args, self._forbids))
 
     def make(self, method: str, *args: Any) -> LocalObject:
-        return LocalObject(_guarded(self._method(method), args))
+        inner = _guarded(self._method(method), args, self._forbids)
+        return LocalObject(inner, self._forbids)
 
     def hold(self, method: str, *args: Any) -> LocalHeld:
-        return LocalHeld(_guarded(self._method(method), args))
+        return LocalHeld(_guarded(self._method(method), args, self._forbids))
 
     def _method(self, name: str) -> Callable[..., Any]:
         found = getattr(self._inner, name, None)
@@ -128,11 +150,14 @@ class LocalHeld:
         return as_data(self._value)
 
 
-def _guarded(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def _guarded(
+    function: Callable[..., Any], args: tuple[Any, ...], forbids: Sequence[str] = ()
+) -> Any:
     """Call the learner's code; its errors become AnswerRaised, changed inputs too."""
     before = [a.clone() if isinstance(a, torch.Tensor) else None for a in args]
     try:
-        value = function(*args)
+        with without(forbids):
+            value = function(*args)
     except Exception as error:
         raise AnswerRaised(type(error).__name__, str(error), last_line(error)) from None
     refuse_changed(before, args)

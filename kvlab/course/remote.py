@@ -8,38 +8,46 @@ is counted where it cannot reach.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import selectors
+import queue
+import socket
 import subprocess
-import sys
 import tempfile
+import threading
 import time
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
 
 import torch
 
-from kvlab.course import wire
+from kvlab.course import sandbox, wire
 from kvlab.course.answer import AnswerRaised, Lent, NotData, Stopped, as_data, refuse_changed
+from kvlab.course.sandbox import LEVELS, Level, Limits
 
-# Wall seconds for one call, processor seconds for the whole answer, bytes.
-CALL_SECONDS = 20.0
-START_SECONDS = 60.0
-CPU_SECONDS = 120
-MEMORY_BYTES = 6 * 2**30
-FILE_BYTES = 2**20
+START_SECONDS = 120.0
 
 
 class RemoteAnswer:
     """The function or class that a cell's source defines, in a child process."""
 
-    def __init__(self, source: str, name: str, *, allows: tuple[str, ...] = ()) -> None:
-        self._child = _Child(allows)
+    def __init__(
+        self,
+        nursery: Nursery,
+        source: str,
+        name: str,
+        *,
+        allows: Sequence[str] = (),
+        forbids: Sequence[str] = (),
+    ) -> None:
+        self._child = _Child(nursery.start(allows, forbids), nursery.limits)
         try:
             reply = self._child.converse({"do": "define", "source": source, "name": name})
         except BaseException:
             self.close()
             raise
-        self._thing = reply["thing"]
+        self._thing = reply.get("thing")
 
     def __enter__(self) -> RemoteAnswer:
         return self
@@ -48,7 +56,7 @@ class RemoteAnswer:
         self.close()
 
     def close(self) -> None:
-        self._child.kill()
+        self._child.close()
 
     def __call__(self, *args: Any) -> Any:
         return self._child.call(self._thing, None, args)
@@ -82,72 +90,66 @@ class RemoteHeld:
 
     def now(self) -> Any:
         reply = self._child.converse({"do": "look", "thing": self._thing})
-        return as_data(reply["value"])
+        return as_data(reply.get("value"))
 
 
 class _Child:
-    """The process, its pipes, and the objects lent to it."""
+    """The conversation with one answer's process, and the objects lent to it."""
 
-    def __init__(self, allows: tuple[str, ...]) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="kvlab-answer-")
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "kvlab.course.worker", *allows],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=self._folder.name,
-            env=_scrubbed(self._folder.name),
-            **_limits(),
-        )
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._process.stdout, selectors.EVENT_READ)
+    def __init__(self, line: Line, limits: Limits) -> None:
+        self._line, self._limits = line, limits
         self._lent: list[Any] = []
-        self._deadline = 0.0
-        self._fresh = True
+        self._end = time.monotonic() + limits.answer_seconds
+        self._deadline = self._end
 
-    def kill(self) -> None:
-        if self._process.poll() is None:
-            _kill_group(self._process)
-        self._process.wait()
-        self._selector.close()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()
-        self._folder.cleanup()
+    def close(self) -> None:
+        self._line.close()
 
     def call(self, thing: int, method: str | None, args: tuple[Any, ...], keep: bool = False):
         sent = [self._wrap(a) for a in args]
         message = {"do": "call", "thing": thing, "method": method, "args": sent, "keep": keep}
         reply = self.converse(message)
         before = [a if isinstance(a, torch.Tensor) else None for a in args]
-        echo = reply.get("echo", [])
-        if len(echo) != len(before):
+        echo = reply.get("echo")
+        if not isinstance(echo, list) or len(echo) != len(before):
             raise Stopped("The answer's process sent a reply that makes no sense.")
+        for old, new in zip(before, echo, strict=True):
+            if old is not None and not isinstance(new, torch.Tensor):
+                raise Stopped("The answer's process sent a reply that makes no sense.")
         pairs = zip(echo, before, strict=True)
         refuse_changed(before, [b if e is None else e for e, b in pairs])
-        return reply["thing"] if keep else as_data(reply["value"])
+        return reply.get("thing") if keep else as_data(reply.get("value"))
 
     def converse(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Send one message, serve the child's requests, return its answer."""
-        self._deadline = time.monotonic() + (START_SECONDS if self._fresh else CALL_SECONDS)
-        self._fresh = False
+        """Send one message, serve the child's requests, return its answer.
+
+        Whatever odd thing comes back ends this answer and nothing else.
+        """
+        self._deadline = min(self._end, time.monotonic() + self._limits.call_seconds)
         try:
-            wire.send(self._process.stdin, message)
-            while True:
-                reply = wire.receive(self._exactly)
-                if "ask" not in reply:
-                    break
-                wire.send(self._process.stdin, self._serve(reply))
-        except (BrokenPipeError, wire.Broken, KeyError, TypeError, IndexError) as error:
-            raise Stopped(
-                f"Your answer's process ended or lost its way ({_reason(error)})."
-            ) from None
+            reply = self._exchange(message)
+        except TimeoutError:
+            raise self._stopped(self._too_long()) from None
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            raise self._stopped(f"Its process lost its way ({reason[:200]})") from None
         if "raised" in reply:
-            kind, text = str(reply["raised"]), str(reply.get("text", ""))
-            raise AnswerRaised(kind, text.removeprefix(kind + ": "), str(reply.get("where", "")))
+            kind, text = _text(reply["raised"], 200), _text(reply.get("text", ""), 2000)
+            text = text.removeprefix(kind + ": ").removeprefix(kind)
+            if kind == "MemoryError" or "can't allocate memory" in text:
+                text += f" (an answer may take {self._limits.memory_bytes / 2**20:.0f} MiB)"
+            raise AnswerRaised(kind, text, _text(reply.get("where", ""), 300))
         if "not data" in reply:
-            raise NotData(str(reply["not data"]))
+            raise NotData(_text(reply["not data"], 500))
         return reply
+
+    def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
+        self._line.write(wire.pack(message), self._deadline)
+        while True:
+            reply = wire.receive(lambda n: self._line.read(n, self._deadline))
+            if "ask" not in reply:
+                return reply
+            self._line.write(wire.pack(self._serve(reply)), self._deadline)
 
     def _serve(self, request: dict[str, Any]) -> dict[str, Any]:
         """Let the child use a lent object, but only by the methods it lends."""
@@ -161,7 +163,7 @@ class _Child:
         try:
             return {"value": self._wrap(getattr(target, method)(*args))}
         except Exception as error:  # whatever odd use was made of it is the answer's mistake
-            return {"refused": f"{type(error).__name__}: {error}"}
+            return {"refused": f"{type(error).__name__}: {error}"[:2000]}
 
     def _wrap(self, value: Any) -> Any:
         if isinstance(value, Lent):
@@ -169,58 +171,271 @@ class _Child:
             return {"lent": len(self._lent) - 1, "lends": list(value.lends)}
         return value
 
-    def _exactly(self, n: int) -> bytes:
-        got = b""
-        while len(got) < n:
-            left = self._deadline - time.monotonic()
-            if left <= 0 or not self._selector.select(left):
-                self.kill()
-                raise Stopped(
-                    f"Your answer took longer than {CALL_SECONDS:.0f} seconds for one call. "
-                    "Is there a loop that never ends?"
-                )
-            piece = os.read(self._process.stdout.fileno(), min(n - len(got), 2**16))
+    def _too_long(self) -> str:
+        all_of_it = self._deadline >= self._end
+        seconds = self._limits.answer_seconds if all_of_it else self._limits.call_seconds
+        return f"It took longer than {seconds:.0f} seconds " + (
+            "in all" if all_of_it else "for one call"
+        )
+
+    def _stopped(self, otherwise: str) -> Stopped:
+        """How the process ended, by its keeper's word; by ours when it did not end by itself."""
+        ended = self._line.ended()
+        if ended is None:
+            return Stopped(f"Your answer was stopped. {otherwise}. Is there a loop that never ends?")
+        if "failed" in ended:
+            return Stopped(f"The sandbox could not be made ({ended['failed']}).")
+        code, cpu = ended.get("code"), ended.get("cpu", 0.0)
+        if code is None or code < 0 and cpu > 0.9 * self._limits.cpu_seconds:
+            return Stopped(
+                f"Your answer was stopped after {self._limits.cpu_seconds} seconds of processor "
+                "time. Is there a loop that never ends?"
+            )
+        if code < 0:
+            return Stopped(f"Your answer's process was killed (signal {-code}).")
+        return Stopped(f"Your answer ended its own process (exit code {code}).")
+
+
+def _text(value: Any, most: int) -> str:
+    """Text that an answer sent, safe to print: short, and without control characters."""
+    text = str(value)[:most]
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
+# --- processes --------------------------------------------------------------------------------
+
+
+class Line(Protocol):
+    """The connection to one answer's process."""
+
+    def write(self, data: bytes, deadline: float) -> None: ...
+
+    def read(self, n: int, deadline: float) -> bytes: ...
+
+    def ended(self) -> dict[str, Any] | None:
+        """How the process ended, None if it still runs."""
+        ...
+
+    def close(self) -> None:
+        """End the process and everything it started."""
+        ...
+
+
+class Nursery:
+    """Starts answers' processes.
+
+    On POSIX one process imports torch and forks; it holds no secret, and if an answer should end
+    it, another is started. In a bubblewrap sandbox, answers of one nursery share the sandbox, so
+    each submission needs one of its own (`shared` is False).
+    """
+
+    def __init__(self, level: Level | None = None, limits: Limits | None = None) -> None:
+        self.level, self.limits = level or sandbox.best(), limits or Limits()
+        self.shared = self.level.name != "bubblewrap"
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen | None = None
+
+    def __enter__(self) -> Nursery:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def start(self, allows: Sequence[str], forbids: Sequence[str]) -> Line:
+        """A new process, in its sandbox, that waits for an answer's source."""
+        order = {
+            "allows": list(allows),
+            "forbids": list(forbids),
+            "limits": asdict(self.limits),
+            "level": self.level.name,
+        }
+        if self.level.name == "clock":
+            return _Pipes(order, self.limits)
+        ours, theirs = socket.socketpair()
+        life, their_life = socket.socketpair()
+        folder = tempfile.TemporaryDirectory(prefix="kvlab-answer-", ignore_cleanup_errors=True)
+        order["folder"] = folder.name
+        try:
+            self._send(json.dumps(order).encode(), [theirs.fileno(), their_life.fileno()])
+        finally:
+            theirs.close()
+            their_life.close()
+        return _Sockets(ours, life, folder)
+
+    def _send(self, order: bytes, fds: list[int]) -> None:
+        with self._lock:
+            for _ in range(2):
+                if self._process is None or self._process.poll() is not None:
+                    self._open(order)
+                try:
+                    socket.send_fds(self._orders, [order], fds)
+                    return
+                except OSError:
+                    self._close()
+        raise Stopped("The process that starts answers does not live; see `kvlab doctor`.")
+
+    def _open(self, order: bytes) -> None:
+        self._close()
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="kvlab-nursery-", ignore_cleanup_errors=True
+        )
+        kind = socket.SOCK_SEQPACKET if hasattr(socket, "SOCK_SEQPACKET") else socket.SOCK_DGRAM
+        self._orders, theirs = socket.socketpair(socket.AF_UNIX, kind)
+        wrapped = self.level.name == "bubblewrap"
+        self._process = subprocess.Popen(
+            sandbox.python(
+                "kvlab.course.worker",
+                "nursery",
+                bubblewrapped=wrapped,
+                modules=[*_WORKER, *json.loads(order)["allows"]],
+            ),
+            stdin=theirs,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=self._folder.name,
+            env=sandbox.environment(self._folder.name),
+            start_new_session=True,
+        )
+        theirs.close()
+        self._orders.settimeout(START_SECONDS)
+        with contextlib.suppress(OSError):
+            if self._orders.recv(16) == b"ready":
+                return
+        self._close()
+        raise Stopped("Python could not be started in its sandbox; see `kvlab doctor`.")
+
+    def close(self) -> None:
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        if self._process is None:
+            return
+        self._orders.close()
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+        self._folder.cleanup()
+
+
+# What a bubblewrap sandbox must show of this package.
+_WORKER = [f"kvlab.course.{name}" for name in ("answer", "sandbox", "wire", "worker")]
+
+
+class _Sockets:
+    """A process that a nursery's keeper watches."""
+
+    def __init__(
+        self, talk: socket.socket, life: socket.socket, folder: tempfile.TemporaryDirectory
+    ) -> None:
+        self._talk, self._life, self._folder = talk, life, folder
+
+    def write(self, data: bytes, deadline: float) -> None:
+        self._talk.settimeout(_left(deadline))
+        self._talk.sendall(data)
+
+    def read(self, n: int, deadline: float) -> bytes:
+        pieces, missing = [], n
+        while missing:
+            self._talk.settimeout(_left(deadline))
+            piece = self._talk.recv(min(missing, 2**20))
             if not piece:
                 raise wire.Broken("no more output")
-            got += piece
+            pieces.append(piece)
+            missing -= len(piece)
+        return b"".join(pieces)
+
+    def ended(self) -> dict[str, Any] | None:
+        self._life.settimeout(2.0)
+        try:
+            return json.loads(self._life.recv(4096) or b"{}")
+        except (OSError, ValueError):
+            return None
+
+    def close(self) -> None:
+        """Hang up; the keeper ends the answer and then hangs up as well."""
+        self._talk.close()
+        with contextlib.suppress(OSError):
+            self._life.shutdown(socket.SHUT_WR)
+            self._life.settimeout(10.0)
+            while self._life.recv(4096):
+                pass
+        self._life.close()
+        self._folder.cleanup()
+
+
+class _Pipes:
+    """A process that is talked to over pipes, where there is no fork: Windows."""
+
+    def __init__(self, order: dict[str, Any], limits: Limits) -> None:
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="kvlab-answer-", ignore_cleanup_errors=True
+        )
+        self._process = subprocess.Popen(
+            sandbox.python("kvlab.course.worker", "single", json.dumps(order)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=self._folder.name,
+            env=sandbox.environment(self._folder.name),
+        )
+        self._pieces: queue.Queue[bytes] = queue.Queue(maxsize=64)
+        self._rest = b""
+        threading.Thread(target=self._pump, daemon=True).start()
+        # A process that does not read would block a write for ever.
+        self._watchdog = threading.Timer(limits.answer_seconds, self._process.kill)
+        self._watchdog.daemon = True
+        self._watchdog.start()
+
+    def _pump(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while piece := os.read(self._process.stdout.fileno(), 2**16):
+                self._pieces.put(piece)
+        self._pieces.put(b"")
+
+    def write(self, data: bytes, deadline: float) -> None:
+        self._process.stdin.write(data)
+        self._process.stdin.flush()
+
+    def read(self, n: int, deadline: float) -> bytes:
+        while len(self._rest) < n:
+            try:
+                piece = self._pieces.get(timeout=_left(deadline))
+            except queue.Empty:
+                raise TimeoutError from None
+            if not piece:
+                raise wire.Broken("no more output")
+            self._rest += piece
+        got, self._rest = self._rest[:n], self._rest[n:]
         return got
 
+    def ended(self) -> dict[str, Any] | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return {"code": self._process.wait(1.0)}
+        return None
 
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
-def _scrubbed(folder: str) -> dict[str, str]:
-    """The few variables Python needs, and none of the caller's."""
-    keep = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "LD_LIBRARY_PATH")
-    env = {name: os.environ[name] for name in keep if name in os.environ}
-    return {**env, "HOME": folder, "TMPDIR": folder, "OMP_NUM_THREADS": "1"}
-
-
-def _limits() -> dict[str, Any]:
-    """Arguments to Popen that bound the child; Windows has only the clock."""
-    if os.name != "posix":
-        return {}
-    import resource
-
-    def set_limits() -> None:
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if sys.platform == "linux":
-            resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-
-    return {"preexec_fn": set_limits, "start_new_session": True}
+    def close(self) -> None:
+        self._watchdog.cancel()
+        self._process.kill()
+        self._process.wait()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._pieces.get_nowait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
+        self._folder.cleanup()
 
 
-def _kill_group(process: subprocess.Popen) -> None:
-    """End the child and whatever it started."""
-    if os.name == "posix":
-        import signal
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
 
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-            return
-        except ProcessLookupError:
-            pass
-    process.kill()
+
+def level_of(name: str) -> Level:
+    """A level by its name."""
+    if name not in LEVELS:
+        raise ValueError(f"Isolation {name!r} was asked for; there are {', '.join(LEVELS)}.")
+    return LEVELS[name]

@@ -8,37 +8,41 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors.torch
 import torch
 
-MAX_FRAME_BYTES = 64 * 2**20
+# A tree of numbers grows twentyfold when it is read, a block of tensors does not.
+MAX_TREE_BYTES = 4 * 2**20
+MAX_BLOCK_BYTES = 64 * 2**20
 
 
 class Broken(Exception):
     """The other side sent something that is no message, or nothing at all."""
 
 
-def send(pipe: BinaryIO, message: dict[str, Any]) -> None:
-    """Write one message; tensors may stand anywhere in it."""
+def pack(message: dict[str, Any]) -> bytes:
+    """One message as bytes; tensors may stand anywhere in it."""
     tensors: dict[str, torch.Tensor] = {}
     tree = json.dumps(_lower(message, tensors)).encode()
     block = safetensors.torch.save(tensors)
-    pipe.write(struct.pack("<II", len(tree), len(block)) + tree + block)
-    pipe.flush()
+    return struct.pack("<II", len(tree), len(block)) + tree + block
 
 
 def receive(read: Callable[[int], bytes]) -> dict[str, Any]:
     """Read one message; `read(n)` gives exactly n bytes or raises."""
     n_tree, n_block = struct.unpack("<II", read(8))
-    if n_tree + n_block > MAX_FRAME_BYTES:
-        raise Broken(f"a message of {n_tree + n_block} bytes came")
+    if n_tree > MAX_TREE_BYTES or n_block > MAX_BLOCK_BYTES:
+        raise Broken(f"a message of {(n_tree + n_block) / 2**20:.0f} MiB came")
     tree, block = read(n_tree), read(n_block)
     try:
-        return _raise_tree(json.loads(tree), safetensors.torch.load(block))
+        message = _raise_tree(json.loads(tree), safetensors.torch.load(block))
     except Exception as error:
         raise Broken(f"a message could not be read: {type(error).__name__}") from None
+    if not isinstance(message, dict):
+        raise Broken("what came is no message")
+    return message
 
 
 def _lower(value: Any, tensors: dict[str, torch.Tensor]) -> Any:

@@ -1,21 +1,29 @@
 """The process that an answer runs in. It is given source and inputs, and gives back data.
 
-It holds no expected value, no oracle and no seed. Run by `course.remote` as
-`python -I -m kvlab.course.worker`, with limits already set.
+It holds no expected value, no oracle and no seed. Importing torch takes seconds, so on POSIX one
+process (the nursery) does it once and forks. Each answer gets two processes: a keeper, which
+builds the sandbox and watches, and inside it the one that runs the answer.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
+import json
 import linecache
 import os
+import select
+import signal
+import socket
 import sys
 from importlib.abc import MetaPathFinder
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
-from kvlab.course import wire
-from kvlab.course.answer import AnswerRaised, NotData, as_data, last_line
+from kvlab.course import sandbox, wire
+from kvlab.course.answer import AnswerRaised, NotData, as_data, last_line, without
 
 _CELL = "<answer>"
 
@@ -38,9 +46,8 @@ class Borrowed:
 class Talk:
     """One conversation with the judge."""
 
-    def __init__(self, incoming: int, outgoing: int) -> None:
-        self._in = os.fdopen(incoming, "rb")
-        self._out = os.fdopen(outgoing, "wb")
+    def __init__(self, incoming: BinaryIO, outgoing: BinaryIO, forbids: list[str]) -> None:
+        self._in, self._out, self._forbids = incoming, outgoing, forbids
         self._things: list[Any] = []
         self._namespace: dict[str, Any] = {"__name__": "__answer__", "torch": torch}
 
@@ -53,7 +60,7 @@ class Talk:
                 reply = {"raised": raised.kind, "text": raised.args[0], "where": raised.where}
             except NotData as bad:
                 reply = {"not data": str(bad)}
-            wire.send(self._out, reply)
+            self._send(reply)
 
     def do_define(self, message: dict[str, Any]) -> dict[str, Any]:
         source = message["source"]
@@ -86,7 +93,7 @@ class Talk:
     def ask(self, number: int, method: str, args: tuple[Any, ...]) -> Any:
         lent = [isinstance(a, Borrowed) for a in args]
         sent = [a._number if isinstance(a, Borrowed) else as_data(a) for a in args]
-        wire.send(self._out, {"ask": number, "method": method, "args": sent, "lent": lent})
+        self._send({"ask": number, "method": method, "args": sent, "lent": lent})
         reply = self._receive()
         if "refused" in reply:
             raise ValueError(reply["refused"])
@@ -99,9 +106,14 @@ class Talk:
 
     def _run(self, action: Any) -> Any:
         try:
-            return action()
+            with without(self._forbids):
+                return action()
         except Exception as error:
-            raise AnswerRaised(type(error).__name__, str(error), last_line(error)) from None
+            raise AnswerRaised(type(error).__name__, str(error)[:2000], last_line(error)) from None
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._out.write(wire.pack(message))
+        self._out.flush()
 
     def _receive(self) -> dict[str, Any]:
         return wire.receive(self._exactly)
@@ -116,24 +128,117 @@ class Talk:
 class Refuse(MetaPathFinder):
     """Imports that would answer the question for the learner are refused by name."""
 
-    def __init__(self, allows: list[str]) -> None:
-        self._allows = allows
+    def __init__(self, allows: list[str], forbids: list[str]) -> None:
+        self._allows, self._forbids = allows, forbids
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        if name.startswith("kvlab.") and name not in self._allows:
+        ours = name.startswith("kvlab.") and name not in self._allows
+        if ours or name in self._forbids or name.split(".")[0] in self._forbids:
             raise ImportError(f"{name} may not be used in this exercise: write it yourself")
 
 
-def main() -> None:
-    """Keep the pipes for the judge; the answer's own input and output go nowhere."""
-    incoming, outgoing = os.dup(0), os.dup(1)
+def run(order: dict[str, Any], incoming: BinaryIO, outgoing: BinaryIO) -> None:
+    """Serve one answer to the end of its conversation."""
+    torch.set_num_threads(1)
+    sys.meta_path.insert(0, Refuse(order["allows"], order["forbids"]))
+    Talk(incoming, outgoing, order["forbids"]).serve()
+
+
+def fetch_allowed(allows: list[str]) -> None:
+    """Import what this exercise allows, which the sandbox will hide, and forget the rest of ours."""
+    for name in allows:
+        importlib.import_module(name)
+    for name in [n for n in sys.modules if n.startswith("kvlab.") and n not in allows]:
+        if not name.startswith("kvlab.course"):
+            parent, _, child = name.rpartition(".")
+            sys.modules.pop(name)
+            with contextlib.suppress(KeyError, AttributeError):
+                delattr(sys.modules[parent], child)
+
+
+def keep(order: dict[str, Any], talk: int, life: socket.socket) -> None:
+    """Build the sandbox, start the answer in it, and end it when the judge hangs up.
+
+    The judge holds the other end of `life` and reads there how the answer ended.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    limits, level, me = sandbox.Limits(**order["limits"]), order["level"], os.getpid()
+    try:
+        fetch_allowed(order["allows"])
+        if level == "namespaces":
+            sandbox.enter(os.getcwd(), limits)
+        child = os.fork()
+    except Exception as error:
+        life.send(json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode())
+        return
+    if child == 0:
+        life.close()
+        os.setsid()
+        sandbox.die_with_parent()
+        if level == "limits":
+            os.chdir(order["folder"])
+            os.environ.update(HOME=order["folder"], TMPDIR=order["folder"])
+        sandbox.settle(limits, level, user=me)
+        run(order, os.fdopen(talk, "rb"), os.fdopen(os.dup(talk), "wb"))
+        return
+    os.close(talk)
+    _watch(child, life)
+
+
+def _watch(child: int, life: socket.socket) -> None:
+    while True:
+        ended, status, used = os.wait4(child, os.WNOHANG)
+        if ended:
+            break
+        if select.select([life], [], [], 0.02)[0]:
+            with contextlib.suppress(OSError):
+                os.killpg(child, signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)
+            _, status, used = os.wait4(child, 0)
+            break
+    code = os.waitstatus_to_exitcode(status)
+    report = {"code": code, "cpu": used.ru_utime + used.ru_stime}
+    with contextlib.suppress(OSError):
+        life.send(json.dumps(report).encode())
+
+
+def nursery() -> None:
+    """Fork a keeper for each order that comes, until the judge hangs up."""
+    orders = socket.socket(fileno=os.dup(0))
+    _silence()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    wire.receive(io.BytesIO(wire.pack({"warm": torch.ones(2, 2) @ torch.ones(2, 2)})).read)
+    orders.send(b"ready")
+    while True:
+        text, fds, _, _ = socket.recv_fds(orders, 2**16, 2)
+        if not text:
+            return
+        if os.fork() == 0:
+            try:
+                orders.close()
+                keep(json.loads(text), fds[0], socket.socket(fileno=fds[1]))
+            finally:
+                os._exit(0)  # nothing of the nursery's may run in here
+        for fd in fds:
+            os.close(fd)
+
+
+def single() -> None:
+    """One answer over standard input and output, for systems that do not fork."""
+    order = json.loads(sys.argv[2])
+    incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    _silence()
+    fetch_allowed(order["allows"])
+    sandbox.settle(sandbox.Limits(**order["limits"]), "clock")
+    run(order, incoming, outgoing)
+
+
+def _silence() -> None:
+    """The answer's own input and output go nowhere."""
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    torch.set_num_threads(1)
-    sys.meta_path.insert(0, Refuse(sys.argv[1:]))
-    Talk(incoming, outgoing).serve()
 
 
 if __name__ == "__main__":
-    main()
+    {"nursery": nursery, "single": single}[sys.argv[1]]()
