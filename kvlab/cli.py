@@ -85,10 +85,20 @@ def _parser() -> argparse.ArgumentParser:
     doctor = command("doctor", _doctor, "what is installed, what this machine has, what is missing")
     doctor.add_argument("--json", action="store_true")
 
-    grade = command("grade", _grade, "grade exercise notebooks")
-    grade.add_argument("files", nargs="+", metavar="FILE.ipynb")
-    grade.add_argument("--json", metavar="FILE.json", help="also write the marks there")
-    grade.add_argument("--csv", metavar="FILE.csv", help="also write the marks there")
+    grade = command("grade", _grade, "grade exercise notebooks: one, or a class")
+    grade.add_argument("files", nargs="*", metavar="FILE_OR_FOLDER")
+    grade.add_argument("--one", metavar="FILE", help="one notebook, for a container or cluster job")
+    out = "FILE"
+    grade.add_argument(
+        "--json", nargs="?", const="-", metavar=out, help="marks and messages; alone: print them"
+    )
+    grade.add_argument("--csv", nargs="?", const="-", metavar=out, help="marks; alone: print them")
+    grade.add_argument("--gradescope", metavar=out, help="with one notebook: a results.json")
+    grade.add_argument("--private-cases", metavar="FILE.py", help="the teacher's own cases too")
+    grade.add_argument("--chapter", metavar="N", help="grade this chapter only")
+    grade.add_argument("--workers", type=int, metavar="N", help="default: one per core")
+
+    command("progress", _progress, "which exercises are done, from a file on this computer")
 
     hint = command("hint", _hint, "a hint for an exercise")
     hint.add_argument("exercise", help='like "6.1"')
@@ -182,24 +192,17 @@ def _doctor(args, _rest) -> int:
 
 
 def _grade(args, _rest) -> int:
-    from kvlab.course import report
-    from kvlab.course.grade import grade
+    from kvlab.course import marking
 
-    graded, failures = [], []
-    for path in args.files:
-        try:
-            graded.append(grade(path))
-        except ValueError as error:
-            failures.append(str(error))
-            print(f"kvlab grade: {error}", file=sys.stderr)
-        else:
-            print(report.as_text(graded[-1]))
-    if args.json:
-        report.write_json(args.json, graded)
-    if args.csv:
-        report.write_csv(args.csv, graded)
-    full = all(g.points == g.out_of for g in graded)
-    return 0 if graded and full and not failures else 1
+    return marking.run(args)
+
+
+def _progress(_args, _rest) -> int:
+    from kvlab.course import progress
+
+    print(progress.as_text())
+    print(f"noted in {progress.path()}")
+    return 0
 
 
 def _hint(args, _rest) -> int:

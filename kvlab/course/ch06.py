@@ -15,9 +15,9 @@ from torch import Tensor
 from kvlab.config import ModelConfig
 from kvlab.course import ch06_wrong as wrong
 from kvlab.course.answer import Answer, AnswerRaised, Lent, LocalAnswer
-from kvlab.course.spec import Case, Clock, Exercise, Law, Outcome, Wrong
+from kvlab.course.spec import Case, Clock, Exercise, Law, Outcome, Wrong, paired, raised_by
 from kvlab.generation import generate_uncached
-from kvlab.measure import Comparison, compare
+from kvlab.measure import Comparison
 from kvlab.model import Transformer
 from kvlab.ops import apply_rope, rope_angles
 
@@ -115,13 +115,7 @@ def _run_overflow(answer: Answer, case: Case) -> Outcome:
     _fill(cache, chunks)
     torch_rng = torch.Generator().manual_seed(case["_seed"] + 9)
     too_many = case["capacity"] - sum(case["chunks"]) + 1
-    try:
-        cache.call("append", 0, *_fresh_kv(case, too_many, torch_rng))
-        raised = "nothing"
-    except AnswerRaised as error:
-        if error.kind == "NotImplementedError":
-            raise
-        raised = error.kind
+    raised = raised_by(cache, "append", 0, *_fresh_kv(case, too_many, torch_rng))
     return {"raised when one token too many came": raised, **_read_all(cache, case["n_layers"])}
 
 
@@ -487,6 +481,10 @@ class LentCache(Lent):
         self.inner = inner
 
 
+# What is lent works in the judge's process: an answer must not be able to fill that with work.
+MAX_LENT = 2**13
+
+
 class LentModel(Lent):
     """A model that counts: `new_cache(batch, capacity)` and calling it are all it lends."""
 
@@ -498,6 +496,10 @@ class LentModel(Lent):
         self.calls = 0
 
     def new_cache(self, batch: int, capacity: int) -> LentCache:
+        if not 0 < batch * capacity <= MAX_LENT:
+            raise ValueError(
+                f"a cache for {batch} rows of {capacity} slots is beyond any need here"
+            )
         return LentCache(self._model.new_cache(batch, capacity))
 
     def __call__(self, tokens_BS: Tensor, pos_BS: Tensor, cache: LentCache | None = None) -> Tensor:
@@ -506,6 +508,8 @@ class LentModel(Lent):
                 f"tokens of shape {tuple(tokens_BS.shape)} came with positions of shape "
                 f"{tuple(pos_BS.shape)}; expected one position per token"
             )
+        if tokens_BS.numel() > MAX_LENT:
+            raise ValueError(f"{tokens_BS.numel()} tokens at once are beyond any need here")
         inner = cache.inner if cache is not None else None
         with torch.inference_mode():
             logits_BSV = self._model(tokens_BS, pos_BS, inner).clone()
@@ -605,11 +609,9 @@ def _time_generate(answer: Answer, case: Case) -> Comparison:
     )
     tokens_BS = torch.arange(128)[None] % 61
     lent = LentModel(model)
-    return compare(
+    return paired(
         lambda: generate_uncached(model, tokens_BS, N_TIMED),
         lambda: answer(lent, tokens_BS, N_TIMED),
-        pairs=3,
-        warm_up=0,
     )
 
 
@@ -738,15 +740,10 @@ def _run_rewind_forward(answer: Answer, case: Case) -> Outcome:
     cache = answer.make(*_shape(case))
     chunks = _rows(case)
     _fill(cache, chunks)
-    raised = {}
-    for length in (sum(case["chunks"]) + 1, -1):
-        try:
-            cache.call("rewind", length)
-            raised[f"raised by rewind({length})"] = "nothing"
-        except AnswerRaised as error:
-            if error.kind == "NotImplementedError":
-                raise
-            raised[f"raised by rewind({length})"] = error.kind
+    raised = {
+        f"raised by rewind({length})": raised_by(cache, "rewind", length)
+        for length in (sum(case["chunks"]) + 1, -1)
+    }
     return {**raised, **_read_all(cache, case["n_layers"])}
 
 

@@ -1,22 +1,29 @@
 """Grade notebooks: each answer in its own process, every question on its own.
 
-An answer that loops, exits, or wrecks its process loses its own question and no other.
+An answer that loops, exits, or wrecks its process loses its own question and no other. A notebook
+that cannot be read, or that breaks the grader, gets its note and its neighbours get their marks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import secrets
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kvlab.course import notebooks
 from kvlab.course.answer import AnswerRaised, NotData, Stopped
 from kvlab.course.exercises import ALL
-from kvlab.course.remote import RemoteAnswer
-from kvlab.course.spec import Exercise, Verdict, judge
+from kvlab.course.remote import Nursery, RemoteAnswer
+from kvlab.course.sandbox import Level, Limits
+from kvlab.course.spec import Exercise, Verdict, judge, not_answered
+
+CLOCK_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,9 @@ class Graded:
 
     path: str
     verdicts: tuple[Verdict, ...]
+    level: Level
     note: str = ""
+    name: str = ""
 
     @property
     def points(self) -> int:
@@ -36,32 +45,69 @@ class Graded:
         return sum(v.exercise.points for v in self.verdicts)
 
 
-def grade(path: str | Path, *, seed: int | None = None, workers: int | None = None) -> Graded:
+@dataclass(frozen=True)
+class Rules:
+    """What is the same for all submissions of one run: the cases, the chapter, the sandbox."""
+
+    seed: str = field(default_factory=lambda: f"grade {secrets.randbelow(2**32)}")
+    chapter: str | None = None
+    private: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    level: Level | None = None
+    limits: Limits = Limits()
+
+    def nursery(self) -> Nursery:
+        return Nursery(self.level, self.limits)
+
+
+def grade(path: str | Path, rules: Rules | None = None, nursery: Nursery | None = None) -> Graded:
     """Grade one notebook.
 
     Raises: ValueError when the file is no notebook, or holds no answer cell of any exercise.
     """
-    answers = notebooks.answers(notebooks.read(path))
-    exercises = _exercises_of(answers, path)
-    seed = secrets.randbelow(2**32) if seed is None else seed
-    workers = workers or min(2, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        verdicts = list(
-            pool.map(
-                lambda e: grade_source(e, answers.get(e.grade_id), seed, clock=False), exercises
-            )
+    rules = rules or Rules()
+    notebook = notebooks.read(path)
+    known = [e for e in ALL if rules.chapter in (None, e.chapter)]
+    answers, notes = notebooks.collect(notebook, {e.grade_id: e.name for e in known})
+    chapters = {e.chapter for e in known if e.grade_id in answers}
+    if not chapters:
+        of = f" of chapter {rules.chapter}" if rules.chapter else ""
+        raise ValueError(
+            f"{path} has no answer cell of any exercise{of}; expected cells like "
+            f"{known[0].grade_id!r}, as in exercises/."
         )
-    # A clock wants the machine for itself, so claims of speed come after all else is judged.
-    for i, (exercise, verdict) in enumerate(zip(exercises, verdicts, strict=True)):
-        if exercise.clock is not None and verdict.passed:
-            verdicts[i] = grade_source(exercise, answers.get(exercise.grade_id), seed)
-    missing = [v.exercise.number for v in verdicts if v.state == "no cell"]
-    note = f"no answer cell for {', '.join(missing)}" if missing else ""
-    return Graded(str(path), tuple(verdicts), note)
+    exercises = [e for e in known if e.chapter in chapters]
+    missing = [e.number for e in exercises if e.grade_id not in answers]
+    if missing:
+        notes.insert(0, f"no answer cell for {', '.join(missing)}")
+    with contextlib.ExitStack() as stack:
+        nursery = nursery or stack.enter_context(rules.nursery())
+        verdicts = [_judged(e, answers.get(e.grade_id), rules, nursery) for e in exercises]
+    return Graded(str(path), tuple(verdicts), nursery.level, "; ".join(notes))
+
+
+def _judged(exercise: Exercise, source: str | None, rules: Rules, nursery: Nursery) -> Verdict:
+    """One question's verdict; a fault of ours stays with this question."""
+    try:
+        for _ in range(CLOCK_TRIES):
+            verdict = grade_source(
+                exercise, source, rules.seed, nursery, private=rules.private.get(exercise.number)
+            )
+            if verdict.state != "too noisy":
+                break
+        return verdict
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"[:500]
+        return Verdict(exercise, "error", f"The grader itself failed here ({text}). Report it.")
 
 
 def grade_source(
-    exercise: Exercise, source: str | None, seed: int, *, clock: bool = True
+    exercise: Exercise,
+    source: str | None,
+    seed: int | str,
+    nursery: Nursery,
+    *,
+    clock: bool = True,
+    private: Callable[..., Any] | None = None,
 ) -> Verdict:
     """Judge one answer cell's source in a fresh process."""
     if source is None:
@@ -71,26 +117,115 @@ def grade_source(
             f"The notebook has no answer cell {exercise.grade_id!r}. Copy it back from a fresh "
             "copy of the exercise.",
         )
-    if notebooks.STUB in source:
-        return Verdict(exercise, "not answered", "The cell still holds the stub.")
     try:
-        with RemoteAnswer(source, exercise.name, allows=exercise.allows) as answer:
-            return judge(exercise, answer, seed, clock=clock)
+        with RemoteAnswer(
+            nursery,
+            source,
+            exercise.name,
+            allows=exercise.allows,
+            forbids=exercise.forbids,
+        ) as answer:
+            return judge(exercise, answer, seed, clock=clock, private=private)
     except AnswerRaised as raised:
         where = f" ({raised.where})" if raised.where else ""
         if raised.kind == "NotImplementedError":
-            return Verdict(exercise, "not answered", "The cell still holds the stub.")
+            return not_answered(exercise)
         return Verdict(exercise, "failed", f"The answer cell does not run: {raised}{where}.")
     except (NotData, Stopped) as error:
         return Verdict(exercise, "failed", str(error))
 
 
-def _exercises_of(answers: dict[str, str], path: str | Path) -> Sequence[Exercise]:
-    """All exercises of the chapters that the notebook has any answer cell of."""
-    chapters = {e.number.split(".")[0] for e in ALL if e.grade_id in answers}
-    if not chapters:
-        raise ValueError(
-            f"{path} has no answer cell of any exercise; expected cells like "
-            f"{ALL[0].grade_id!r}, as in exercises/."
+# --- a class ----------------------------------------------------------------------------------
+
+
+def find_submissions(paths: Sequence[str | Path]) -> dict[str, Path]:
+    """Notebooks by name, of files and of whole folders; a folder's are named by where they lie.
+
+    Raises: ValueError for a folder without notebooks, or two notebooks of one name.
+    """
+    found: dict[str, Path] = {}
+    for given in map(Path, paths):
+        inside = _notebooks_in(given) if given.is_dir() else [given]
+        if not inside:
+            raise ValueError(f"{given} has no notebook (*.ipynb) in it or below it.")
+        for path in inside:
+            inner = path.relative_to(given) if given.is_dir() else Path(path.name)
+            name = inner.with_suffix("").as_posix()
+            if name in found:
+                raise ValueError(
+                    f"Two notebooks are called {name}: {found[name]} and {path}. Give the folder "
+                    "that both lie below, so that each gets a name of its own."
+                )
+            found[name] = path
+    return found
+
+
+def _notebooks_in(folder: Path) -> list[Path]:
+    """All notebooks below a folder, without Jupyter's copies and hidden files."""
+    every = sorted(folder.rglob("*.ipynb"))
+    inner = [(p, p.relative_to(folder).parts) for p in every]
+    return [p for p, parts in inner if not any(part.startswith(".") for part in parts)]
+
+
+def grade_all(
+    submissions: Mapping[str, Path], rules: Rules, *, workers: int | None = None
+) -> Iterator[Graded]:
+    """Grade many notebooks side by side; each comes as soon as it is done.
+
+    None raises: what is wrong with a submission stands in its note.
+    """
+    workers = workers or os.cpu_count() or 1
+    with rules.nursery() as shared, ThreadPoolExecutor(workers) as pool:
+        jobs = [pool.submit(_one, *item, rules, shared) for item in submissions.items()]
+        try:
+            for job in as_completed(jobs):
+                yield job.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _one(name: str, path: Path, rules: Rules, shared: Nursery) -> Graded:
+    try:
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link to another file, and links are not followed.")
+        found = grade(path, rules, shared if shared.shared else None)
+        return Graded(found.path, found.verdicts, found.level, found.note, name)
+    except Exception as error:
+        note = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        verdicts = tuple(
+            Verdict(e, "no cell", "Nothing of this notebook could be graded: see the note.")
+            for e in ALL
+            if e.chapter == _chapter_by_name(path, rules)
         )
-    return [e for e in ALL if e.number.split(".")[0] in chapters]
+        return Graded(str(path), verdicts, shared.level, note, name)
+
+
+def _chapter_by_name(path: Path, rules: Rules) -> str | None:
+    """The chapter that is graded, or that a file's name begins with (06_kv_cache.ipynb)."""
+    number = re.match(r"0*(\d+)", path.name)
+    return rules.chapter or (number[1] if number else None)
+
+
+def private_cases(path: str | Path) -> dict[str, Callable[..., Any]]:
+    """The teacher's own case makers, by exercise: `CASES = {"6.2": make_case}` in a Python file.
+
+    The file is run here, so it must be one's own. A case must have the entries of the exercise's
+    own cases.
+    Raises: ValueError for a file without `CASES`, or an exercise that is not there.
+    """
+    import runpy
+
+    try:
+        found = runpy.run_path(str(path)).get("CASES")
+    except Exception as error:
+        raise ValueError(f"{path} does not run: {type(error).__name__}: {error}") from None
+    numbers = [e.number for e in ALL]
+    if not isinstance(found, dict) or not all(map(callable, found.values())):
+        raise ValueError(
+            f'{path} has no CASES; expected a dict like {{"{numbers[0]}": make_case}}, where '
+            "make_case(rng) gives one case."
+        )
+    for number in found:
+        if number not in numbers:
+            raise ValueError(f"{path} has cases for {number!r}; there are {', '.join(numbers)}.")
+    return found

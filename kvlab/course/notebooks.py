@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ _SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION\n.*?^[ \t]*### END SOLUTION
 _HIDDEN = re.compile(
     r"^[ \t]*### BEGIN HIDDEN TESTS\n.*?^[ \t]*### END HIDDEN TESTS\n?", re.M | re.S
 )
+
+MAX_BYTES = 64 * 2**20
 
 Notebook = dict[str, Any]
 
@@ -29,6 +32,13 @@ def read(path: str | Path) -> Notebook:
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is not a file; expected a notebook (.ipynb).")
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(
+                f"{path} has {path.stat().st_size / 2**20:.0f} MiB; a notebook of more than "
+                f"{MAX_BYTES / 2**20:.0f} is not read. Clear its outputs and save it."
+            )
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path} is not there; expected a notebook (.ipynb).") from None
@@ -39,6 +49,8 @@ def read(path: str | Path) -> Notebook:
             f"{path} is not a notebook: it is not JSON (line {error.lineno}). Download it again, "
             "or save it from Jupyter with File > Save."
         ) from None
+    except RecursionError:
+        raise ValueError(f"{path} is not a notebook: it is nested too deep.") from None
     cells = found.get("cells") if isinstance(found, dict) else None
     if not isinstance(cells, list) or not all(isinstance(c, dict) for c in cells):
         raise ValueError(f"{path} is JSON, but not a notebook: it has no list of cells.")
@@ -57,7 +69,7 @@ def write(path: str | Path, notebook: Notebook) -> None:
 def source(cell: dict[str, Any]) -> str:
     """A cell's text; the format allows one string or a list of lines."""
     text = cell.get("source", "")
-    return "".join(text) if isinstance(text, list) else str(text)
+    return "".join(map(str, text)) if isinstance(text, list) else str(text)
 
 
 def grade_id(cell: dict[str, Any]) -> str:
@@ -68,13 +80,55 @@ def grade_id(cell: dict[str, Any]) -> str:
 
 
 def answers(notebook: Notebook) -> dict[str, str]:
-    """The source of each answer cell by its grade id; of two with one id, the first."""
+    """The source of each answer cell by its grade id.
+
+    Of several with one id (a cell that was copied), the last that is more than the stub counts.
+    """
     found: dict[str, str] = {}
     for cell in notebook["cells"]:
-        meta = cell.get("metadata", {}).get("nbgrader", {}) if grade_id(cell) else {}
-        if cell.get("cell_type") == "code" and meta.get("solution"):
-            found.setdefault(grade_id(cell), source(cell))
+        meta = cell.get("metadata")
+        meta = meta.get("nbgrader") if isinstance(meta, dict) else None
+        if cell.get("cell_type") != "code" or not isinstance(meta, dict):
+            continue
+        name, text = grade_id(cell), source(cell)
+        if meta.get("solution") and (name not in found or STUB not in text):
+            found[name] = text
     return found
+
+
+def collect(notebook: Notebook, names: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Answers by grade id, and what was odd about the notebook.
+
+    `names` maps a grade id to what its cell must define: a cell that lost its metadata is still
+    found by that.
+    """
+    found, notes = answers(notebook), []
+    ids = [grade_id(c) for c in notebook["cells"] if c.get("cell_type") == "code"]
+    twice = sorted({i for i in ids if i in names and ids.count(i) > 1})
+    if twice:
+        notes.append(f"{', '.join(twice)} is there more than once: the last one that was filled in")
+    lost = []
+    for name, defines in names.items():
+        if name not in found:
+            cells = [source(c) for c in notebook["cells"] if c.get("cell_type") == "code"]
+            made = [t for t in cells if re.search(rf"^(?:def|class)\s+{defines}\b", t, re.M)]
+            if made:
+                found[name] = made[-1]
+                lost.append(name)
+    if lost:
+        notes.append(f"{', '.join(lost)} lost its metadata and was found by the name it defines")
+    kernel = _kernel(notebook)
+    if kernel:
+        notes.append(f"the notebook is for {kernel}; its answers were run as Python")
+    return {name: text for name, text in found.items() if name in names}, notes
+
+
+def _kernel(notebook: Notebook) -> str:
+    """The language of the notebook's kernel if it is not Python."""
+    meta = notebook.get("metadata")
+    spec = meta.get("kernelspec") if isinstance(meta, dict) else None
+    language = spec.get("language", "python") if isinstance(spec, dict) else "python"
+    return "" if str(language).lower() == "python" else str(language)[:40]
 
 
 def release(notebook: Notebook) -> Notebook:

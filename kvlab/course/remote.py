@@ -182,11 +182,13 @@ class _Child:
         """How the process ended, by its keeper's word; by ours when it did not end by itself."""
         ended = self._line.ended()
         if ended is None:
-            return Stopped(f"Your answer was stopped. {otherwise}. Is there a loop that never ends?")
+            return Stopped(
+                f"Your answer was stopped. {otherwise}. Is there a loop that never ends?"
+            )
         if "failed" in ended:
             return Stopped(f"The sandbox could not be made ({ended['failed']}).")
         code, cpu = ended.get("code"), ended.get("cpu", 0.0)
-        if code is None or code < 0 and cpu > 0.9 * self._limits.cpu_seconds:
+        if code is None or (code < 0 and cpu > 0.9 * self._limits.cpu_seconds):
             return Stopped(
                 f"Your answer was stopped after {self._limits.cpu_seconds} seconds of processor "
                 "time. Is there a loop that never ends?"

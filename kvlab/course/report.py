@@ -1,18 +1,43 @@
-"""Marks as a table, as JSON, as CSV."""
+"""Marks as a table, as JSON, as CSV, for Gradescope; and the journal of a run that may stop."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from kvlab import __version__
 from kvlab.course.grade import Graded
 
-ISOLATION = (
-    "Each answer ran in a process of its own with limits on time, memory and file size. It shares "
-    "this computer's files and network, so this is for honest mistakes, not for attacks."
-)
+Row = dict[str, Any]
+
+
+def row(graded: Graded) -> Row:
+    """One notebook's result as plain data."""
+    return {
+        "name": graded.name or Path(graded.path).stem,
+        "file": graded.path,
+        "points": graded.points,
+        "out_of": graded.out_of,
+        "note": graded.note,
+        "isolation": graded.level.name,
+        "questions": [
+            {
+                "number": v.exercise.number,
+                "title": v.exercise.title,
+                "points": v.exercise.points if v.passed else 0,
+                "out_of": v.exercise.points,
+                "state": v.state,
+                "message": v.message,
+                "mistake": v.mistake,
+            }
+            for v in graded.verdicts
+        ],
+    }
 
 
 def as_text(graded: Graded) -> str:
@@ -21,48 +46,121 @@ def as_text(graded: Graded) -> str:
     for v in graded.verdicts:
         got = v.exercise.points if v.passed else 0
         title = f"{v.exercise.number:<5}{v.exercise.title:<28}"
-        lines.append(f"  {title}{got:>3} of {v.exercise.points}   {v.state}")
+        state = "not answered yet" if v.state == "not answered" else v.state
+        lines.append(f"  {title}{got:>3} of {v.exercise.points}   {state}")
     lines.append(f"  {'total':<33}{graded.points:>3} of {graded.out_of}")
     if graded.note:
         lines.append(f"  Note: {graded.note}.")
+    lines.append(f"  Isolation: {graded.level.name}. {graded.level.says}")
     for v in graded.verdicts:
         if v.state not in ("passed", "not answered", "no cell"):
             lines += ["", *("  " + line for line in repr(v).splitlines())]
     return "\n".join(lines)
 
 
-def write_json(path: str | Path, graded: Sequence[Graded]) -> None:
+def as_json(rows: Sequence[Row], says: str, seed: str) -> str:
     """All verdicts with their messages."""
-    rows = [
-        {
-            "file": g.path,
-            "points": g.points,
-            "out_of": g.out_of,
-            "note": g.note,
-            "questions": [
-                {
-                    "number": v.exercise.number,
-                    "points": v.exercise.points if v.passed else 0,
-                    "out_of": v.exercise.points,
-                    "state": v.state,
-                    "message": v.message,
-                    "mistake": v.mistake,
-                }
-                for v in g.verdicts
-            ],
-        }
-        for g in graded
-    ]
-    report = {"isolation": ISOLATION, "notebooks": rows}
-    Path(path).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    report = {"kvlab": __version__, "isolation": says, "seed": seed, "notebooks": list(rows)}
+    return json.dumps(report, indent=1) + "\n"
 
 
-def write_csv(path: str | Path, graded: Sequence[Graded]) -> None:
+def as_csv(rows: Sequence[Row]) -> str:
     """One line per notebook, one column per question."""
-    numbers = sorted({v.exercise.number for g in graded for v in g.verdicts})
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["file", "points", "out_of", *numbers])
-        for g in graded:
-            marks = {v.exercise.number: v.exercise.points if v.passed else 0 for v in g.verdicts}
-            table.writerow([g.path, g.points, g.out_of, *[marks.get(n, "") for n in numbers]])
+    numbers = list(dict.fromkeys(q["number"] for r in rows for q in r["questions"]))
+    numbers.sort(key=lambda n: [int(part) for part in n.split(".")])
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["name", "points", "out_of", *numbers, "note", "isolation"])
+    for r in rows:
+        marks = {q["number"]: q["points"] for q in r["questions"]}
+        cells = [marks.get(n, "") for n in numbers]
+        table.writerow(
+            [_cell(r["name"]), r["points"], r["out_of"], *cells, _cell(r["note"]), r["isolation"]]
+        )
+    return text.getvalue()
+
+
+def _cell(text: str) -> str:
+    """Text that a spreadsheet will not take for a formula."""
+    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t") else text
+
+
+def as_gradescope(r: Row) -> str:
+    """One notebook's result as Gradescope's results.json."""
+    tests = [
+        {
+            "number": q["number"],
+            "name": f"{q['number']} {q['title']}",
+            "score": q["points"],
+            "max_score": q["out_of"],
+            "status": "passed" if q["state"] == "passed" else "failed",
+            "output": "\n".join(filter(None, [q["message"], q["mistake"]])),
+            "visibility": "visible",
+        }
+        for q in r["questions"]
+    ]
+    report = {"score": r["points"], "output": r["note"], "tests": tests}
+    return json.dumps(report, indent=1) + "\n"
+
+
+def write(path: str | Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path = Path(path)
+    part = path.with_name(path.name + ".new")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}.") from None
+
+
+class Journal:
+    """Results as they come, one JSON line each, so that a run that stopped can go on.
+
+    It lies beside the report and goes when the report is written. A result counts again only for
+    the same file content, under the same rules (`key`); the seed of the first run goes on.
+    """
+
+    def __init__(self, report: str | Path, key: Mapping[str, Any], seed: str) -> None:
+        self.path = Path(f"{report}.part")
+        self.done: dict[str, Row] = {}
+        self.seed = seed
+        head = {"kvlab": __version__, **key}
+        lines = self._lines()
+        if lines and {k: v for k, v in lines[0].items() if k != "seed"} == head:
+            self.seed = lines[0]["seed"]
+            self.done = {line["sha256"]: line["row"] for line in lines[1:]}
+        kept = lines if self.done else [{**head, "seed": seed}]
+        write(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """What can be read; the last line may have been cut off."""
+        found: list[dict[str, Any]] = []
+        try:
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                found.append(json.loads(line))
+        except (OSError, ValueError):
+            pass
+        return found
+
+    def add(self, path: str | Path, r: Row) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"sha256": digest(path, r["name"]), "row": r}) + "\n")
+
+    def close(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def digest(path: str | Path, name: str) -> str:
+    """What tells one submission from another: its name and its content."""
+    found = hashlib.sha256(name.encode() + b"\0")
+    path = Path(path)
+    try:
+        if path.is_symlink() or not path.is_file():  # a named pipe would be read for ever
+            raise OSError
+        with path.open("rb") as file:
+            while piece := file.read(2**20):
+                found.update(piece)
+    except OSError:
+        found.update(b"unreadable")
+    return found.hexdigest()

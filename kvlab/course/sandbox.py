@@ -150,9 +150,7 @@ def hidden() -> list[str]:
     """Folders that hold answers and would show because they lie in a visible one."""
     course = [PACKAGE, *(ROOT / n for n in ("solutions", "exercises", "chapters", "tests", "docs"))]
     shown = visible()
-    return [
-        str(p) for p in course if p.is_dir() and any(str(p).startswith(q + "/") for q in shown)
-    ]
+    return [str(p) for p in course if p.is_dir() and any(str(p).startswith(q + "/") for q in shown)]
 
 
 def environment(folder: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ import io
 import json
 import linecache
 import os
+import re
 import select
 import signal
 import socket
@@ -65,7 +66,7 @@ class Talk:
     def do_define(self, message: dict[str, Any]) -> dict[str, Any]:
         source = message["source"]
         linecache.cache[_CELL] = (len(source), None, source.splitlines(True), _CELL)
-        self._run(lambda: exec(compile(source, _CELL, "exec"), self._namespace))
+        self._run(lambda: exec(_compiled(source), self._namespace))
         name = message["name"]
         if not callable(self._namespace.get(name)):
             raise AnswerRaised("NameError", f"the answer cell does not define {name}")
@@ -123,6 +124,20 @@ class Talk:
         if len(got) < n:
             sys.exit(0)
         return got
+
+
+def _compiled(source: str) -> Any:
+    """A cell's code; where it is no Python, lines for IPython (%, !) are passed over."""
+    try:
+        return compile(source, _CELL, "exec")
+    except SyntaxError as error:
+        plain = re.sub(r"^([ \t]*)[%!].*$", r"\1pass", source, flags=re.M)
+        if plain == source:
+            raise
+        try:
+            return compile(plain, _CELL, "exec")
+        except SyntaxError:
+            raise error from None
 
 
 class Refuse(MetaPathFinder):

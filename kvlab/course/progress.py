@@ -1,0 +1,84 @@
+"""What a reader has done, in one small file of their own; nothing is sent anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from kvlab.course.exercises import ALL
+from kvlab.course.spec import Verdict
+
+
+def path() -> Path:
+    """The file, in the user's data folder, or in $KVLAB_DATA."""
+    if own := os.environ.get("KVLAB_DATA"):
+        return Path(own) / "progress.json"
+    home = Path.home()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = home / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+    return base / "kvlab" / "progress.json"
+
+
+def read() -> dict[str, dict[str, Any]]:
+    """What is noted of each exercise, by number; empty where nothing is or can be read."""
+    try:
+        found = json.loads(path().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {
+        number: {
+            "state": str(row.get("state", "")),
+            "tries": row["tries"] if isinstance(row.get("tries"), int) else 0,
+            "passed": str(row.get("passed", "")),
+        }
+        for number, row in found.items()
+        if isinstance(row, dict)
+    }
+
+
+def record(verdict: Verdict) -> None:
+    """Note a verdict. What was once passed stays passed. A file that cannot be written is let be."""
+    noted = read()
+    row = noted.get(verdict.exercise.number, {"state": "", "tries": 0, "passed": ""})
+    row["tries"] += verdict.state != "not answered"
+    if verdict.passed and not row["passed"]:
+        row["passed"] = time.strftime("%Y-%m-%d")
+    row["state"] = "passed" if row["passed"] else verdict.state
+    noted[verdict.exercise.number] = row
+    target = path()
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    with contextlib.suppress(OSError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(noted, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        part.replace(target)
+
+
+def as_text() -> str:
+    """All exercises of the book, chapter by chapter, and how far the reader is."""
+    noted, lines, points = read(), [], 0
+    for exercise in ALL:
+        row = noted.get(exercise.number, {})
+        state = row.get("state") or "not answered"
+        said = "not answered yet" if state == "not answered" else state
+        if row.get("passed"):
+            said, points = f"passed on {row['passed']}", points + exercise.points
+        elif row.get("tries"):
+            said += f", {row['tries']} {'try' if row['tries'] == 1 else 'tries'}"
+        chapter = f"Chapter {exercise.chapter}"
+        if chapter not in lines:
+            lines.append(chapter)
+        lines.append(f"  {exercise.number:<5}{exercise.title:<28}{said}")
+    done = sum(bool(noted.get(e.number, {}).get("passed")) for e in ALL)
+    total = sum(e.points for e in ALL)
+    return "\n".join([*lines, f"{done} of {len(ALL)} done, {points} of {total} points"])
