@@ -1,11 +1,16 @@
 """What all tests share: one thread, a device, a tiny model."""
 
+import os
+import tempfile
+
 import pytest
 import torch
 
 from kvlab import ModelConfig, Transformer
 
 torch.set_num_threads(1)
+# What tests do is not a reader's progress.
+os.environ["KVLAB_DATA"] = tempfile.mkdtemp(prefix="kvlab-data-")
 
 
 @pytest.fixture(params=["cpu", "cuda"])

@@ -53,7 +53,7 @@ class Rules:
     chapter: str | None = None
     private: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     level: Level | None = None
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
     def nursery(self) -> Nursery:
         return Nursery(self.level, self.limits)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from kvlab.course import report, sandbox
+from kvlab.course import progress, report, sandbox
 from kvlab.course.exercises import ALL
 from kvlab.course.grade import Graded, Rules, find_submissions, grade_all, private_cases
 
@@ -33,6 +33,9 @@ def run(args: argparse.Namespace) -> int:
     for graded in _results(submissions, rules, args.workers, journal, rows, show=a_class):
         rows[graded.name] = report.row(graded)
         broken += _say(graded, a_class, quiet)
+        if Path(graded.path).resolve().parent == sandbox.ROOT / "exercises":
+            for verdict in graded.verdicts:
+                progress.record(verdict)
     ordered = [rows[name] for name in submissions]
     _write(args, ordered, rules)
     if journal is not None:

@@ -48,7 +48,7 @@ def read() -> dict[str, dict[str, Any]]:
 
 
 def record(verdict: Verdict) -> None:
-    """Note a verdict. What was once passed stays passed. A file that cannot be written is let be."""
+    """Note a verdict; what was once passed stays passed. A file that refuses is let be."""
     noted = read()
     row = noted.get(verdict.exercise.number, {"state": "", "tries": 0, "passed": ""})
     row["tries"] += verdict.state != "not answered"

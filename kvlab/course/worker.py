@@ -160,7 +160,7 @@ def run(order: dict[str, Any], incoming: BinaryIO, outgoing: BinaryIO) -> None:
 
 
 def fetch_allowed(allows: list[str]) -> None:
-    """Import what this exercise allows, which the sandbox will hide, and forget the rest of ours."""
+    """Import what this exercise allows and the sandbox will hide; forget the rest of ours."""
     for name in allows:
         importlib.import_module(name)
     for name in [n for n in sys.modules if n.startswith("kvlab.") and n not in allows]:
