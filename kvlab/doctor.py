@@ -96,5 +96,7 @@ def _torch() -> dict[str, Any] | None:
 
 
 def _isolation() -> str:
-    limits = "limits on time, memory and file size" if os.name == "posix" else "a limit on time"
-    return f"own process with {limits}; for honest mistakes, not for attacks"
+    from kvlab.course import sandbox
+
+    level = sandbox.best()
+    return f"{level.name}. {level.says}"

@@ -27,6 +27,8 @@ from kvlab.course.answer import AnswerRaised, Lent, NotData, Stopped, as_data, r
 from kvlab.course.sandbox import LEVELS, Level, Limits
 
 START_SECONDS = 120.0
+# What an answer does with a lent object is work for the judge.
+MAX_ASKS = 5000
 
 
 class RemoteAnswer:
@@ -132,7 +134,7 @@ class _Child:
             raise self._stopped(self._too_long()) from None
         except Exception as error:
             reason = str(error) or type(error).__name__
-            raise self._stopped(f"Its process lost its way ({reason[:200]})") from None
+            raise self._stopped(f"The conversation with it broke off ({reason[:200]})") from None
         if "raised" in reply:
             kind, text = _text(reply["raised"], 200), _text(reply.get("text", ""), 2000)
             text = text.removeprefix(kind + ": ").removeprefix(kind)
@@ -145,11 +147,12 @@ class _Child:
 
     def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
         self._line.write(wire.pack(message), self._deadline)
-        while True:
+        for _ in range(MAX_ASKS):
             reply = wire.receive(lambda n: self._line.read(n, self._deadline))
             if "ask" not in reply:
                 return reply
             self._line.write(wire.pack(self._serve(reply)), self._deadline)
+        raise wire.Broken(f"what was lent was used more than {MAX_ASKS} times in one call")
 
     def _serve(self, request: dict[str, Any]) -> dict[str, Any]:
         """Let the child use a lent object, but only by the methods it lends."""

@@ -35,7 +35,7 @@ class Limits:
     """
 
     call_seconds: float = 60.0
-    answer_seconds: float = 300.0
+    answer_seconds: float = 600.0
     cpu_seconds: int = 30
     memory_bytes: int = 2**30
     file_bytes: int = 2**20

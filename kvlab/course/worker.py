@@ -56,12 +56,16 @@ class Talk:
         while True:
             message = self._receive()
             try:
-                reply = getattr(self, "do_" + message["do"])(message)
+                packed = wire.pack(getattr(self, "do_" + message["do"])(message))
             except AnswerRaised as raised:
                 reply = {"raised": raised.kind, "text": raised.args[0], "where": raised.where}
+                packed = wire.pack(reply)
             except NotData as bad:
-                reply = {"not data": str(bad)}
-            self._send(reply)
+                packed = wire.pack({"not data": str(bad)})
+            except Exception as error:  # a list that holds itself, a text beyond all bounds
+                text = f"your code returned what cannot be sent ({type(error).__name__})."
+                packed = wire.pack({"not data": text})
+            self._send(packed)
 
     def do_define(self, message: dict[str, Any]) -> dict[str, Any]:
         source = message["source"]
@@ -94,7 +98,7 @@ class Talk:
     def ask(self, number: int, method: str, args: tuple[Any, ...]) -> Any:
         lent = [isinstance(a, Borrowed) for a in args]
         sent = [a._number if isinstance(a, Borrowed) else as_data(a) for a in args]
-        self._send({"ask": number, "method": method, "args": sent, "lent": lent})
+        self._send(wire.pack({"ask": number, "method": method, "args": sent, "lent": lent}))
         reply = self._receive()
         if "refused" in reply:
             raise ValueError(reply["refused"])
@@ -112,8 +116,8 @@ class Talk:
         except Exception as error:
             raise AnswerRaised(type(error).__name__, str(error)[:2000], last_line(error)) from None
 
-    def _send(self, message: dict[str, Any]) -> None:
-        self._out.write(wire.pack(message))
+    def _send(self, packed: bytes) -> None:
+        self._out.write(packed)
         self._out.flush()
 
     def _receive(self) -> dict[str, Any]:

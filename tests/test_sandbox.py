@@ -1,0 +1,210 @@
+"""The sandbox itself, at every level that this machine can show."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import pytest
+import torch
+
+from kvlab.cli import ROOT
+from kvlab.course import sandbox
+from kvlab.course.answer import AnswerRaised, Stopped
+from kvlab.course.remote import Nursery, RemoteAnswer
+from kvlab.course.sandbox import LEVELS, Limits
+
+ECHO = "import os, sys, torch\nclass f:\n    def __new__(cls, code): return eval(code)\n"
+
+
+def works(name):
+    if name == "clock" or (name == "limits" and os.name == "posix"):
+        return True
+    return sys.platform == "linux" and sandbox._works(name)
+
+
+@pytest.fixture(scope="module", params=list(LEVELS))
+def nursery(request):
+    if not works(request.param):
+        pytest.skip(f"this machine has no {request.param}")
+    with Nursery(LEVELS[request.param], Limits(cpu_seconds=5)) as made:
+        yield made
+
+
+def evaluate(nursery, code, allows=(), forbids=()):
+    with RemoteAnswer(nursery, ECHO, "f", allows=allows, forbids=forbids) as answer:
+        return answer(code)
+
+
+def test_data_goes_in_and_comes_back_at_every_level(nursery):
+    source = "import torch\ndef f(x, y): return [x + y, 3, None, 'text', [True, 0.5]]"
+    with RemoteAnswer(nursery, source, "f") as answer:
+        total, *rest = answer(torch.ones(2, 3), torch.ones(3))
+    assert torch.equal(total, 2 * torch.ones(2, 3)) and rest == [3, None, "text", [True, 0.5]]
+
+
+def test_the_environment_and_the_folder_are_bare(nursery, monkeypatch):
+    monkeypatch.setenv("KVLAB_SECRET", "42")
+    assert "KVLAB_SECRET" not in evaluate(nursery, "sorted(os.environ)")
+    assert evaluate(nursery, "os.listdir('.')") == []
+    home, here = evaluate(nursery, "[os.environ['HOME'], os.getcwd()]")
+    assert os.path.realpath(home) == os.path.realpath(here)
+
+
+def test_imports_that_answer_the_question_are_refused(nursery):
+    with pytest.raises(AnswerRaised, match=r"kvlab\.cache may not be used"):
+        evaluate(nursery, "__import__('kvlab.cache')")
+    with pytest.raises(AnswerRaised, match="wave may not be used"):
+        evaluate(nursery, "__import__('wave')", forbids=("wave",))
+    code = "[n for n in sorted(sys.modules) if n.startswith('kvlab') and 'course' not in n]"
+    assert evaluate(nursery, f"__import__('kvlab.ops') and {code}", allows=("kvlab.ops",)) == [
+        "kvlab",
+        "kvlab.ops",
+    ]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "torch.cat([torch.ones(2)] * 2)",
+        "torch.ops.aten.cat([torch.ones(2)] * 2)",
+        "torch.cat.__call__([torch.ones(2)] * 2)",
+    ],
+)
+def test_a_forbidden_call_of_torch_is_refused_however_it_is_reached(call):
+    from kvlab.course.answer import LocalAnswer
+
+    assert LocalAnswer(eval)(call).shape == (4,)
+    with pytest.raises(AnswerRaised, match="cat may not be used"):
+        LocalAnswer(eval, forbids=("cat",))(call)
+
+
+def test_an_answer_that_ends_itself_says_so_and_the_next_one_works(nursery):
+    with pytest.raises(Stopped, match=r"ended its own process \(exit code 7\)"):
+        evaluate(nursery, "os._exit(7)")
+    assert evaluate(nursery, "1 + 1") == 2
+
+
+def test_time_is_limited(nursery):
+    limited = Nursery(nursery.level, Limits(cpu_seconds=1, call_seconds=20.0))
+    with limited, pytest.raises(Stopped, match="1 seconds of processor time|longer than 20"):
+        evaluate(limited, "[0 for _ in iter(int, 1)]")
+    slow = Nursery(nursery.level, Limits(call_seconds=3.0))
+    with slow, RemoteAnswer(slow, ECHO, "f") as answer:
+        start = time.monotonic()
+        with pytest.raises(Stopped, match="longer than 3 seconds for one call"):
+            answer("__import__('time').sleep(99)")
+        assert time.monotonic() - start < 30
+
+
+def test_memory_and_files_are_limited(nursery):
+    if nursery.level.name == "clock":
+        pytest.skip("this level limits time only")
+    with pytest.raises(AnswerRaised, match="may take 1024 MiB"):
+        evaluate(nursery, "len(bytes(2**31))")
+    with pytest.raises(AnswerRaised, match="OSError"):
+        evaluate(nursery, "open('big', 'wb').write(bytes(2**21))")
+
+
+def test_a_sandbox_shows_neither_course_nor_network_nor_processes(nursery):
+    if nursery.level.name not in ("namespaces", "bubblewrap"):
+        pytest.skip("this level hides nothing")
+    for path in (ROOT / "solutions", ROOT / "kvlab" / "cache.py", ROOT / "tests", "/home"):
+        assert not evaluate(nursery, f"os.path.exists({str(path)!r})")
+    assert evaluate(nursery, "[p for p in os.listdir('/proc') if p.isdigit()].__len__()") <= 4
+    with pytest.raises(AnswerRaised, match="unreachable"):
+        evaluate(nursery, "__import__('socket').create_connection(('192.0.2.1', 80))")
+    with pytest.raises(AnswerRaised, match="OSError|PermissionError"):
+        evaluate(nursery, "open('/x', 'w')")
+    assert "CapEff:\t0000000000000000" in evaluate(nursery, "open('/proc/self/status').read()")
+
+
+def test_nothing_of_an_answer_lives_on(nursery):
+    if nursery.level.name != "namespaces":
+        pytest.skip("only a process namespace of its own ends everything")
+    marker = f"kvlab-left-behind-{time.time_ns()}"
+    code = (
+        f"os.fork() or (os.setsid(), __import__('ctypes').CDLL(None).prctl(15, b'{marker[-9:]}'),"
+        " __import__('time').sleep(60))"
+    )
+    with RemoteAnswer(nursery, ECHO, "f") as answer:
+        answer(code)
+    names = [open(f"/proc/{p}/comm").read().strip() for p in os.listdir("/proc") if p.isdigit()]
+    assert marker[-9:] not in names
+
+
+def test_many_threads_may_ask_one_nursery(nursery):
+    found = []
+
+    def ask(i):
+        found.append(evaluate(nursery, f"{i} * 2"))
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [0, 2, 4, 6]
+
+
+def test_a_nursery_that_died_is_replaced(nursery):
+    if nursery.level.name == "clock":
+        pytest.skip("this level has no nursery")
+    nursery._process.kill()
+    nursery._process.wait()
+    assert evaluate(nursery, "40 + 2") == 42
+
+
+def test_a_sandbox_that_cannot_be_made_runs_nothing(monkeypatch):
+    """Asked for namespaces where there are none, the answer must not run without them."""
+    if not works("namespaces"):
+        pytest.skip("this machine has no namespaces")
+    with Nursery(LEVELS["namespaces"]) as made:
+        real = made._send
+
+        def send(order, fds):
+            real(order.replace(b'"folder_bytes": 16777216', b'"folder_bytes": "nonsense"'), fds)
+
+        monkeypatch.setattr(made, "_send", send)
+        with pytest.raises(Stopped, match="sandbox could not be made"):
+            evaluate(made, "1")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
+def test_a_user_without_rights_gets_namespaces_too(tmp_path):
+    """Run by root, because nobody else can become somebody else."""
+    if shutil.which("setpriv") is None:
+        pytest.skip("needs setpriv")
+    stage = _readable_copy()
+    if stage is None:
+        pytest.skip("this Python lies where other users cannot read it")
+    code = "from kvlab.course import sandbox; print(sandbox.best().name)"
+    line = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c"]
+    done = subprocess.run(
+        [*line, code], capture_output=True, text=True, cwd=stage, env={"PYTHONPATH": str(stage)}
+    )
+    shutil.rmtree(stage)
+    assert done.stdout.strip() in ("namespaces", "bubblewrap", "limits"), done.stderr
+
+
+def _readable_copy():
+    """The package where everybody can read it, or None if Python itself cannot be."""
+    probe = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c"]
+    if subprocess.run([*probe, "import json"], capture_output=True).returncode:
+        return None
+    stage = tempfile.mkdtemp()
+    os.chmod(stage, 0o755)
+    shutil.copytree(ROOT / "kvlab" / "course", f"{stage}/kvlab/course")
+    shutil.copy(ROOT / "kvlab" / "__init__.py", f"{stage}/kvlab/__init__.py")
+    return stage
+
+
+def test_the_level_is_named_by_the_doctor_and_says_when_it_is_for_honest_mistakes(capsys):
+    from kvlab import doctor
+
+    assert sandbox.best().name in doctor._isolation()
+    for name, level in LEVELS.items():
+        assert ("honest mistakes" in level.says) == (name in ("limits", "clock"))
