@@ -120,10 +120,10 @@ def _look_around(level: str) -> None:
         silent = False
     except OSError:
         silent = True
-    torch_is_there = Path(torch_home(), "torch", "__init__.py").is_file()
+    home = torch_home()
     with open("/tmp/x", "w") as file:
         file.write("x")
-    if hidden and alone and silent and torch_is_there:
+    if hidden and alone and silent and (not home or Path(home, "torch").is_dir()):
         print("sealed")
 
 
@@ -179,6 +179,8 @@ def python(
 
 def _bubblewrap(modules: Sequence[str]) -> list[str]:
     line = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    size = str(Limits().folder_bytes)
+    line += ["--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", "/tmp"]
     for path in visible():
         if os.path.islink(path):
             line += ["--symlink", os.readlink(path), path]
@@ -189,8 +191,6 @@ def _bubblewrap(modules: Sequence[str]) -> list[str]:
     names = {"kvlab", "kvlab.course", *modules}
     for path in sorted({str(_file_of(name)) for name in names}):
         line += ["--ro-bind", path, path]
-    size = str(Limits().folder_bytes)
-    line += ["--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", "/tmp"]
     return [*line, "--chdir", "/tmp", "--setenv", "HOME", "/tmp", "--setenv", "TMPDIR", "/tmp"]
 
 
@@ -252,18 +252,17 @@ def enter(base: str, limits: Limits) -> None:
         Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
     _mount("none", "/", None, _REC | _PRIVATE)
     _mount("tmpfs", base, "tmpfs", _NOSUID | _NODEV, "size=1m,mode=755")
+    for name in ("proc", "tmp", "dev"):
+        os.mkdir(f"{base}/{name}")
+    space = f"size={limits.folder_bytes},nr_inodes=1024,mode=1777"
+    _mount("tmpfs", base + "/tmp", "tmpfs", _NOSUID | _NODEV, space)
     for path in visible():
         _show(path, base + path)
     for path in hidden():
         _mount("tmpfs", base + path, "tmpfs", _RDONLY | _NOSUID, "size=4k,mode=755")
-    os.mkdir(base + "/dev")
     for name in ("null", "zero", "full", "random", "urandom"):
         Path(base, "dev", name).touch()
         _mount(f"/dev/{name}", f"{base}/dev/{name}", None, _BIND)
-    for name in ("proc", "tmp"):
-        os.mkdir(f"{base}/{name}")
-    space = f"size={limits.folder_bytes},nr_inodes=1024,mode=1777"
-    _mount("tmpfs", base + "/tmp", "tmpfs", _NOSUID | _NODEV, space)
     _read_only(base, recursive=False)
     os.chdir(base)
     _ask("pivot_root", ".", ".")
