@@ -214,15 +214,18 @@ def _hint(args, _rest) -> int:
 
 def _release(args, _rest) -> int:
     from kvlab.course import notebooks
+    from kvlab.course.exercises import ALL
 
     stale = []
     for solution in sorted((ROOT / "solutions").glob("*.ipynb")):
-        made = notebooks.release(notebooks.read(solution))
+        of_chapter = [e for e in ALL if solution.name.startswith(f"{int(e.chapter):02d}_")]
+        marked = notebooks.mark(notebooks.read(solution), of_chapter)
         target = ROOT / "exercises" / solution.name
-        if not target.is_file() or notebooks.read(target) != made:
-            stale.append(target.name)
-            if not args.check:
-                notebooks.write(target, made)
+        for path, made in ((solution, marked), (target, notebooks.release(marked))):
+            if not path.is_file() or notebooks.read(path) != made:
+                stale.append(f"{path.parent.name}/{path.name}")
+                if not args.check:
+                    notebooks.write(path, made)
     print(f"{', '.join(stale) or 'nothing'} {'differs' if args.check else 'written'}")
     return 1 if stale and args.check else 0
 

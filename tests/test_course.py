@@ -285,6 +285,42 @@ def test_a_law_of_agreement_is_one_line():
     assert "sum_T: 1 of 3 numbers are wrong, first at position 1" in failed.message
 
 
+def how_to():
+    """The specification that docs/how-to-add-an-exercise.md shows, and its answer and check cell."""
+    page = (ROOT / "docs" / "how-to-add-an-exercise.md").read_text(encoding="utf-8")
+    namespace = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.S)[1], namespace)
+    return namespace["MIX"], re.findall(r"```\n(.*?)```", page, re.S)
+
+
+def test_the_exercise_in_the_how_to_is_a_whole_one():
+    exercise, (answer, _) = how_to()
+    for seed in range(20):
+        assert local(exercise, answer, seed).passed
+        for wrong in exercise.wrong:
+            verdict = spec.judge(exercise, LocalAnswer(wrong.answer), seed)
+            assert verdict.state == "failed" and verdict.mistake == wrong.says
+
+
+def test_its_cells_get_their_metadata_and_the_learners_copy():
+    exercise, sources = how_to()
+    cells = [{"cell_type": "code", "metadata": {}, "source": s} for s in sources]
+    marked = notebooks.mark({"cells": cells}, [exercise])
+    answer, check_cell = (c["metadata"]["nbgrader"] for c in marked["cells"])
+    assert answer["grade_id"] == "q99_1" and answer["solution"] and not answer["grade"]
+    assert check_cell["grade_id"] == "q99_1_check" and check_cell["points"] == 2
+    assert notebooks.mark(marked, [exercise]) == marked
+    learners = notebooks.release(marked)
+    stub = notebooks.answers(learners)["q99_1"]
+    assert local(exercise, stub).state == "not answered"
+    assert notebooks.source(learners["cells"][1]) == 'check("99.1", sum_slots)'
+
+
+def test_the_metadata_in_the_book_are_those_that_release_would_put():
+    notebook = notebooks.read(SOLUTION)
+    assert notebooks.mark(notebook, ALL) == notebook
+
+
 def test_what_an_exercise_forbids_is_refused_in_check_and_in_grading(nursery):
     forbidding = small(forbids=("sum", "json"))
     source = "import torch\ndef sum_rows(x):\n    return torch.sum(x, 0)\n"
@@ -292,7 +328,7 @@ def test_what_an_exercise_forbids_is_refused_in_check_and_in_grading(nursery):
     there = grade_source(forbidding, source, 1, nursery)
     for verdict in (here, there):
         assert verdict.state == "failed" and "sum may not be used" in verdict.message
-    loop = "def sum_rows(x):\n    total = x[0] * 0\n    for row in x:\n        total = total + row\n    return total\n"
+    loop = "def sum_rows(x):\n    y = x[0] * 0\n    for r in x:\n        y = y + r\n    return y\n"
     assert grade_source(forbidding, loop, 1, nursery).passed
     assert "json may not" in grade_source(forbidding, "import json\n" + loop, 1, nursery).message
 

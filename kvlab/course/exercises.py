@@ -1,11 +1,20 @@
-"""All exercises of the book, by number."""
+"""All exercises of the book, by number: the `EXERCISES` of every module chNN.py beside this one."""
 
 from __future__ import annotations
 
-from kvlab.course import ch06
+import importlib
+import pkgutil
+import re
+
+from kvlab import course
 from kvlab.course.spec import Exercise
 
-ALL: tuple[Exercise, ...] = ch06.EXERCISES
+ALL: tuple[Exercise, ...] = tuple(
+    exercise
+    for module in sorted(m.name for m in pkgutil.iter_modules(course.__path__))
+    if re.fullmatch(r"ch\d\d", module)
+    for exercise in importlib.import_module(f"kvlab.course.{module}").EXERCISES
+)
 
 
 def find(number: str) -> Exercise:

@@ -148,8 +148,9 @@ def visible() -> list[str]:
 
 def hidden() -> list[str]:
     """Folders that hold answers and would show because they lie in a visible one."""
-    course = [PACKAGE, *(ROOT / n for n in ("solutions", "exercises", "chapters", "tests", "docs"))]
-    shown = visible()
+    rooms = ("solutions", "exercises", "chapters", "tests", "docs")
+    source = (ROOT / "pyproject.toml").is_file()  # and not the folder that packages are put in
+    course, shown = [PACKAGE, *(ROOT / n for n in rooms if source)], visible()
     return [str(p) for p in course if p.is_dir() and any(str(p).startswith(q + "/") for q in shown)]
 
 
