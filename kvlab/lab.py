@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,10 +60,12 @@ def run_tests(args: Sequence[str] = (), root: Path = ROOT) -> int:
         return 1
     failed = []
     runs = {"tests": list(args)} if args else suite(root)
+    # What tests and notebooks do there is not the reader's progress.
+    env = {**environment(), "KVLAB_DATA": tempfile.mkdtemp(prefix="kvlab-data-")}
     for name, arguments in runs.items():
         command = [sys.executable, "-m", "pytest", *arguments]
         try:
-            code = subprocess.run(command, cwd=root, env=environment(), check=False).returncode
+            code = subprocess.run(command, cwd=root, env=env, check=False).returncode
         except KeyboardInterrupt:
             return 130
         if code:

@@ -286,7 +286,7 @@ def test_a_law_of_agreement_is_one_line():
 
 
 def how_to():
-    """The specification that docs/how-to-add-an-exercise.md shows, and its answer and check cell."""
+    """The specification in docs/how-to-add-an-exercise.md, and its answer and check cell."""
     page = (ROOT / "docs" / "how-to-add-an-exercise.md").read_text(encoding="utf-8")
     namespace = {}
     exec(re.search(r"```python\n(.*?)```", page, re.S)[1], namespace)

@@ -230,6 +230,10 @@ def test_bad_lines_are_named_before_anything_is_graded(tmp_path, capsys):
         ([str(tmp_path), "--gradescope", "r"], "name one notebook"),
         ([two[0], "--chapter", "99"], "'99'"),
         ([two[0], "--workers", "0"], "0 workers"),
+        ([two[0], "--json", two[1]], "expected a new file's name"),
+        (["--csv", str(tmp_path)], "Name notebooks or folders"),
+        ([two[0], "--csv", str(tmp_path)], "expected a new file's name"),
+        ([two[0], "--csv", str(tmp_path / "none" / "x.csv")], "its folder is not there"),
     ]:
         assert main(["grade", *line]) == 1
         seen = capsys.readouterr()

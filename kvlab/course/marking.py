@@ -60,6 +60,15 @@ def _check(args: argparse.Namespace, given: list[str]) -> None:
         raise ValueError(f"{args.one} is a folder; --one takes one notebook. Leave out --one.")
     if args.gradescope and (len(given) != 1 or Path(given[0]).is_dir()):
         raise ValueError("A Gradescope file holds one notebook's marks: name one notebook.")
+    for target in (args.json, args.csv, args.gradescope):
+        if target in (None, "-"):
+            continue
+        if target.endswith(".ipynb") or Path(target).is_dir():
+            raise ValueError(
+                f"The marks were to be written to {target}; expected a new file's name."
+            )
+        if not Path(target).absolute().parent.is_dir():
+            raise ValueError(f"{target} cannot be written: its folder is not there.")
     if args.workers is not None and args.workers < 1:
         raise ValueError(f"{args.workers} workers were asked for; expected 1 or more.")
     chapters = list(dict.fromkeys(e.chapter for e in ALL))

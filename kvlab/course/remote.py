@@ -26,7 +26,7 @@ from kvlab.course import sandbox, wire
 from kvlab.course.answer import AnswerRaised, Lent, NotData, Stopped, as_data, refuse_changed
 from kvlab.course.sandbox import LEVELS, Level, Limits
 
-START_SECONDS = 120.0
+START_SECONDS, SANDBOX_SECONDS = 120.0, 20.0
 # What an answer does with a lent object is work for the judge.
 MAX_ASKS = 5000
 
@@ -103,6 +103,7 @@ class _Child:
         self._lent: list[Any] = []
         self._end = time.monotonic() + limits.answer_seconds
         self._deadline = self._end
+        self._grace = SANDBOX_SECONDS  # before the first call stands the making of the sandbox
 
     def close(self) -> None:
         self._line.close()
@@ -127,7 +128,8 @@ class _Child:
 
         Whatever odd thing comes back ends this answer and nothing else.
         """
-        self._deadline = min(self._end, time.monotonic() + self._limits.call_seconds)
+        patience = self._limits.call_seconds + self._grace
+        self._deadline, self._grace = min(self._end, time.monotonic() + patience), 0.0
         try:
             reply = self._exchange(message)
         except TimeoutError:
