@@ -157,6 +157,7 @@ def test_one_notebook_for_a_cluster_job_and_for_gradescope(tmp_path, capsys):
     assert found["notebooks"][0]["isolation"] == sandbox.best().name
     shown = json.loads(results.read_text())
     assert shown["score"] == 4 and len(shown["tests"]) == 5
+    assert sandbox.best().says in shown["output"]
     assert sum(t["max_score"] for t in shown["tests"]) == 20
     assert {t["status"] for t in shown["tests"]} == {"passed", "failed"}
     path.write_text("?")
@@ -269,6 +270,17 @@ def test_a_fault_of_the_grader_stays_with_its_question(tmp_path, monkeypatch):
     (graded,) = grade_all({"x": path}, Rules(), workers=1)
     assert graded.points == 4
     assert [v.state for v in graded.verdicts][1] == "error" and "a bug of ours" in said(graded)
+
+
+def test_a_name_that_steers_a_terminal_is_shown_harmless(tmp_path, capsys):
+    folder = tmp_path / "class"
+    folder.mkdir()
+    (folder / "a\x1b[2Jb\n=1.ipynb").write_text("?")
+    assert main(["grade", str(folder), "--csv"]) == 0
+    text = capsys.readouterr().out
+    assert main(["grade", str(folder)]) == 0
+    text += capsys.readouterr().out
+    assert "\x1b" not in text and text.count("\ufffd[2Jb\ufffd=1") >= 2
 
 
 def test_points_of_a_chapter_are_complete():

@@ -180,4 +180,5 @@ def _summary(rows: list[report.Row], rules: Rules) -> str:
         f"{r['name']:<{width}}  {r['points']:>3} of {r['out_of']:<3} {r['note']}".rstrip()
         for r in rows
     ]
+    lines = [report.printable(line) for line in lines]
     return "\n".join([*lines, f"Isolation: {rules.level.name}. {rules.level.says}"])

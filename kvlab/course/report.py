@@ -12,6 +12,7 @@ from typing import Any
 
 from kvlab import __version__
 from kvlab.course.grade import Graded
+from kvlab.course.sandbox import LEVELS
 
 Row = dict[str, Any]
 
@@ -42,7 +43,7 @@ def row(graded: Graded) -> Row:
 
 def as_text(graded: Graded) -> str:
     """The table of one notebook's questions, and what to say about each that did not pass."""
-    lines = [graded.path]
+    lines = [printable(graded.path)]
     for v in graded.verdicts:
         got = v.exercise.points if v.passed else 0
         title = f"{v.exercise.number:<5}{v.exercise.title:<28}"
@@ -50,7 +51,7 @@ def as_text(graded: Graded) -> str:
         lines.append(f"  {title}{got:>3} of {v.exercise.points}   {state}")
     lines.append(f"  {'total':<33}{graded.points:>3} of {graded.out_of}")
     if graded.note:
-        lines.append(f"  Note: {graded.note}.")
+        lines.append(f"  Note: {printable(graded.note)}.")
     lines.append(f"  Isolation: {graded.level.name}. {graded.level.says}")
     for v in graded.verdicts:
         if v.state not in ("passed", "not answered", "no cell"):
@@ -82,7 +83,13 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 def _cell(text: str) -> str:
     """Text that a spreadsheet will not take for a formula."""
-    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t") else text
+    text = printable(text)
+    return "'" + text if text[:1] in ("=", "+", "-", "@") else text
+
+
+def printable(text: str) -> str:
+    """A stranger's text (a file's name, say) without what would steer a terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def as_gradescope(r: Row) -> str:
@@ -99,7 +106,8 @@ def as_gradescope(r: Row) -> str:
         }
         for q in r["questions"]
     ]
-    report = {"score": r["points"], "output": r["note"], "tests": tests}
+    said = "\n".join(filter(None, [r["note"], LEVELS[r["isolation"]].says]))
+    report = {"score": r["points"], "output": said, "tests": tests}
     return json.dumps(report, indent=1) + "\n"
 
 
