@@ -38,6 +38,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[s
     args, rest = parser.parse_known_args(argv)
     if rest and not (args.command and args.passes_on):
         parser.error(f"unknown: {' '.join(rest)}")
+    if args.command == "grade" and bool(args.files) == bool(args.one):
+        parser.error("grade takes notebooks and folders, or one notebook after --one")
     return args, rest
 
 

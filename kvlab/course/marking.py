@@ -49,10 +49,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace, given: list[str]) -> None:
-    if not given or (args.one and args.files):
-        raise ValueError(
-            "Name notebooks or folders to grade, or one notebook after --one: not both, not none."
-        )
     for path in given:
         if not Path(path).exists():
             raise ValueError(f"{path} is not there; expected a notebook (.ipynb) or a folder.")
