@@ -163,7 +163,7 @@ return 'reuses'"""
 
 ENDED = "ended its own process"
 CASES = [
-    ("loops for ever", attack("while True: pass"), 3, "processor time"),
+    ("loops for ever", attack("while True: pass"), 3, "processor time|longer than"),
     ("a fork bomb", attack("while True: os.fork()"), 3, "unavailable|stopped|ended|killed"),
     ("`os._exit(0)`", attack("os._exit(0)"), 3, ENDED),
     ("`sys.exit()`", attack("sys.exit()"), 3, ENDED),
@@ -172,7 +172,8 @@ CASES = [
      "MemoryError"),
     ("prints 1 GB", attack("return 'nothing'", "for _ in range(1000): print('x' * 10**6)"), 3,
      "expected"),
-    ("returns 256 MB", attack("return 'x' * 2**28"), 3, "MiB came"),
+    ("returns 256 MB", attack("return 'x' * 2**28"), 3,
+     "MiB came|cannot be sent|longer than"),
     ("returns a list that holds itself", attack("x = []\nx.append(x)\nreturn x"), 3,
      "cannot be sent"),
     ("fills the disk", attack("for i in range(10**6): open(f'f{i}', 'wb').write(bytes(2**19))"), 3,

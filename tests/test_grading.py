@@ -66,7 +66,8 @@ def test_nothing_was_written_outside_and_nothing_lives_on(run):
 def brief(graded):
     """The first line that says something, without numbers that differ between machines."""
     spoken = [v for v in graded.verdicts if v.state == "failed"]
-    line = spoken[0].message.splitlines()[0] if spoken else graded.note or "nothing odd"
+    lines = spoken[0].message.splitlines() if spoken else [graded.note or "nothing odd"]
+    line = next((text for text in lines if "expected" in text), lines[0])
     line = re.sub(r"/\S*/(?=\S+\.ipynb)", "", line)
     line = re.sub(r'^"each suspect.*?\]: ', "", line)
     line = re.sub(r" on n_prompt.*?\](?=[.:])", "", line)
