@@ -200,7 +200,7 @@ CASES = [
     ("writes outside its folder", attack(WRITE), 3, r"wrote \[\]"),
     ("opens a socket", attack(SOCKET), 3, r"reached \[\]"),
     ("uses what it was lent for ever", attack("while True: args[0].run(None)"), 3,
-     "more than 5000 times|processor time"),
+     "more than 5000 times|processor time|longer than"),
     ("source that breaks a parser", lambda: filled(q6_1=ANSWERS["6.1"], q6_3="(" * 10**5), 3,
      "does not run"),
     ("edited check cells", changed(edit_checks), 3, ""),
