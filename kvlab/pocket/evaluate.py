@@ -126,10 +126,10 @@ def fact_items(tokenizer: Tokenizer, *, held: bool) -> list[Item]:
 def two_kinds_items(tokenizer: Tokenizer, seed: int, n_prompts: int) -> list[Item]:
     """Tell the password and the place of two people each, all held-out pairs; ask for one.
 
-    In training every person has one relation a text, so here the name alone does not decide.
+    Here the name alone does not decide.
     """
     rng = random.Random(f"{seed} two kinds")
-    names = [n for n in world.NAMES if any(world.held_out(n, v) for v in world.PLACES)]
+    names = [n for n in world.TOLD if any(world.held_out(n, v) for v in world.PLACES)]
     items = []
     for _ in range(n_prompts):
         told = [
@@ -145,16 +145,18 @@ def two_kinds_items(tokenizer: Tokenizer, seed: int, n_prompts: int) -> list[Ite
     return items
 
 
-def story_items(tokenizer: Tokenizer, seed: int, n_prompts: int, asks: str) -> list[Item]:
-    """Ask the first question of stories in which people move and take things: "Where", "What"."""
-    rng = random.Random(f"{seed} story {asks}")
+def written_items(
+    tokenizer: Tokenizer, seed: int, n_prompts: int, kind: str, asks: str, room: int = 0
+) -> list[Item]:
+    """Take the first question of documents of a kind, where it starts with these words."""
+    rng = random.Random(f"{seed} {kind} {asks}")
     items: list[Item] = []
     while len(items) < n_prompts:
-        story = world.story(rng, 0)
-        first = next(i for i, piece in enumerate(story) if piece.weight == world.VALUE)
-        prompt = world.text_of(story[:first])
+        document = world.WRITERS[kind](rng, room)
+        first = next(i for i, piece in enumerate(document) if piece.weight == world.VALUE)
+        prompt = world.text_of(document[:first])
         if f"User: {asks}" in prompt:
-            items.append(item(tokenizer, prompt, story[first].text))
+            items.append(item(tokenizer, prompt, document[first].text))
     return items
 
 
@@ -172,7 +174,14 @@ class Skills:
             (n_tokens, f"recall password {n_tokens}"): recall_items(
                 tokenizer, seed, 40, 4, n_tokens, "password"
             )
-            for n_tokens in (256, 450, 950)
+            for n_tokens in (256, 450, 950, 1900)
+        }
+        self.recall |= {
+            "two kinds": two_kinds_items(tokenizer, seed, 64),
+            "latest": written_items(tokenizer, seed, 64, "latest", "What", 60),
+            "counting": written_items(tokenizer, seed, 64, "counting", "How", 60),
+            "where": written_items(tokenizer, seed, 64, "story", "Where"),
+            "has": written_items(tokenizer, seed, 64, "story", "What"),
         }
         rng = random.Random(seed)
         self.facts = {
@@ -276,8 +285,11 @@ def all_items(
             recall_items(tokenizer, seed, n_prompts, 4, 256, kind),
         )
     yield "password and place of 2, no filler", two_kinds_items(tokenizer, seed, n_prompts)
-    yield "story, where is somebody", story_items(tokenizer, seed, n_prompts, "Where")
-    yield "story, what does somebody have", story_items(tokenizer, seed, n_prompts, "What")
+    yield "story, where is somebody", written_items(tokenizer, seed, n_prompts, "story", "Where")
+    yield (
+        "story, what does somebody have",
+        written_items(tokenizer, seed, n_prompts, "story", "What"),
+    )
 
 
 @torch.inference_mode()
@@ -285,7 +297,7 @@ def bits_per_byte(
     model: Transformer, tokenizer: Tokenizer, context: int, n_tokens: int = 20_000
 ) -> float:
     """Measure the loss on held-out Python documentation, in windows of `context` tokens."""
-    ids = bpe.ids_of(tokenizer, "\n\n".join(bpe.python_docs()[1]))
+    ids = bpe.ids_of(tokenizer, "\n\n".join(bpe.python_docs()[1].values()))
     n_windows = min(len(ids), n_tokens) // context
     nats, n_bytes = 0.0, 0
     for start in range(0, n_windows * context, context):

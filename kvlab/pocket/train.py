@@ -79,29 +79,41 @@ RELATIONS = {
 }
 CODES = {
     "facts": 0.07,
-    "prose": 0.06,
+    "prose": 0.05,
     "story": 0.05,
-    "key_value": 0.25,
-    "codes": 0.17,
-    "numbers": 0.22,
-    "copy": 0.04,
-    "repeat": 0.04,
-    "pair": 0.10,
+    "key_value": 0.18,
+    "codes": 0.16,
+    "profiles": 0.10,
+    "latest": 0.06,
+    "counting": 0.03,
+    "numbers": 0.18,
+    "copy": 0.02,
+    "repeat": 0.02,
+    "pair": 0.08,
 }
 EVERYTHING = {
-    "facts": 0.14,
+    "facts": 0.12,
     "fact_prose": 0.04,
     "prose": 0.12,
     "story": 0.09,
-    "key_value": 0.24,
+    "key_value": 0.20,
     "codes": 0.06,
-    "needle": 0.20,
-    "numbers": 0.04,
-    "copy": 0.02,
-    "repeat": 0.02,
-    "pair": 0.03,
+    "needle": 0.17,
+    "profiles": 0.06,
+    "latest": 0.05,
+    "counting": 0.03,
+    "numbers": 0.03,
+    "copy": 0.01,
+    "repeat": 0.01,
+    "pair": 0.01,
 }
-KINDS_GATE = {"recall password": 0.8, "recall color": 0.8, "recall pet": 0.8, "recall place": 0.8}
+KINDS_GATE = {
+    "recall password": 0.8,
+    "recall color": 0.8,
+    "recall pet": 0.8,
+    "recall place": 0.8,
+    "recall code": 0.5,
+}
 
 
 @dataclass(frozen=True)
@@ -126,17 +138,27 @@ SCHEDULE = (
     Stage("repetition", 128, 400, 2048, REPETITION),
     Stage("relations", 128, 1300, 2048, RELATIONS, gate={"recall password": 0.8}),
     Stage("codes", 128, 300, 2048, CODES, gate=KINDS_GATE),
-    Stage("everything 256", 256, 300, 4096, EVERYTHING, docs=0.10, long=0.15),
-    Stage("everything 512", 512, 300, 4096, EVERYTHING, docs=0.08, long=0.35),
+    Stage("everything 256", 256, 250, 4096, EVERYTHING, docs=0.15, long=0.15),
+    Stage("everything 512", 512, 300, 4096, EVERYTHING, docs=0.15, long=0.35),
+    Stage("everything 1024", 1024, 450, 4096, EVERYTHING, docs=0.15, long=0.50),
     Stage(
-        "everything 1024",
-        1024,
-        400,
+        "everything 2048",
+        2048,
+        250,
         4096,
         EVERYTHING,
-        docs=0.08,
-        long=0.50,
-        gate=KINDS_GATE | {"recall password 256": 0.95, "facts": 0.95},
+        docs=0.15,
+        long=0.60,
+        gate=KINDS_GATE
+        | {
+            "recall code": 0.9,
+            "recall password 256": 0.95,
+            "recall password 950": 0.9,
+            "two kinds": 0.8,
+            "where": 0.8,
+            "has": 0.8,
+            "facts": 0.95,
+        },
     ),
 )
 
@@ -152,7 +174,7 @@ class Feeder:
     def __init__(self, tokenizer: Tokenizer, docs: Sequence[str] | None = None) -> None:
         self.tokenizer = tokenizer
         self.docs = bpe.ids_of(
-            tokenizer, "\n\n".join(bpe.python_docs()[0] if docs is None else docs)
+            tokenizer, "\n\n".join(bpe.python_docs()[0].values() if docs is None else docs)
         )
 
     def encoded(self, document: world.Document) -> tuple[list[int], list[float]]:
@@ -255,7 +277,7 @@ class Run:
         schedule: Sequence[Stage] = SCHEDULE,
         feeder: Feeder | None = None,
         probe: evaluate.Skills | None = None,
-        report_every: int = 100,
+        report_every: int = 200,
         keep_going: bool = False,
     ) -> None:
         self.seed, self.out, self.schedule = seed, out, schedule
@@ -483,7 +505,9 @@ def provenance(feeder: Feeder) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "tokenizer_sha256": evaluate.sha256(path() / "tokenizer.json"),
-        "docs_sha256": hashlib.sha256("\n\n".join(bpe.python_docs()[0]).encode()).hexdigest(),
+        "docs_sha256": hashlib.sha256(
+            "\n\n".join(bpe.python_docs()[0].values()).encode()
+        ).hexdigest(),
     }
 
 
