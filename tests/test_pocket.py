@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import kvlab
-from kvlab.pocket import bpe, card, evaluate, path, train, world
+from kvlab.pocket import bpe, card, curve, evaluate, path, train, world
 from kvlab.pocket.muon import Muon
 
 RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "pocket.json"
@@ -225,10 +225,47 @@ def test_a_failed_gate_is_the_exit_status(tmp_path, capsys, monkeypatch):
     assert "recall password" in capsys.readouterr().err
 
 
-def test_a_short_schedule_keeps_every_gate():
-    short = train.scaled(train.SCHEDULE, train.FULL_MINUTES / 10)
-    assert [stage.gate for stage in short] == [stage.gate for stage in train.SCHEDULE]
-    assert [stage.steps for stage in short] == [round(s.steps / 10) for s in train.SCHEDULE]
+def test_a_short_schedule_keeps_the_camp_or_only_answers():
+    full = train.schedule_for(train.FULL_MINUTES)
+    assert full == train.SCHEDULE
+    half = train.schedule_for((train.FULL_MINUTES + train.CAMP_MINUTES) / 2)
+    assert half[:3] == train.SCHEDULE[:3] == train.CAMP
+    assert [s.steps for s in half[3:]] == [round(s.steps / 2) for s in train.SCHEDULE[3:]]
+    assert not any(stage.gate for stage in half[3:])
+    double = train.schedule_for(2 * train.FULL_MINUTES - train.CAMP_MINUTES)
+    assert [stage.gate for stage in double] == [stage.gate for stage in train.SCHEDULE]
+    (answers,) = train.schedule_for(train.CAMP_MINUTES / 2)
+    assert answers.steps == sum(stage.steps for stage in train.CAMP) / 2
+    assert not answers.gate
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--minutes", "0"], "expected more than 0"),
+        (["--resume"], "nothing to resume"),
+        ([], "--resume goes on from it"),
+    ],
+)
+def test_a_run_refuses_what_it_cannot_do(arguments, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "Skills", lambda tokenizer: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    if not arguments:
+        (tmp_path / "checkpoint.pt").touch()
+    with pytest.raises(SystemExit, match="2"):
+        train.main(["--out", str(tmp_path), *arguments])
+    assert said in capsys.readouterr().err
+
+
+def test_curve_is_drawn_from_a_log(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"seed": 0}\n')
+    assert not curve.draw([log], tmp_path / "none.png")
+    entry = {"step": 200, "stage": "relations", "tokens": 400_000, "copy": 3.0, "facts": 0.2}
+    later = entry | {"step": 400, "tokens": 800_000, "copy": 0.3, "facts": 0.9}
+    log.write_text("".join(json.dumps(e) + "\n" for e in ({"seed": 0}, entry, later)))
+    assert curve.draw([log, log], tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_muon_agrees_with_torch():

@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,8 @@ CONFIG = ModelConfig(
 LEARNING_RATE = 3e-3
 WARMUP_STEPS = 60
 DECAY_SHARE = 0.4  # the last part of all steps, in which the learning rate falls
-FULL_MINUTES = 50  # what the schedule below takes on one core of the machine in the model card
+# what the schedule below, and its stages on 128 tokens, take on one core of the card's machine
+FULL_MINUTES, CAMP_MINUTES = 50, 18
 EXTRA_STEPS = 300  # what a stage gets once more when its gate fails
 N_EXTENSIONS = 2  # how often, in the whole run
 
@@ -90,6 +91,14 @@ CODES = {
     "copy": 0.02,
     "repeat": 0.02,
     "pair": 0.08,
+}
+ANSWERS = {
+    "facts": 0.40,
+    "fact_prose": 0.10,
+    "prose": 0.25,
+    "story": 0.05,
+    "copy": 0.10,
+    "repeat": 0.10,
 }
 EVERYTHING = {
     "facts": 0.12,
@@ -161,6 +170,9 @@ SCHEDULE = (
         },
     ),
 )
+
+
+CAMP = SCHEDULE[:3]
 
 
 class GateFailed(RuntimeError):
@@ -452,12 +464,19 @@ def schedule_name(schedule: Sequence[Stage]) -> str:
     return hashlib.sha256(repr(schedule).encode()).hexdigest()[:12]
 
 
-def scaled(schedule: Sequence[Stage], minutes: float) -> tuple[Stage, ...]:
-    """Return the schedule with every stage's steps scaled to take about this long."""
-    share = minutes / FULL_MINUTES
-    return tuple(
-        Stage(**vars(stage) | {"steps": max(1, round(stage.steps * share))}) for stage in schedule
-    )
+def schedule_for(minutes: float) -> tuple[Stage, ...]:
+    """Return the stages that fit into so many minutes of the card's machine.
+
+    The stages on 128 tokens, in which recall emerges, are kept whole, and what is left goes to the
+    long ones; their gate asks nothing of a run that is cut short. In less time than that nothing
+    would be recalled: the run learns to answer questions instead.
+    """
+    if minutes < CAMP_MINUTES:
+        steps = round(minutes / CAMP_MINUTES * sum(stage.steps for stage in CAMP))
+        return (Stage("answers", 128, max(1, steps), 2048, ANSWERS),)
+    share = (minutes - CAMP_MINUTES) / (FULL_MINUTES - CAMP_MINUTES)
+    long = (replace(stage, steps=max(1, round(stage.steps * share))) for stage in SCHEDULE[3:])
+    return (*CAMP, *(replace(stage, gate=stage.gate if share >= 1 else {}) for stage in long))
 
 
 @contextmanager
@@ -511,6 +530,17 @@ def provenance(feeder: Feeder) -> dict[str, Any]:
     }
 
 
+def draw_curve(out: Path) -> None:
+    """Draw how the skills came, where matplotlib is installed."""
+    try:
+        from kvlab.pocket import curve
+    except ImportError:
+        print("matplotlib is not installed: no learning curve is drawn from log.jsonl")
+        return
+    if curve.draw([out / "log.jsonl"], out / "curve.png"):
+        print(f"Learning curve: {out / 'curve.png'}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, say how long it took on what, and leave the Hugging Face files in OUT/model."""
     parser = argparse.ArgumentParser("python -m kvlab.pocket.train", description=main.__doc__)
@@ -525,21 +555,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     schedule = SCHEDULE
-    if args.minutes:
-        schedule = scaled(SCHEDULE, args.minutes)
-        share = args.minutes / FULL_MINUTES
-        print(f"{share:.0%} of the full schedule's steps; the gates stay as they are.")
-        if share < 1:
-            print("Expect a worse model, or a failed gate: recall emerges late in the boot camp.")
+    if args.minutes is not None:
+        if not args.minutes > 0:
+            parser.error(f"--minutes {args.minutes:g} was asked for; expected more than 0")
+        schedule = schedule_for(args.minutes)
+        steps = ", ".join(f"{stage.steps} of {stage.name!r}" for stage in schedule)
+        print(f"Of the {FULL_MINUTES} minutes of the full schedule, {args.minutes:g}: {steps}.")
+        if args.minutes < CAMP_MINUTES:
+            print("So short a run learns to answer questions, but to recall nothing.")
     run = Run(args.seed, args.out, schedule=schedule, keep_going=args.keep_going)
     if args.resume:
-        run.resume()
+        try:
+            run.resume()
+        except ValueError as refused:
+            parser.error(str(refused))
+    elif run.checkpoint.exists():
+        parser.error(
+            f"{run.checkpoint} is there already: --resume goes on from it, another --out leaves it"
+        )
     run.note(seed=args.seed, parameters=run.model.config.n_params, **provenance(run.feeder))
     try:
         run.train()
     except GateFailed as failure:
         print(f"FAILED {failure}", file=sys.stderr)
         return 3
+    finally:
+        draw_curve(args.out)
     spent = ", ".join(f"{value / 60:.1f} min {what}" for what, value in run.seconds.items())
     total = sum(run.seconds.values()) / 60
     print(f"{run.step} steps, {run.tokens / 1e6:.2f} M tokens, {total:.1f} minutes ({spent})")
