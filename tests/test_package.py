@@ -11,8 +11,9 @@ import kvlab
 
 PACKAGE = Path(kvlab.__file__).parent
 FLOORS = {
-    "config": 0, "ops": 0, "tokenizer": 0, "cache": 1, "attention": 2, "model": 3, "loading": 4,
-    "exporting": 5, "fused": 4, "int8": 4, "generation": 5, "graphs": 6, "probe": 7, "measure": 7,
+    "config": 0, "ops": 0, "rows": 0, "tokenizer": 0, "cache": 1, "attention": 2,
+    "model": 3, "loading": 4, "exporting": 5, "fused": 4, "int8": 4, "generation": 5, "graphs": 6,
+    "probe": 7, "measure": 7,
 }  # fmt: skip
 STANDARD_ONLY = ["__init__", "__main__", "bootstrap", "lab", "cli"]
 
