@@ -340,9 +340,7 @@ class KVCache:
             )
         return layer
 
-    def _check_new(
-        self, k_BGSD: Tensor, v_BGSD: Tensor, pos_BS: Tensor | None, start: int
-    ) -> None:
+    def _check_new(self, k_BGSD: Tensor, v_BGSD: Tensor, pos_BS: Tensor | None, start: int) -> None:
         """Refuse what cannot be appended to a layer that uses `start` slots."""
         self._check_rows(k_BGSD, v_BGSD)
         n_new = k_BGSD.shape[2]
