@@ -545,7 +545,7 @@ class Pruner:
 
     def __init__(self, model: nn.Module, cache: KVCache, policy: Policy) -> None:
         _check_policy(policy)
-        self.policy, self._cache = policy, cache
+        self.policy, self.cache, self._model = policy, cache, model
         self._parts = policy.parts if isinstance(policy, Then) else (policy,)
         self._layers = [layer.self_attn for layer in model.model.layers]
         if cache.n_layers != len(self._layers):
@@ -583,11 +583,30 @@ class Pruner:
         for part in self._parts:
             part.check(seen_B)
 
+    def fork(self, policy: Policy) -> Pruner:
+        """Another policy on a fork of the cache, with what this pruner collected.
+
+        So one reading of a prompt serves any number of policies.
+        Raises: ValueError when the policy looks at more than this one's does.
+        """
+        twin = Pruner(self._model, self.cache.fork(), policy)
+        lacking = [mass.__name__ for mass in twin._mass if mass not in self._mass]
+        if twin._n_queries > self._n_queries or lacking:
+            asked = [f"{twin._n_queries} queries", *(f"the mass {name}" for name in lacking)]
+            raise ValueError(
+                f"{policy} looks at {' and '.join(asked)}, and this pruner collected "
+                f"{self._n_queries} queries and {len(self._mass)} masses; give it a policy that "
+                "needs as much, as Then(...) of all of them does."
+            )
+        twin._q, twin.step = list(self._q), self.step
+        twin._mass = {mass: list(self._mass[mass]) for mass in twin._mass}
+        return twin
+
     def __enter__(self) -> Pruner:
         if self._hooks:
             raise ValueError("This pruner watches already.")
         for kept_L in self._mass.values():
-            for mass_BGT, used in zip(kept_L, self._cache.used_L, strict=True):
+            for mass_BGT, used in zip(kept_L, self.cache.used_L, strict=True):
                 if used != (0 if mass_BGT is None else mass_BGT.shape[-1]):
                     raise ValueError(
                         f"A score needs the attention mass of all queries, but {used} slots of the "
@@ -620,7 +639,7 @@ class Pruner:
 
     def _collect(self, i: int, q_BHSD: Tensor) -> None:
         """Sum up the mass of new queries, and keep the latest."""
-        cache, n_new = self._cache, q_BHSD.shape[2]
+        cache, n_new = self.cache, q_BHSD.shape[2]
         used = cache.used_L[i]
         pos_BS = cache.pos_LBGT[i, :, 0, used - n_new : used].clone()
         for mass, kept_L in self._mass.items():
@@ -645,7 +664,7 @@ class Pruner:
         return total_BGT
 
     def _evidence(self, i: int, seen_B: tuple[int, ...], need: Needs | None = None) -> Evidence:
-        cache, used = self._cache, self._cache.used_L[i]
+        cache, used = self.cache, self.cache.used_L[i]
         e = Evidence(
             layer=i,
             n_layers=cache.n_layers,
@@ -679,14 +698,14 @@ class Pruner:
         shape, or a budget is too small; that policy has then changed nothing.
         """
         due = [p for p in self._parts if self.step == 0 or (p.every and self.step % p.every == 0)]
-        seen_B = seen_in(self._cache) if due else ()
+        seen_B = seen_in(self.cache) if due else ()
         for part in due:
             part.check(seen_B)
             self._check_collected(part)
         for part in due:
             need = part.needs
             masks_L = [
-                part.masks(self._evidence(i, seen_B, need)) for i in range(self._cache.n_layers)
+                part.masks(self._evidence(i, seen_B, need)) for i in range(self.cache.n_layers)
             ]
             _check_numbers(part, masks_L)
             for i, masks in enumerate(masks_L):
@@ -699,7 +718,7 @@ class Pruner:
         if need.queries and any(q is None for q in self._q):
             missing.append(f"the latest {need.queries} queries")
         if need.mass is not None:
-            for mass_BGT, used in zip(self._mass[need.mass], self._cache.used_L, strict=True):
+            for mass_BGT, used in zip(self._mass[need.mass], self.cache.used_L, strict=True):
                 if mass_BGT is None or mass_BGT.shape[-1] != used:
                     missing.append("the attention mass of all queries")
                     break
@@ -711,7 +730,7 @@ class Pruner:
             )
 
     def _apply(self, i: int, masks: Masks) -> None:
-        cache = self._cache
+        cache = self.cache
         used = cache.used_L[i]
         for store, keep_BGTD in ((cache.k_LBGTD, masks.k_BGTD), (cache.v_LBGTD, masks.v_BGTD)):
             if keep_BGTD is not None:
