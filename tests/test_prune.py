@@ -22,7 +22,7 @@ from kvlab import (
 from kvlab.attention import allowed_BGST, attend
 from kvlab.cache import LayerKV
 from kvlab.generation import decode, pad, prefill
-from kvlab.graphs import CompiledDecode
+from kvlab.graphs import CompiledDecode, StaticDecode
 from kvlab.policies import (
     h2o,
     k_magnitude,
@@ -337,7 +337,7 @@ def test_what_is_out_of_the_window_stays_as_it_was_pruned():
         for other in ends[1:]:
             assert torch.equal(other.k_LBGTD, ends[0].k_LBGTD)
             assert torch.equal(other.v_LBGTD, ends[0].v_LBGTD)
-        assert density(ends[0]).v < 0.7
+        assert density(ends[0]).v < 0.75
 
 
 def test_mass_is_the_sum_of_all_attention_also_across_evictions(device):
@@ -493,12 +493,44 @@ def test_what_cannot_be_supplied_is_refused_before_anything_is_read():
 
 
 def test_compiled_steps_evict_by_what_needs_no_queries():
-    model, step = small(), CompiledDecode.__new__(CompiledDecode)
+    model = small()
+    for policy in (
+        Evict(knorm, 10, sink=1, recent=2, every=2),
+        Evict(partial(random, seed=1), 10, sink=1, recent=2, select=across_heads, every=1),
+        Evict(tova, 10, sink=1, recent=2),
+        Sparsify(k=Elements(k_magnitude, 0.5), recent=2, every=1),
+    ):
+        cache = model.new_cache(1, 40)
+        step = StaticDecode(model, cache)
+        got = generate(
+            model, PROMPT, 8, cache=cache, decode=lambda _m, t, _c, step=step: step(t), prune=policy
+        )
+        assert torch.equal(got, generate(model, PROMPT, 8, prune=policy))
     needy = Evict(tova, 10, sink=1, recent=2, every=1)
     cache = model.new_cache(1, 40)
+    step = CompiledDecode.__new__(CompiledDecode)  # it is refused before it would run
     with pytest.raises(ValueError, match="a compiled step passes no taps"):
         generate(model, PROMPT, 3, cache=cache, decode=step, prune=needy)
     assert cache.seen == 0
+
+
+def test_a_way_of_sharing_budgets_out_must_give_what_there_is():
+    cache = filled()
+    for wrong in (-1, 23, 2.0):
+        policy = Evict(knorm, 9, sink=0, recent=2, layers=lambda n, room, i, of, w=wrong: w)
+        with pytest.raises(ValueError, match=f"gave layer 0 {wrong} of 7 tokens"):
+            policy.masks(evidence(cache))
+
+
+def test_padding_may_be_no_number():
+    def odd(e):
+        return same(e).masked_fill(~e.valid_BGT, float("nan"))
+
+    model = small()
+    tokens, pos = pad([list(range(24)), list(range(9))])
+    cache = model.new_cache(2, 40)
+    prefill(model, tokens, cache, pos_BS=pos, prune=Evict(odd, 8, sink=1, recent=2))
+    assert (cache.read(0).pos_BGT >= 0).sum(-1).tolist() == [[8, 8], [8, 8]]
 
 
 def test_allowed_is_what_evidence_allows():
