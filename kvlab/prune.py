@@ -131,7 +131,7 @@ def attention(e: Evidence) -> Tensor:
 
 @dataclass(frozen=True)
 class Needs:
-    """What must be collected for a score: see `needs`."""
+    """What is collected for a score: see `needs`."""
 
     queries: int = 0
     mass: Score | None = None
@@ -302,21 +302,29 @@ class Evict:
 
     def masks(self, e: Evidence) -> Masks:
         """Decide for one layer, without touching anything."""
-        protected = self.sink + self.recent
         n_B = [self.tokens(seen) for seen in e.seen_B]
         if all(n == seen for n, seen in zip(n_B, e.seen_B, strict=True)):
             return Masks()
-        shared_B = [
-            protected + self.layers(n - protected, seen - protected, e.layer, e.n_layers)
-            if n < seen
-            else n
-            for n, seen in zip(n_B, e.seen_B, strict=True)
-        ]
+        shared_B = [self._shared(n, seen, e) for n, seen in zip(n_B, e.seen_B, strict=True)]
         score_BGT = _scored(self.score, replace(e, n_B=tuple(shared_B)), (e.pos_BGT.shape,))
         first_BGT = e.valid_BGT & ((e.pos_BGT < self.sink) | (e.age_BGT < self.recent))
         n_B = torch.tensor(shared_B, device=e.pos_BGT.device)
         keep_BGT = self.select(score_BGT, first_BGT, e.valid_BGT, n_B)
-        return Masks(keep_BGT, broken=score_BGT.isnan().any())
+        return Masks(keep_BGT, broken=(score_BGT.isnan() & e.valid_BGT).any())
+
+    def _shared(self, n: int, seen: int, e: Evidence) -> int:
+        """What this layer keeps of a row's budget n."""
+        protected = self.sink + self.recent
+        if n == seen:
+            return n
+        free, room = n - protected, seen - protected
+        got = self.layers(free, room, e.layer, e.n_layers)
+        if type(got) is not int or not 0 <= got <= room:
+            raise ValueError(
+                f"{_name(self.layers)} gave layer {e.layer} {got!r} of {free} tokens on average; "
+                f"expected a whole number from 0 to {room}, which is what there is."
+            )
+        return protected + got
 
 
 # --- which elements stay ------------------------------------------------------------------------
@@ -450,7 +458,8 @@ class Sparsify:
             shape = e.k_BGTD.shape
             score = _scored(rule.score, e, (shape, (*shape[:2], shape[3])))
             found.append(rule.select(score, place_BGT, ripe_B, rule.sparsity))
-            broken = broken | score.isnan().any()
+            there = e.valid_BGT[..., None] if score.dim() == 4 else True
+            broken = broken | (score.isnan() & there).any()
         return Masks(None, *found, broken)
 
 
