@@ -115,7 +115,7 @@ class Shadow:
     sinks=st.integers(0, 5), groups=st.integers(1, 2), seed=st.integers(0, 2**20),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]), data=st.data(),
 )  # fmt: skip
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_random_lives(k_rule, v_rule, recent, sinks, groups, seed, dtype, data):
     unit = torch.tensor([k_rule.unit, v_rule.unit]).max().item()  # 1, 8 or 16
     cache = PackedKVCache(
