@@ -505,7 +505,8 @@ class PackedLayer:
         places = (sinks, packed, cache._tail_L[layer], self.used - sinks - packed)
         with kernels.threads(torch.get_num_threads()):
             kernel.attend(
-                q_BHD.numpy(), k, v, dense, places, self.pos_BGT.numpy(), q_pos_B.numpy(), whole,
+                q_BHD.numpy(), k, v, dense, places, cache.pos_LBGT[layer].numpy(),
+                q_pos_B.long().contiguous().numpy(), whole,
                 np.float32(q_BHD.shape[-1] ** -0.5), out_BHD.numpy(),
             )  # fmt: skip
         return out_BHD[:, :, None].to(q_BHSD.dtype)

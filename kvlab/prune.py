@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from kvlab import ops
 from kvlab.cache import KVCache
+from kvlab.rows import n_kept
 
 # Numbers of one block of attention weights, when those of a whole prompt are summed.
 BLOCK = 1 << 24
@@ -328,11 +329,6 @@ class Evict:
 
 
 # --- which elements stay ------------------------------------------------------------------------
-
-
-def n_kept(sparsity: float, width: int) -> int:
-    """How many of `width` elements stay."""
-    return max(1, round(width * (1 - sparsity)))
 
 
 def per_token(score_BGTD: Tensor, place_BGT: Tensor, ripe_B: Tensor, sparsity: float) -> Tensor:

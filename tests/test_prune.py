@@ -39,7 +39,6 @@ from kvlab.prune import (
     across_heads,
     all_heads,
     attention,
-    n_kept,
     needs_of,
     per_channel,
     per_head,

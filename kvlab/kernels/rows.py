@@ -297,57 +297,62 @@ def _side_by_side(q_RD):
     return q_ZDZ
 
 
-@njit(parallel=True, fastmath=_SUMS, cache=True, nogil=True)
+@njit(cache=True)
+def _part(g, part, q_HD, k, v, dense, places, pos_GT, q_pos, whole, scale, row, joined):
+    """What the heads of one group get from one part: part 0 is the dense slots."""
+    n_sinks, n_packed, tail, n_tail = places
+    most_HP, sum_HP, mix_HPD = joined
+    sharing, width = q_HD.shape[0] // pos_GT.shape[0], q_HD.shape[1]
+    first = g * sharing
+    q_RD = q_HD[first : first + sharing]
+    most_R, sum_R = np.empty(sharing, np.float32), np.empty(sharing, np.float32)
+    mix_RD = np.empty((sharing, width), np.float32)
+    if part == 0:
+        pos_T = np.empty(n_sinks + n_tail, np.int64)
+        pos_T[:n_sinks] = pos_GT[g, :n_sinks]
+        pos_T[n_sinks:] = pos_GT[g, n_sinks + n_packed : n_sinks + n_packed + n_tail]
+        scores_RT = np.empty((sharing, pos_T.size), np.float32)
+        seen = pos_T, q_pos, whole
+        k_TD, v_TD = dense[0][g], dense[1][g]
+        _dense_part(k_TD, v_TD, n_sinks, tail, q_RD, scale, seen, scores_RT, most_R, sum_R, mix_RD)
+    else:
+        low = (part - 1) * PART
+        n_rows = min(PART, n_packed - low)
+        scores_RT = np.empty((sharing, n_rows), np.float32)
+        seen = pos_GT[g, n_sinks + low : n_sinks + low + n_rows], q_pos, whole
+        q_ZDZ = _side_by_side(q_RD)
+        _packed_part(k, v, row + low, n_rows, q_ZDZ, scale, seen, scores_RT, most_R, sum_R, mix_RD)
+    for r in range(sharing):
+        most_HP[first + r, part], sum_HP[first + r, part] = most_R[r], sum_R[r]
+        mix_HPD[first + r, part] = mix_RD[r]
+
+
+@njit(parallel=True, cache=True, nogil=True)
 def attend(q_BHD, k, v, dense, places, pos_BGT, q_pos_B, whole, scale, out_BHD):
     """Attention of one new token per row over sinks, packed rows, window and itself.
 
     `k` and `v` are (values_BGTN, marks_BGTX, is bitmap); `dense` is (k_BGTD, v_BGTD), which holds
     the sinks first; `places` is (sinks, packed slots, where the tail begins among the dense slots,
-    its slots). `pos_BGT` are the used slots' positions, in the tokens' order. A slot counts when
+    its slots). `pos_BGT` are all slots' positions, in the tokens' order. A slot counts when
     0 <= its position <= the query's; all do in a `whole` layer.
     Source: Dao et al. 2023, "Flash-Decoding for long-context inference": the dense slots and each
     256 packed ones are softmaxed on their own and joined by their maxima and sums.
     """
     n_batch, n_heads, width = q_BHD.shape
-    n_groups = pos_BGT.shape[1]
-    sharing = n_heads // n_groups
-    n_sinks, n_packed, tail, n_tail = places
-    n_parts = 1 + (n_packed + PART - 1) // PART
-    room = k[0].shape[2], v[0].shape[2]  # rows that each head has memory for
+    n_groups, room = pos_BGT.shape[1], k[0].shape[2]
+    n_parts = 1 + (places[1] + PART - 1) // PART
     flat_k = k[0].reshape(k[0].size), k[1].reshape(k[1].size), k[0].shape[3], k[2] * k[1].shape[3]
     flat_v = v[0].reshape(v[0].size), v[1].reshape(v[1].size), v[0].shape[3], v[2] * v[1].shape[3]
-    k_dense, v_dense = dense
     most_BHP = np.empty((n_batch, n_heads, n_parts), np.float32)
     sum_BHP = np.empty((n_batch, n_heads, n_parts), np.float32)
     mix_BHPD = np.empty((n_batch, n_heads, n_parts, width), np.float32)
     for item in prange(n_batch * n_groups * n_parts):
         b, rest = item // (n_groups * n_parts), item % (n_groups * n_parts)
         g, part = rest // n_parts, rest % n_parts
-        first = g * sharing
-        q_RD = q_BHD[b, first : first + sharing]
-        most_R, sum_R = np.empty(sharing, np.float32), np.empty(sharing, np.float32)
-        mix_RD = np.empty((sharing, width), np.float32)
-        if part == 0:
-            scores_RT = np.empty((sharing, n_sinks + n_tail), np.float32)
-            pos_T = np.empty(n_sinks + n_tail, np.int64)
-            pos_T[:n_sinks] = pos_BGT[b, g, :n_sinks]
-            pos_T[n_sinks:] = pos_BGT[b, g, n_sinks + n_packed : n_sinks + n_packed + n_tail]
-            _dense_part(
-                k_dense[b, g], v_dense[b, g], n_sinks, tail, q_RD, scale,
-                (pos_T, q_pos_B[b], whole), scores_RT, most_R, sum_R, mix_RD,
-            )  # fmt: skip
-        else:
-            low = (part - 1) * PART
-            n_rows = min(PART, n_packed - low)
-            scores_RT = np.empty((sharing, n_rows), np.float32)
-            pos_T = pos_BGT[b, g, n_sinks + low : n_sinks + low + n_rows]
-            row = (b * n_groups + g) * room[0] + low
-            _packed_part(
-                flat_k, flat_v, row, n_rows, _side_by_side(q_RD), scale,
-                (pos_T, q_pos_B[b], whole), scores_RT, most_R, sum_R, mix_RD,
-            )  # fmt: skip
-        for r in range(sharing):
-            most_BHP[b, first + r, part], sum_BHP[b, first + r, part] = most_R[r], sum_R[r]
-            mix_BHPD[b, first + r, part] = mix_RD[r]
+        _part(
+            g, part, q_BHD[b], flat_k, flat_v, (dense[0][b], dense[1][b]), places, pos_BGT[b],
+            q_pos_B[b], whole, scale, (b * n_groups + g) * room,
+            (most_BHP[b], sum_BHP[b], mix_BHPD[b]),
+        )  # fmt: skip
     for b in range(n_batch):
         _join(most_BHP[b], sum_BHP[b], mix_BHPD[b], out_BHD[b])
