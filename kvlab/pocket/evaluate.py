@@ -261,7 +261,7 @@ class Skills:
         return F.cross_entropy(model.head(x_NC), tokens_BS[:, 1:][copied_BS[:, 1:]]).item()
 
 
-# ------------------------------------------------------------------------------------------ counting
+# ----------------------------------------------------------------------------------------- counting
 def wilson(n_right: int, n: int, z: float = 1.96) -> tuple[float, float]:
     """Return the 95 % interval of a share, from n_right of n. Source: Wilson 1927."""
     if not 0 <= n_right <= n or n == 0:

@@ -220,10 +220,11 @@ def evaluate(folder: Path, n_prompts: int = 200) -> Result:
     model, wrapped = load(folder)
     tokenizer = wrapped.inner
     _refuse_others(model, folder)
+    some, few = -(-n_prompts // 2), -(-n_prompts // 10)
     parts: dict[str, Callable[[], Any]] = {
-        "retrieval": lambda: inside.retrieval(model, tokenizer),
-        "sinks": lambda: inside.sinks(model, tokenizer),
-        "outliers": lambda: inside.outliers(model, tokenizer),
+        "retrieval": lambda: inside.retrieval(model, tokenizer, some),
+        "sinks": lambda: inside.sinks(model, tokenizer, some),
+        "outliers": lambda: inside.outliers(model, tokenizer, few),
         "documentation": lambda: text.documentation(model, tokenizer),
         "prose": lambda: text.prose(model, tokenizer),
         "samples": lambda: {prompt: continued(model, tokenizer, prompt) for prompt in SAMPLES},
@@ -388,8 +389,8 @@ def as_text(result: Result) -> str:
         lines.append(f"bits a byte, {part}: {said}")
     seen = result["retrieval"]
     lines.append(
-        f"layer {seen['best_layer']} gives the needle {seen['mass_on_sentence']:.2f} of its attention; "
-        "recall without each layer's: "
+        f"layer {seen['best_layer']} gives the needle {seen['mass_on_sentence']:.2f} of its "
+        "attention; recall without each layer's: "
         + ", ".join(f"{s['share']:.2f}" for s in seen["recall_without_layer"].values())
     )
     for name, prose in result["prose"].items():

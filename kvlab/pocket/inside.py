@@ -99,7 +99,7 @@ def without_attention(model: Transformer, layer: int) -> Iterator[None]:
 
 
 def retrieval(
-    model: Transformer, tokenizer: Tokenizer, seed: int = 1, n_prompts: int = 100
+    model: Transformer, tokenizer: Tokenizer, n_prompts: int = 100, seed: int = 1
 ) -> dict[str, Any]:
     """Find the layer whose heads look at the needle, and take each layer's attention away.
 
@@ -133,7 +133,7 @@ def retrieval(
 # ------------------------------------------------------------------------- sinks, outlier channels
 @torch.inference_mode()
 def sinks(
-    model: Transformer, tokenizer: Tokenizer, seed: int = 1, n_prompts: int = 100
+    model: Transformer, tokenizer: Tokenizer, n_prompts: int = 100, seed: int = 1
 ) -> dict[str, Any]:
     """Measure how much attention the first token gets, and what its eviction costs.
 
@@ -197,7 +197,7 @@ def _on_first(model: Transformer, prompt: Sequence[int]) -> tuple[Tensor, float]
 
 @torch.inference_mode()
 def outliers(
-    model: Transformer, tokenizer: Tokenizer, seed: int = 1, n_prompts: int = 20
+    model: Transformer, tokenizer: Tokenizer, n_prompts: int = 20, seed: int = 1
 ) -> dict[str, Any]:
     """Compare the channels of cached keys and values of each layer, over all its heads.
 
