@@ -196,7 +196,7 @@ def cells(
     """
 
     def maker(kind: str, n_tokens: int, depth: float) -> Maker:
-        n = max(1, round(n_prompts * (0.3 if n_tokens <= BARRED_TOKENS else 0.2)))
+        n = max(1, round(n_prompts * (0.25 if n_tokens <= BARRED_TOKENS else 0.2)))
         return lambda: recall_items(tokenizer, seed, n, 5, n_tokens, kind, depth=depth)
 
     return {
