@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -510,6 +511,36 @@ def test_card_lacks_nothing_unnoticed():
         card.filled("# A card", made_up_result())
     words = (path() / "README.md").read_text(encoding="utf-8")
     assert card.filled(words, made_up_result())
+
+
+def test_the_whole_examination_runs_and_can_be_written(monkeypatch, tmp_path):
+    bits = made_up_result()["documentation"]  # it alone takes ten seconds, and is tested above
+    monkeypatch.setattr(text, "documentation", lambda model, tokenizer: bits)
+    steps = []
+    monkeypatch.setattr(exam, "progress", lambda: nullcontext(lambda *seen: steps.append(seen)))
+    result = exam.evaluate(path(), 1)
+    assert steps[-1] == (len(steps) - 1, "done", len(steps) - 1)
+    assert set(exam.LEAST) <= set(result["scores"])
+    assert set(card.SPREAD) - set(result["scores"]) <= {"password of 5, 2000 tokens"} | {
+        "code of 5, 2000 tokens"
+    }
+    again = json.loads(exam.as_json(result))
+    assert exam.as_text(again) == exam.as_text(result)
+    training = made_up_result()["training"]
+    words = (path() / "README.md").read_text(encoding="utf-8")
+    assert evaluate.in_words(result["scores"]["facts"]) in card.filled(
+        words, again | {"command": "", "training": training}
+    )
+
+
+def test_only_a_pocket_model_is_examined(tmp_path, tokenizer):
+    run = tiny_run(tmp_path, tokenizer, schedule=())
+    train.export(run.model, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["max_position_embeddings"] = 512
+    bpe.write_json(tmp_path / "model" / "config.json", config)
+    with pytest.raises(ValueError, match="512 positions; expected a pocket model"):
+        exam.evaluate(tmp_path / "model")
 
 
 def test_a_training_log_tells_when_each_skill_came(tmp_path):

@@ -168,19 +168,20 @@ def latest_items(
         turns = [n for n in rng.sample(world.TOLD, n_people) for _ in range(rng.randint(1, 3))]
         rng.shuffle(turns)
         now: dict[str, world.Relation] = {}
-        values, sentences = set(), []
+        free, sentences = set(world.WORDS), []
         for name in turns:
-            value = world.value_for(rng, name, world.WORDS, held=True)
-            one = world.Relation("password", name, value)
+            values = sorted(value for value in free if world.held_out(name, value))
+            if not values:
+                break  # some people have few held-out values, and others told them before
+            one = world.Relation("password", name, rng.choice(values))
+            free.remove(one.value)
             sentences.append(one.changed_sentence if name in now else one.sentence)
             now[name] = one
-            values.add(value)
-        if len(values) < len(turns):
-            continue
-        asked = rng.choice(list(now.values()))
-        story = " ".join(world.hidden_in(rng, sentences, room, world.NAMES))
-        prompt = f"Story: {story}\nUser: {asked.question_now}\nAssistant:{asked.stem}"
-        items.append(item(tokenizer, prompt, f" {asked.value}"))
+        else:
+            asked = rng.choice(list(now.values()))
+            story = " ".join(world.hidden_in(rng, sentences, room, world.NAMES))
+            prompt = f"Story: {story}\nUser: {asked.question_now}\nAssistant:{asked.stem}"
+            items.append(item(tokenizer, prompt, f" {asked.value}"))
     return items
 
 

@@ -73,7 +73,9 @@ class NGrams:
             raise ValueError(f"{n}-grams of {bits} bits were asked for; expected at most 63 bits.")
         self.n, self.bits = n, bits
         self.tables = []  # of each length: contexts, their mass, their discount's share; grams
-        grams, counts = np.unique(_packed(np.asarray(text), n, bits), return_counts=True)
+        grams, counts = np.unique(
+            _packed(np.asarray(text, dtype=np.int64), n, bits), return_counts=True
+        )
         for length in range(n, 0, -1):
             self.tables.append(self._table(grams, counts))
             # a shorter gram counts once for each different one before it
@@ -91,7 +93,7 @@ class NGrams:
 
     def bits_of(self, text: Sequence[int]) -> float:
         """Sum the bits that a text costs, each number given up to n - 1 before it."""
-        text_N = np.asarray(text)
+        text_N = np.asarray(text, dtype=np.int64)
         p_N = np.full(len(text_N), 2.0**-self.bits)
         for length, (grams, counts, contexts, mass, share) in enumerate(self.tables, 1):
             asked_N = _packed(text_N, length, self.bits)
