@@ -77,6 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--json", action="store_true")
     _model_arguments(generate)
 
+    exam = command("eval", _eval, "measure the pocket model, and hold it against its bars")
+    exam.add_argument("model", nargs="?", default="pocket", help='"pocket", or a folder')
+    exam.add_argument("--prompts", type=int, default=200, metavar="N", help="in each set")
+    exam.add_argument("--json", action="store_true")
+    exam.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON there")
+    exam.add_argument("--log", type=Path, help="of the training; default: log.jsonl by the folder")
+
     export = command("export", _export, "write a model as Hugging Face files")
     export.add_argument("folder", help="a new or an empty folder")
     _model_arguments(export)
@@ -163,6 +170,14 @@ def _generate(args, _rest) -> int:
     else:
         print()
     return 0
+
+
+def _eval(args, _rest) -> int:
+    from kvlab.pocket import exam
+
+    result = exam.run(args.model, args.prompts, args.out, args.log)
+    print(exam.as_json(result) if args.json else exam.as_text(result))
+    return 0 if result["passed"] else 1
 
 
 def _export(args, _rest) -> int:

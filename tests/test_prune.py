@@ -47,6 +47,7 @@ from kvlab.prune import (
     ranks,
     whole_channels,
 )
+from kvlab.rows import n_kept
 from tests.conftest import tiny_model
 
 PROMPT = torch.arange(24).remainder(19)[None]
