@@ -37,6 +37,7 @@ from kvlab.config import ModelConfig
 from kvlab.model import Transformer
 from kvlab.pocket import bpe, evaluate, path, world
 from kvlab.pocket.muon import Muon
+from kvlab.pocket.progress import progress
 
 CONFIG = ModelConfig(
     vocab_size=bpe.VOCAB_SIZE,
@@ -345,13 +346,14 @@ class Run:
 
         Raises: GateFailed, unless the run keeps going.
         """
-        with progress(sum(self.stage_steps)) as show:
+        with progress() as show:
             while self.stage < len(self.schedule):
                 while self.step_in_stage < self.stage_steps[self.stage]:
                     if self.step == stop_after:
                         return
                     self.learn()
-                    show(self)
+                    what = f"{self.schedule[self.stage].name}, loss {self.loss:.2f}"
+                    show(self.step, what, sum(self.stage_steps))
                     at_end = self.step_in_stage == self.stage_steps[self.stage]
                     if self.step % self.report_every == 0 and not at_end:
                         self.report()
@@ -477,29 +479,6 @@ def schedule_for(minutes: float) -> tuple[Stage, ...]:
     share = (minutes - CAMP_MINUTES) / (FULL_MINUTES - CAMP_MINUTES)
     long = (replace(stage, steps=max(1, round(stage.steps * share))) for stage in SCHEDULE[3:])
     return (*CAMP, *(replace(stage, gate=stage.gate if share >= 1 else {}) for stage in long))
-
-
-@contextmanager
-def progress(n_steps: int) -> Iterator[Any]:
-    """Give a function that shows a run's progress: a bar on a terminal, else nothing."""
-    if not sys.stderr.isatty():
-        yield lambda run: None
-        return
-    try:
-        from rich.console import Console
-        from rich.progress import Progress
-    except ImportError:
-        yield lambda run: print(f"\rstep {run.step} of {n_steps}", end="", file=sys.stderr)
-        return
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("training", total=n_steps)
-
-        def show(run: Run) -> None:
-            name = run.schedule[run.stage].name
-            total = sum(run.stage_steps)
-            bar.update(task, completed=run.step, total=total, description=f"{name} {run.loss:.2f}")
-
-        yield show
 
 
 def export(model: Transformer, folder: Path) -> None:
