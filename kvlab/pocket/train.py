@@ -56,7 +56,7 @@ LEARNING_RATE = 3e-3
 WARMUP_STEPS = 60
 DECAY_SHARE = 0.4  # the last part of all steps, in which the learning rate falls
 # what the schedule below, and its stages on 128 tokens, take on one core of the card's machine
-FULL_MINUTES, CAMP_MINUTES = 50, 18
+FULL_MINUTES, CAMP_MINUTES = 60, 18
 EXTRA_STEPS = 300  # what a stage gets once more when its gate fails
 N_EXTENSIONS = 2  # how often, in the whole run
 
@@ -117,6 +117,16 @@ EVERYTHING = {
     "repeat": 0.01,
     "pair": 0.01,
 }
+STORIES = {
+    "facts": 0.05,
+    "prose": 0.05,
+    "story": 0.55,
+    "key_value": 0.10,
+    "codes": 0.05,
+    "profiles": 0.05,
+    "latest": 0.05,
+    "counting": 0.10,
+}
 KINDS_GATE = {
     "recall password": 0.8,
     "recall color": 0.8,
@@ -131,7 +141,8 @@ class Stage:
     """Steps on windows of one length, drawn from one mix; `gate` maps a skill to its least share.
 
     `docs` of the windows are Python's documentation; `long` of the rest start with one document
-    that fills the window.
+    that fills the window. A stage with a `rate` of its own starts there and falls to 2 % of it; the
+    others share one rise and fall.
     """
 
     name: str
@@ -142,6 +153,7 @@ class Stage:
     docs: float = 0.0
     long: float = 0.0
     gate: dict[str, float] = field(default_factory=dict)
+    rate: float | None = None
 
 
 SCHEDULE = (
@@ -151,14 +163,17 @@ SCHEDULE = (
     Stage("everything 256", 256, 250, 4096, EVERYTHING, docs=0.15, long=0.15),
     Stage("everything 512", 512, 300, 4096, EVERYTHING, docs=0.15, long=0.35),
     Stage("everything 1024", 1024, 450, 4096, EVERYTHING, docs=0.15, long=0.50),
+    Stage("everything 2048", 2048, 250, 4096, EVERYTHING, docs=0.15, long=0.60),
+    Stage("stories", 128, 300, 2048, STORIES, rate=2e-3),
     Stage(
-        "everything 2048",
-        2048,
-        250,
+        "documentation",
+        1024,
+        400,
         4096,
         EVERYTHING,
-        docs=0.15,
-        long=0.60,
+        docs=0.50,
+        long=0.40,
+        rate=1.5e-3,
         gate=KINDS_GATE
         | {
             "recall code": 0.9,
@@ -171,8 +186,6 @@ SCHEDULE = (
         },
     ),
 )
-
-
 CAMP = SCHEDULE[:3]
 
 
@@ -309,7 +322,12 @@ class Run:
     # -- one step
     def rate(self) -> float:
         """Return the learning rate of the step to come: rise, hold, fall to 2 %."""
-        share = self.step / sum(self.stage_steps)
+        stage, n_steps = self.schedule[self.stage], self.stage_steps[self.stage]
+        if stage.rate is not None:
+            left = 1 - self.step_in_stage / n_steps
+            return stage.rate * min(1.0, (self.step_in_stage + 1) / WARMUP_STEPS, max(0.02, left))
+        steps = zip(self.schedule, self.stage_steps, strict=True)
+        share = self.step / sum(n for stage, n in steps if stage.rate is None)
         fall = 1.0 if share < 1 - DECAY_SHARE else max(0.02, (1 - share) / DECAY_SHARE)
         return LEARNING_RATE * min(1.0, (self.step + 1) / WARMUP_STEPS) * fall
 
