@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -269,6 +270,27 @@ def test_curve_is_drawn_from_a_log(tmp_path):
     log.write_text("".join(json.dumps(e) + "\n" for e in ({"seed": 0}, entry, later)))
     assert curve.draw([log, log], tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_stage_may_have_a_rate_of_its_own(tmp_path, tokenizer):
+    plain = train.Stage("main", 64, 100, 128, train.REPETITION)
+    own = train.Stage("end", 64, 10, 128, train.REPETITION, rate=1e-3)
+    alone = tiny_run(tmp_path / "a", tokenizer, (plain,))
+    both = tiny_run(tmp_path / "b", tokenizer, (plain, own))
+    for step in (0, 59, 60, 80, 99):
+        alone.step = both.step = step
+        assert alone.rate() == both.rate()  # what comes after does not change the rates before
+    both.stage, both.step = 1, 100
+    rates = []
+    for both.step_in_stage in range(10):
+        rates.append(both.rate())
+    assert rates[0] == pytest.approx(1e-3 / train.WARMUP_STEPS)
+    assert max(rates) <= 1e-3 * (1 - 0.4)
+    long = tiny_run(tmp_path / "c", tokenizer, (replace(own, steps=1000),))
+    long.step_in_stage = 500
+    assert long.rate() == pytest.approx(5e-4)
+    long.step_in_stage = 999
+    assert long.rate() == pytest.approx(2e-5)
 
 
 def test_muon_agrees_with_torch():
