@@ -25,7 +25,7 @@ from kvlab.config import ModelConfig
 from kvlab.packed import PackedKVCache
 from kvlab.prune import Policy, Pruner, Then
 
-WANTED = "kvlab.hf works inside transformers 5, which is not here: pip install 'transformers>=5.9'"
+WANTED = "kvlab.hf works inside transformers 5, which is not here: pip install 'transformers>=5.23'"
 try:
     from transformers import (
         AttentionInterface,
@@ -42,6 +42,7 @@ except (ImportError, AttributeError):
 NAME = "kvlab"
 # Slots that a cache without a fixed capacity has beyond what it needs, and their share of it.
 _SPARE, _SHARE = 64, 8
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def cache(
@@ -134,6 +135,7 @@ class PolicyCache(Cache):
                     f"{self._policy} was applied after the prompt, and the queries that it looks "
                     "at were not collected since then. Give it every=..., or make a new cache."
                 )
+            pruner.step = 0
             pruner.prune()
         if self._packed is not None and not isinstance(self.kv, PackedKVCache):
             self.kv = PackedKVCache.of(self.kv, capacity=self._capacity, **self._packed)
@@ -157,6 +159,8 @@ class PolicyCache(Cache):
         if self._turn:
             raise ValueError("A fork was asked for in the middle of a forward.")
         wanted = policy or self._policy
+        _check_storage(wanted, self._packed, self._capacity)
+        _check_policy(wanted, self._stand_in)
         twin = PolicyCache(self._theirs, self._stand_in, wanted, self._packed, self._capacity)
         twin._ended = self._ended
         if self._pruner is not None:
@@ -397,11 +401,11 @@ def _check_policy(policy: Policy | None, stand_in: nn.Module) -> None:
     readers = stand_in.model.layers
     Pruner(stand_in, KVCache(len(readers), 1, 1, 1, 2), policy)
     parts = policy.parts if isinstance(policy, Then) else (policy,)
-    weight = readers[0].self_attn.o_proj.weight
-    if any(part.needs.output for part in parts) and not weight.is_floating_point():
+    held = getattr(getattr(readers[0].self_attn.o_proj, "weight", None), "dtype", None)
+    if any(part.needs.output for part in parts) and held not in _FLOATS:
         raise ValueError(
-            f"{policy} reads the output projection's weight, which this model holds as "
-            f"{weight.dtype}. Use another score, or a model that is not quantised."
+            f"{policy} reads the output projection's weight, which this model holds as {held}. Use "
+            "another score, or a model that is not quantised."
         )
 
 

@@ -28,7 +28,7 @@ from kvlab.prune import Pruner
 from tests.test_families import peer, saved
 
 transformers = pytest.importorskip("transformers", "5", reason="needs transformers 5")
-hf = pytest.importorskip("kvlab.hf")
+hf = pytest.importorskip("kvlab.hf", exc_type=ImportError)
 
 FAMILIES = ("llama", "mistral", "qwen3")
 N_PROMPT, N_SHORT, N_NEW = 44, 37, 5
@@ -79,6 +79,14 @@ def say(model, ids, mask, n_new=N_NEW, **how):
         return_dict_in_generate=True, output_logits=True, **how,
     )  # fmt: skip
     return out.sequences[:, ids.shape[1] :], torch.stack(out.logits, 1)
+
+
+def read(model, ids, mask, cache):
+    """A padded prompt as generate would feed it."""
+    with torch.no_grad():
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        model(ids, attention_mask=mask, position_ids=positions, past_key_values=cache)
+    return cache
 
 
 def ours_say(model, rows, cache, policy, n_new=N_NEW):
@@ -153,8 +161,9 @@ def test_the_model_does_with_other_caches_what_it_did(pairs):
 # --- the same sets and tokens as in our own engine ----------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("padded", [False, True], ids=["alone", "padded"])
+@pytest.mark.parametrize(
+    ("family", "padded"), [("llama", False), *((family, True) for family in FAMILIES)]
+)
 @pytest.mark.parametrize("name", evictions(0.5))
 def test_tokens_are_evicted_as_in_our_own_engine(pairs, family, padded, name):
     policy = evictions(0.5, **WINDOW)[name]
@@ -222,12 +231,7 @@ def test_a_question_is_read_after_its_text_was_thinned(pairs):
     ids, mask, rows = prompts(padded=True)
     policy, n_text = Evict(snapkv, 20, **WINDOW), N_PROMPT - 3
     cache = hf.cache(theirs, policy)
-    with torch.no_grad():
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, :n_text]
-        theirs(
-            ids[:, :n_text], attention_mask=mask[:, :n_text], position_ids=positions,
-            past_key_values=cache,
-        )  # fmt: skip
+    read(theirs, ids[:, :n_text], mask[:, :n_text], cache)
     cache.prune()
     assert (cache.kv.pos_LBGT >= 0).sum() == 3 * 2 * 2 * 20
     got = say(theirs, ids, mask, past_key_values=cache)
@@ -264,21 +268,20 @@ def test_a_second_turn_goes_on_from_the_positions_that_were_reached(pairs):
 def test_one_reading_serves_several_policies_and_copies_are_apart(pairs):
     theirs, _ = pairs("llama")
     ids, mask, _ = prompts(padded=True)
-    first = hf.cache(theirs, Then(Evict(snapkv, 40, **WINDOW), Evict(h2o, 36, **WINDOW)))
-    with torch.no_grad():
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        theirs(ids, attention_mask=mask, position_ids=positions, past_key_values=first)
-    text, longer = torch.cat((ids, ids[:, :1]), 1), torch.cat((mask, mask[:, :1] | 1), 1)
+    both = Then(Evict(snapkv, 40, **WINDOW), Evict(h2o, 36, **WINDOW))
+    first = read(theirs, ids, mask, hf.cache(theirs, both))
+    text, longer = torch.cat((ids, ids[:, -1:]), 1), torch.cat((mask, mask[:, -1:]), 1)
     for policy in (Evict(snapkv, 20, **WINDOW), Evict(h2o, 20, every=1, **WINDOW)):
-        fork, alone = first.fork(policy), hf.cache(theirs, policy)
+        fork, alone = first.fork(policy), read(theirs, ids, mask, hf.cache(theirs, policy))
         same(*(say(theirs, text, longer, past_key_values=c) for c in (fork, alone)))
-        if fork.kv.used_L == (25,) * 3:
-            assert held(fork.kv) == held(alone.kv)
+        assert held(fork.kv) == held(alone.kv)
     before = held(first.kv)
     say(theirs, text, longer, past_key_values=copy.deepcopy(first))
     assert held(first.kv) == before
     with pytest.raises(ValueError, match="Fork before that"):
         fork.fork(policy)
+    with pytest.raises(ValueError, match="this pruner collected 32 queries"):
+        first.fork(Evict(needs(queries=40)(partial(snapkv)), 20, **WINDOW))
 
 
 # --- bytes --------------------------------------------------------------------------------------
@@ -345,7 +348,8 @@ def test_packed_rows_are_those_of_our_own_engine(pairs, rules, padded):
     dense = hf.cache(theirs, capacity=n)
     want = say(theirs, ids, mask, past_key_values=dense)
     assert cache.live_bytes < 0.8 * dense.live_bytes
-    assert torch.equal(got[1][:, 0], want[1][:, 0]) and not torch.equal(got[1][:, 2], want[1][:, 2])
+    differ = (got[1] - want[1]).abs().amax((0, 2))
+    assert differ[0] <= 1e-6 < differ[2]  # the prompt was read before it was packed
 
 
 def test_what_a_policy_left_is_packed(pairs):
@@ -392,10 +396,10 @@ def other(kind, **changes):
 )
 def test_models_that_would_run_wrongly_are_refused(make, said):
     model = make()
+    before = getattr(model, "config", None) and model.config._attn_implementation
     with pytest.raises(ValueError, match=said):
         hf.cache(model, Evict(knorm, 40))
-    if hasattr(model, "set_attn_implementation"):
-        assert model.config._attn_implementation == "sdpa"
+    assert before is None or model.config._attn_implementation == before != "kvlab"
 
 
 def test_a_model_that_compile_changed_is_refused():
@@ -536,7 +540,7 @@ def test_a_cache_on_the_device_says_the_same(device):
 def test_a_pruner_of_our_own_model_takes_the_same_cache(pairs):
     """What was collected inside transformers is what our own engine collects."""
     theirs, ours = pairs("llama")
-    ids, mask, rows = prompts(padded=False)
+    ids, _, _ = prompts(padded=False)
     cache, kv = hf.cache(theirs, Evict(h2o, 20, **WINDOW)), ours.new_cache(1, N_PROMPT)
     pruner = Pruner(ours, kv, Evict(h2o, 20, **WINDOW))
     with torch.no_grad():
