@@ -315,9 +315,9 @@ def test_memory_is_taken_once_where_a_capacity_is_given(pairs):
     small = hf.cache(theirs, capacity=N_PROMPT + 1)
     say(theirs, ids, mask, 2, past_key_values=small)
     before = held(small.kv)
-    more = torch.cat((ids, ids[:, :3]), 1)
+    more, longer = torch.cat((ids, ids[:, -3:]), 1), torch.cat((mask, mask[:, -3:]), 1)
     with pytest.raises(ValueError, match="0 of 45 slots free"):
-        say(theirs, more, torch.ones_like(more), past_key_values=small)
+        say(theirs, more, longer, past_key_values=small)
     assert held(small.kv) == before
 
 
