@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -284,6 +285,30 @@ class KVCache:
             self.k_LBGTD = self.k_LBGTD[:, :, :, :wanted].clone()
             self.v_LBGTD = self.v_LBGTD[:, :, :, :wanted].clone()
             self.pos_LBGT = self.pos_LBGT[..., :wanted].clone()
+        self.bytes_copied += self.live_bytes
+
+    def grow(self, capacity: int) -> None:
+        """Move to larger memory: `capacity` slots. For views and compiled steps see `shrink`.
+
+        Raises: ValueError when the cache would shrink.
+        """
+        if capacity < self.capacity:
+            raise ValueError(
+                f"Growing to {capacity} slots was asked for, but there are {self.capacity}; "
+                "expected at least these."
+            )
+        more = capacity - self.capacity
+        if not more:
+            return
+        with torch.inference_mode(False):
+            self.k_LBGTD = F.pad(self.k_LBGTD, (0, 0, 0, more))
+            self.v_LBGTD = F.pad(self.v_LBGTD, (0, 0, 0, more))
+            pos_LBGT = F.pad(self.pos_LBGT, (0, more), value=-1)
+            slot_T = torch.arange(capacity, device=pos_LBGT.device)
+            for layer, in_order in enumerate(self._in_order_L):
+                if in_order:
+                    pos_LBGT[layer] = slot_T
+            self.pos_LBGT = pos_LBGT
         self.bytes_copied += self.live_bytes
 
     def fork(self) -> KVCache:
