@@ -113,3 +113,49 @@ def milliseconds_per_token(
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
     return figure
+
+
+_STYLES = [
+    (colour, marker, line)
+    for marker, line in (("o", "-"), ("s", "--"), ("^", ":"))
+    for colour in (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
+]
+_MUTED = [("black", "*", ""), (GREY, "X", ""), (GREY, "v", ":"), (GREY, "D", "--")]
+
+
+def pareto(
+    panels: Mapping[tuple[str, str], Mapping[str, Sequence[tuple[float, float, float, float]]]],
+    muted: Sequence[str] = (),
+) -> Picture:
+    """Quality over the share of bytes, a panel for each (title, label) and a line for each method.
+
+    A point is (share of bytes, value, low, high). Methods named in `muted` are grey: they are what
+    the others are compared with.
+    """
+    figure = Picture(figsize=(4.3 * len(panels) + 2.2, 4.4), layout="constrained")
+    figure.set_facecolor("white")
+    every = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    drawn = [name for name in every if name not in muted]
+    styles = {name: _STYLES[i % len(_STYLES)] for i, name in enumerate(drawn)}
+    styles |= dict(zip([name for name in muted if name in every], _MUTED, strict=False))
+    handles = {}
+    for axes, ((title, label), curves) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for name, points in curves.items():
+            colour, marker, line = styles[name]
+            x, y, low, high = zip(*sorted(points), strict=True)
+            axes.fill_between(x, low, high, color=colour, alpha=0.07, linewidth=0)
+            (handles[name],) = axes.plot(x, y, color=colour, marker=marker, linestyle=line,
+                                         linewidth=1.6, markersize=6, label=name)  # fmt: skip
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("share of the dense cache's bytes")
+        axes.set_ylabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#E5E5E5", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.set_xlim(0, 1.03)
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
+    figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
+    return figure
