@@ -46,6 +46,7 @@ def run(
     n_tokens: int = 400,
     n_prompts: int = 16,
     seeds: int = 3,
+    tasks: Sequence[str] = ("recall", "text"),
     text: str | Path | None = None,
     sink: int = 4,
     recent: int = 32,
@@ -63,14 +64,14 @@ def run(
     Raises: ValueError, in one sentence, before anything is measured.
     """
     own, start = dict(own or {}), time.perf_counter()
-    _check(policies, own, budgets, n_tokens, n_prompts, seeds, out)
+    _check(policies, own, budgets, n_tokens, n_prompts, seeds, tasks, out)
     name = model if isinstance(model, str | Path) else "given"
     opened = load(model, device=device, dtype=dtype) if name != "given" else model
     settings = _settings(str(name), opened, n_tokens, n_prompts, text, sink, recent)
     shape = Shape(n_tokens, opened[0].config.head_dim, quality.storage(opened[0]), sink, recent)
     for budget in budgets:
         quality.at_bytes((), budget, shape)
-    cells = _Cells(opened, settings, text)
+    cells = _Cells(opened, settings, tasks, text)
     budgets = _with_own_bytes(cells, own, budgets)
     with _log(out, settings) as (done, write), progress() as show:
         found, refused = {}, {}
@@ -90,6 +91,7 @@ def run(
         "own": {name: str(one) for name, one in own.items()},
         "budgets": list(budgets),
         "seeds": seeds,
+        "tasks": list(tasks),
         "refused": refused,
         "rows": list(summary(_in_order(found, policies, own))),
         "seconds": round(time.perf_counter() - start, 1),
@@ -109,8 +111,11 @@ def _in_order(found: Mapping[Key, Row], policies, own) -> dict[Key, Row]:
     return {key: found[key] for key in sorted(found, key=place)}
 
 
-def _check(policies, own, budgets, n_tokens, n_prompts, seeds, out) -> None:
+def _check(policies, own, budgets, n_tokens, n_prompts, seeds, tasks, out) -> None:
     quality.check_names(policies)
+    known = list(dict.fromkeys(task for task, _ in TASKS))
+    if not tasks or not set(tasks) <= set(known):
+        raise ValueError(f"Tasks {tuple(tasks)} were asked for; there are {', '.join(known)}.")
     for name, one in own.items():
         quality.as_method(one, 1.0, Shape(n_tokens, 8))
         if name in quality.METHODS or name in (DENSE, FLOOR):
@@ -157,15 +162,17 @@ def _bytes(path: str | Path) -> bytes:
 class _Cells:
     """The prompts of each task, question and seed, and the model that reads them."""
 
-    def __init__(self, opened: tuple[Transformer, Tokenizer], settings, text) -> None:
+    def __init__(self, opened: tuple[Transformer, Tokenizer], settings, tasks, text) -> None:
         self.model, self.tokenizer = opened
         self.n_tokens, self.n_prompts = settings["tokens"], settings["prompts"]
         self.same = {"sink": settings["sink"], "recent": settings["recent"]}
         config = self.model.config
         self.first = [] if config.bos_id is None else [config.bos_id]
         self.pocket = _is_pocket(self.tokenizer)
-        self.ids = self._text(text)
-        self.tasks = [task for task in TASKS if task[0] == "recall" or self.ids]
+        self.ids = self._text(text) if "text" in tasks else []
+        self.tasks = [t for t in TASKS if t[0] in tasks and (t[0] == "recall" or self.ids)]
+        if not self.tasks:
+            raise ValueError("Continuations were asked for, and no text was given: text=FILE.")
         longest = self.n_tokens + (N_NEXT if self.ids else 8)
         if longest > config.max_positions:
             raise ValueError(
@@ -254,7 +261,10 @@ def _methods(cells, prompts, policies, own, budgets, refused) -> dict[tuple, Met
     found: dict[tuple, Method | None] = {(DENSE, None): None, (FLOOR, None): quality.floor(shape)}
     scores = {name: one for name, one in own.items() if callable(one)}
     for budget in budgets:
-        methods, why = quality.at_bytes(policies, budget, shape, scores)
+        try:
+            methods, why = quality.at_bytes(policies, budget, shape, scores)
+        except ValueError as error:
+            methods, why = {}, {"the others": str(error)}
         refused |= {f"{name} at {budget:.0%}": text for name, text in why.items()}
         for name, method in methods.items():
             try:
@@ -433,7 +443,7 @@ def as_text(report: dict[str, Any]) -> str:
         some = [r for r in report["rows"] if (r["task"], r["question"]) == (task, question)]
         if some:
             lines += ["", f"{title} ({some[0]['prompts']} prompts)", *_table(some, task)]
-    if settings["text"] is None and not any(r["task"] == "text" for r in report["rows"]):
+    if "text" in report["tasks"] and not any(r["task"] == "text" for r in report["rows"]):
         lines += ["", "No text was given (--text FILE), so no continuation was measured."]
     lines += ["", *(f"Not measured: {what}. {why}" for what, why in report["refused"].items())]
     return "\n".join(lines).rstrip()
