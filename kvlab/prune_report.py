@@ -452,6 +452,7 @@ def as_text(report: dict[str, Any]) -> str:
 def _table(some: list[Row], task: str) -> list[str]:
     first = "recall" if task == "recall" else "perplexity"
     head = ["method", "bytes", "tokens", "K", "V", first, "KL, nats", "same top-1", "error"]
+    head += ["recall by fifth of the text"] if task == "recall" else []
     lines = [head]
     for r in some:
         kept = (f"{r[k]:.1%}" for k in ("bytes", "tokens_left", "k_left", "v_left"))
@@ -461,7 +462,8 @@ def _table(some: list[Row], task: str) -> list[str]:
             _shares(r["agree"], "mean"),
             _shares(r["error"], "mean"),
         )
-        lines.append([r["method"], *kept, *scored])
+        fifths = [f"{x['share']:.0%}" if x["of"] else "-" for x in r.get("by_depth", ())]
+        lines.append([r["method"], *kept, *scored, *([" ".join(fifths)] if fifths else [])])
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     return [
         "  ".join(
