@@ -127,6 +127,10 @@ def _check(policies, own, budgets, n_tokens, n_prompts, seeds, tasks, out) -> No
             raise ValueError(f"{n!r} {what} were asked for; expected a whole number of at least 1.")
     if out is not None and not Path(out).resolve().parent.is_dir():
         raise ValueError(f"{out}: its folder is not there; expected an existing folder.")
+    if out is not None and Path(out).suffix == ".jsonl":
+        raise ValueError(
+            f"{out}: the log beside it ends in .jsonl; give a name that ends in .json."
+        )
 
 
 def _settings(name, opened, n_tokens, n_prompts, text, sink, recent) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def test_a_bad_selection_is_told_which_law_it_breaks(name):
 
 def test_a_mass_that_depends_on_pieces_is_found():
     def blocks(e):
-        return torch.ones_like(e.weights_BGRWT()) / e.q_BHWD.shape[2] * e.age_BGT[:, :, None, None]
+        return torch.ones_like(e.weights_BGRWT()) / e.q_BHWD.shape[2] * e.pos_BGT[:, :, None, None]
 
     score = needs(mass=blocks)(lambda e: e.mass_BGT * (e.pos_BGT % 7))
     with pytest.raises(LawBroken, match="'pieces change nothing'"):

@@ -156,6 +156,7 @@ def test_a_folder_is_measured_without_a_text(plain, tmp_path, capsys):
         (["--tokens", "90000"], "positions"),
         (["--text", "nowhere.txt"], "nowhere.txt cannot be read"),
         (["--out", "nowhere/r.json"], "its folder is not there"),
+        (["--out", "r.jsonl"], "ends in .jsonl"),
         (["--plot", "r.frob"], "r.frob"),
         (["--model", "nowhere"], "'nowhere'"),
     ],
