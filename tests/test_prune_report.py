@@ -88,7 +88,8 @@ def test_a_second_start_goes_on_and_gives_the_same(plain, text, tmp_path, monkey
     fresh = prune_report.run(("knorm",), model=plain, text=text, **SMALL)
     assert fresh["rows"] == again["rows"]
     calls[:] = [None] * 10
-    run(seeds=3, budgets=(0.6, 0.5))  # more is added to what is there
+    more = run(seeds=3, budgets=(0.6, 0.5))  # more is added to what is there
+    assert [r["budget"] for r in more["rows"][:8]] == [None, *[0.6] * 3, *[0.5] * 3, None]
     assert len(calls) == 10 + 3 * 3 * (2 + 2 * 3) - 2 * 3 * 5
 
 

@@ -172,13 +172,13 @@ def test_a_selection_of_the_readers_own_is_counted_as_uneven_rows(model):
 
 @pytest.mark.parametrize("bits", [2, 8])
 def test_packed_is_what_a_packed_cache_holds(model, bits):
-    method = Packed(CodesPerChannel(bits, 8), CodesPerToken(bits, 8), sink=1, recent=4)
-    assert method.unit == 8 and method.packed(40) == 32
+    method = Packed(CodesPerChannel(bits, 8), CodesPerToken(bits, 8), sink=1, recent=8)
+    assert method.unit == 8 and method.packed(40) == 24
     alone = Prompts(TEXTS[:1], RESTS[:1], [2], "unseen")
     base = quality.read(model, alone, quality.collecting([method]))
     cache = quality.thinned(base, method).cache
     packed = PackedKVCache.of(
-        base.cache, k_rule=method.k_rule, v_rule=method.v_rule, sinks=1, recent=4, every=8
+        base.cache, k_rule=method.k_rule, v_rule=method.v_rule, sinks=1, recent=8, every=8
     )
     assert quality.held_bytes(cache, method, torch.float64) == packed.live_bytes
     for layer in range(3):
