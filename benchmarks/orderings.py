@@ -27,10 +27,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import record
-from kvlab import load, pocket, policies, rows
-from kvlab.cache import KVCache
-from kvlab.generation import pad
-from kvlab.pocket import bpe, evaluate, world
+from kvlab import load, pocket, policies, quality, rows
+from kvlab.packed import CodesPerChannel, CodesPerToken
+from kvlab.pocket import evaluate
 from kvlab.prune import (
     Elements,
     Evict,
@@ -43,6 +42,7 @@ from kvlab.prune import (
     per_token,
     whole_channels,
 )
+from kvlab.prune_report import world_question
 
 RECENT, GROUP, WIDTH, HALF = 32, 32, 32, torch.float16
 SPARSITIES = (0.5, 0.7, 0.8, 0.9)
@@ -60,18 +60,18 @@ class Method:
 
     name: str
     sparsity: float
-    thin: Callable[[Pruner, float], KVCache]
+    thin: Callable[[Pruner, float], Pruner]
     bytes: float
     dense: int = RECENT
 
 
-def by_policy(make: Callable[[float], Any]) -> Callable[[Pruner, float], KVCache]:
+def by_policy(
+    make: Callable[[float], quality.Method],
+) -> Callable[[Pruner, float], Pruner]:
     """Thin by a policy, which is made for the mean length of the texts."""
 
-    def thin(base: Pruner, n_tokens: float) -> KVCache:
-        pruner = base.fork(make(n_tokens))
-        pruner.prune()
-        return pruner.cache
+    def thin(base: Pruner, n_tokens: float) -> Pruner:
+        return quality.thinned(base, make(n_tokens))
 
     return thin
 
@@ -176,27 +176,14 @@ def quantised_methods() -> Iterator[Method]:
     """
     for bits, sparsity in ((8, 0.5), (4, 0.75), (2, 0.875)):
         share = rows.code_bytes(WIDTH, bits, HALF) / (WIDTH * HALF.itemsize)
-        yield Method(f"KV in {bits} bits", sparsity, partial(quantised, bits=bits), share)
+        kivi = quality.Packed(
+            CodesPerChannel(bits, GROUP), CodesPerToken(bits, WIDTH), sink=0, recent=RECENT
+        )
+        yield Method(f"KV in {bits} bits", sparsity, by_policy(lambda _, kivi=kivi: kivi), share)
         k = Elements(policies.k_magnitude, sparsity, per_token)
         v = Elements(policies.v_magnitude, sparsity, per_token)
         if sparsity not in SPARSITIES:
             yield Method("KV per token", sparsity, elements(k, v), in_rows(sparsity))
-
-
-def quantised(base: Pruner, n_tokens: float, *, bits: int) -> KVCache:
-    """Round keys and values outside the window, in whole groups of tokens from the first on."""
-    cache = base.cache.fork()
-    pos_BT = cache.pos_LBGT[0, :, 0]
-    for row, pos_T in enumerate(pos_BT):
-        first, n = int((pos_T == 0).nonzero()[0]), int((pos_T >= 0).sum())
-        ripe = slice(first, first + (n - RECENT) // GROUP * GROUP)
-        for layer in range(cache.n_layers):
-            k_GTD = cache.k_LBGTD[layer, row, :, ripe]
-            k_GNDT = k_GTD.unflatten(1, (-1, GROUP)).transpose(-1, -2)
-            k_GTD.copy_(rows.quantise(k_GNDT, bits).unpack().transpose(-1, -2).flatten(1, 2))
-            v_GTD = cache.v_LBGTD[layer, row, :, ripe]
-            v_GTD.copy_(rows.quantise(v_GTD, bits).unpack())
-    return cache
 
 
 def methods(tiny: bool) -> list[Method]:
@@ -211,58 +198,11 @@ def methods(tiny: bool) -> list[Method]:
 
 
 # ----------------------------------------------------------------------------------------- reading
-@dataclass(frozen=True)
-class Prompts:
-    """Texts, and what is fed after pruning: rest of the prompt and answer but its last token."""
-
-    texts: list[list[int]]
-    rests: list[list[int]]
-    n_value: int
-
-
-def prompts(tokenizer, kind: str, n_prompts: int, n_tokens: int, visible: bool) -> Prompts:
+def prompts(tokenizer, kind: str, n_prompts: int, n_tokens: int, visible: bool) -> quality.Prompts:
     """Five held-out relations among filler, cut before the question or after it."""
     rng = random.Random(f"orderings {kind} {n_tokens}")
-
-    def count(text: str) -> int:
-        return len(bpe.ids_of(tokenizer, text))
-
-    texts, rests = [], []
-    for _ in range(n_prompts):
-        made = world.recall_prompt(rng, count, 5, n_tokens, kind)
-        cut = len(made.prompt) if visible else made.prompt.rindex("\nUser:")
-        value = bpe.ids_of(tokenizer, made.value)
-        texts.append([0, *bpe.ids_of(tokenizer, made.prompt[:cut])])
-        rests.append(bpe.ids_of(tokenizer, made.prompt[cut:] + made.stem) + value)
-    return Prompts(texts, rests, len(value))
-
-
-@torch.inference_mode()
-def read(model, texts: list[list[int]], collect: Then, room: int) -> Pruner:
-    """Read all texts into one cache, collecting what any of the methods looks at."""
-    tokens_BS, pos_BS = pad(texts)
-    cache = model.new_cache(len(texts), tokens_BS.shape[1] + room)
-    with Pruner(model, cache, collect) as pruner:
-        model.hidden(tokens_BS, pos_BS, cache)
-    return pruner
-
-
-@torch.inference_mode()
-def answers(model, cache: KVCache, asked: Prompts) -> tuple[list[bool], Tensor]:
-    """Whether each value comes out exactly, and the log-probabilities where it is looked up.
-
-    The right answer is fed; each of its tokens must be the likeliest after those before it.
-    """
-    tokens_BS, pos_BS = pad([rest[:-1] for rest in asked.rests])
-    if pos_BS is None:
-        pos_BS = torch.arange(tokens_BS.shape[1]).expand_as(tokens_BS)
-    seen_B1 = torch.tensor([len(text) for text in asked.texts])[:, None]
-    logits_BSV = model(tokens_BS, torch.where(pos_BS >= 0, pos_BS + seen_B1, -1), cache)
-    last_B = torch.tensor([len(rest) - 2 for rest in asked.rests])
-    at_BN = last_B[:, None] - torch.arange(asked.n_value - 1, -1, -1)
-    logp_BNV = logits_BSV[torch.arange(len(last_B))[:, None], at_BN].log_softmax(-1)
-    value_BN = torch.tensor([rest[-asked.n_value :] for rest in asked.rests])
-    return (logp_BNV.argmax(-1) == value_BN).all(-1).tolist(), logp_BNV
+    made = [world_question(tokenizer, rng, n_tokens, kind) for _ in range(n_prompts)]
+    return quality.asked(tokenizer, made, visible, first=[0])
 
 
 def measured(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -276,28 +216,27 @@ def measured(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]
     )
     for task, kind in TASKS.items():
         for visible in (True, False):
-            asked = prompts(tokenizer.inner, kind, args.prompts, args.tokens, visible)
-            base = read(model, asked.texts, collect, max(map(len, asked.rests)))
-            mean = sum(map(len, asked.texts)) / len(asked.texts)
-            right, dense_BNV = answers(model, base.cache.fork(), asked)
-            where = {"model": str(folder), "task": task, "question": _question(visible)}
+            asked = prompts(tokenizer, kind, args.prompts, args.tokens, visible)
+            base = quality.read(model, asked, collect)
+            dense = quality.answers(model, quality.thinned(base, None), asked)
+            where = {"model": str(folder), "task": task, "question": asked.question}
+            right = dense.right_B.tolist()
             yield where | {"method": "dense", "sparsity": 0.0, "right": right, "bytes": 1.0}
             for method in everything:
-                yield where | one(model, base, asked, method, mean, dense_BNV)
+                yield where | one(model, base, asked, method, dense)
 
 
-@torch.inference_mode()
-def one(model, base: Pruner, asked: Prompts, method: Method, mean: float, dense_BNV: Tensor):
+def one(model, base: Pruner, asked: quality.Prompts, method: Method, dense: quality.Answers):
     """One method: thin a fork of the cache, answer, compare."""
-    cache = method.thin(base, mean)
-    left = density(cache)
-    right, logp_BNV = answers(model, cache, asked)
-    kl = (dense_BNV.exp() * (dense_BNV - logp_BNV)).sum(-1).mean()
+    mean = asked.mean_tokens
+    pruner = method.thin(base, mean)
+    left = density(pruner.cache)
+    found = quality.answers(model, pruner, asked)
     return {
         "method": method.name,
         "sparsity": method.sparsity,
-        "right": right,
-        "kl_nats": round(kl.item(), 5),
+        "right": found.right_B.tolist(),
+        "kl_nats": round(found.kl_N(dense).mean().item(), 5),
         "tokens_left": round(left.tokens, 4),
         "k_left": round(left.k, 4),
         "v_left": round(left.v, 4),
@@ -305,16 +244,12 @@ def one(model, base: Pruner, asked: Prompts, method: Method, mean: float, dense_
     }
 
 
-def _question(visible: bool) -> str:
-    return "visible" if visible else "unseen"
-
-
 @torch.inference_mode()
 def identities(folder: Path, args: argparse.Namespace) -> dict[str, bool]:
     """Whether output-aware chooses what magnitude chooses, bit for bit, in every layer."""
     model, tokenizer = load(folder)
-    asked = prompts(tokenizer.inner, "password", min(args.prompts, 20), args.tokens, True)
-    base = read(model, asked.texts, Then(Evict(policies.snapkv, 1.0)), 1)
+    asked = prompts(tokenizer, "password", min(args.prompts, 20), args.tokens, True)
+    base = quality.read(model, asked, Evict(policies.snapkv, 1.0))
     channel, same = partial(per_channel, group=GROUP), {}
     pairs = {
         "V per token": ("v", policies.v_magnitude, policies.v_output_aware, per_token),
@@ -449,7 +384,7 @@ def summed(found: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Each row with its count and interval in place of the single answers."""
     for row in found:
         right = row.pop("right")
-        low, high = evaluate.wilson(sum(right), len(right))
+        low, high = quality.wilson(sum(right), len(right))
         yield row | {
             "right": sum(right),
             "of": len(right),
@@ -509,7 +444,7 @@ def in_words(result: dict[str, Any]) -> str:
         shown = []
         for column in columns:
             right, of = cells[column]
-            low, high = evaluate.wilson(right, of)
+            low, high = quality.wilson(right, of)
             shown.append(f"{right / of:.0%} ({low:.0%} to {high:.0%})")
         lines.append([method, f"{s:.1%}", f"{cells['bytes']:.0%}", *shown])
     parts.append(table(["method", "sparsity", "bytes of dense", *names], lines))

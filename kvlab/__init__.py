@@ -32,6 +32,7 @@ _HOME = {
     "prefill": "generation",
     "stream": "generation",
     "compiled_decode": "graphs",
+    "check_policy": "laws",
     "Probe": "probe",
     "check": "course",
     "hint": "course",

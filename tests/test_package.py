@@ -13,7 +13,7 @@ PACKAGE = Path(kvlab.__file__).parent
 FLOORS = {
     "config": 0, "ops": 0, "rows": 0, "tokenizer": 0, "cache": 1, "attention": 2, "prune": 2,
     "packed": 2, "policies": 3, "model": 3, "loading": 4, "exporting": 5, "fused": 4, "int8": 4,
-    "generation": 5, "graphs": 6, "hf": 6, "probe": 7, "measure": 7,
+    "generation": 5, "graphs": 6, "hf": 6, "quality": 6, "laws": 7, "probe": 7, "measure": 7,
 }  # fmt: skip
 STANDARD_ONLY = ["__init__", "__main__", "bootstrap", "lab", "cli"]
 
@@ -83,5 +83,5 @@ def test_every_public_name_is_there():
 
 def test_every_module_has_its_tests():
     tests = Path(__file__).parent
-    for module in [*FLOORS, "cli", "demo", "doctor", "bootstrap", "lab"]:
+    for module in [*FLOORS, "cli", "demo", "doctor", "bootstrap", "lab", "prune_report"]:
         assert (tests / f"test_{module}.py").is_file(), module

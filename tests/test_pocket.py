@@ -18,7 +18,8 @@ import torch
 import kvlab
 from kvlab.pocket import bpe, card, curve, evaluate, exam, inside, path, text, train, world
 from kvlab.pocket.muon import Muon
-from kvlab.pocket.progress import progress
+from kvlab.progress import progress
+from kvlab.quality import wilson
 
 RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "pocket.json"
 TINY_STAGES = (
@@ -382,7 +383,7 @@ def test_transformers_gives_the_same_logits(model, tokenizer):
 
 def surely_below(score, bar) -> bool:
     """Whether even luck of one in a thousand does not lift a share to its bar."""
-    return evaluate.wilson(score["right"], score["of"], z=3.3)[1] < bar
+    return wilson(score["right"], score["of"], z=3.3)[1] < bar
 
 
 @pytest.mark.parametrize("row", [name for name in exam.LEAST if name.startswith("facts")])
@@ -408,7 +409,7 @@ def test_one_layer_looks_at_the_needle_and_recall_needs_it(model, tokenizer):
     found = inside.retrieval(model, tokenizer, 8, seed=2)
     assert found["mass_on_sentence"] >= exam.MASS_LEAST - 0.1  # eight prompts only
     without = found["recall_without_layer"][str(found["best_layer"])]
-    assert evaluate.wilson(without["right"], without["of"], z=3.3)[0] <= exam.ABLATED_MOST
+    assert wilson(without["right"], without["of"], z=3.3)[0] <= exam.ABLATED_MOST
 
 
 def test_documentation_costs_less_than_gzip_and_five_grams(model, tokenizer):
@@ -419,7 +420,7 @@ def test_documentation_costs_less_than_gzip_and_five_grams(model, tokenizer):
 def test_sampled_prose_does_not_loop(model, tokenizer):
     for name, found in text.prose(model, tokenizer, 3).items():
         if name.startswith("temperature"):
-            low, _ = evaluate.wilson(found["loop"], found["texts"], z=3.3)
+            low, _ = wilson(found["loop"], found["texts"], z=3.3)
             assert low <= exam.LOOPS_MOST, (name, found)
 
 
@@ -779,11 +780,3 @@ def test_known_paragraphs_are_no_held_out_text():
     known = text.paragraphs("Old words.\n\n  Older words.")
     held = {"module a": "New words.\n\nOld words.", "module b": "Older words.", "topic c": "No."}
     assert text.unseen_text(held, "module ", known) == "New words."
-
-
-def test_wilson():
-    # Newcombe 1998, table I: 81 of 263 and 0 of 20
-    assert evaluate.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert evaluate.wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
-    with pytest.raises(ValueError, match="no share"):
-        evaluate.wilson(3, 2)

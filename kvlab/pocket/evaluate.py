@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import platform
 import random
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from tokenizers import Tokenizer
 from kvlab.generation import generate
 from kvlab.model import Transformer
 from kvlab.pocket import bpe, world
+from kvlab.quality import wilson
 
 
 class Item(NamedTuple):
@@ -263,16 +263,6 @@ class Skills:
 
 
 # ----------------------------------------------------------------------------------------- counting
-def wilson(n_right: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the 95 % interval of a share, from n_right of n. Source: Wilson 1927."""
-    if not 0 <= n_right <= n or n == 0:
-        raise ValueError(f"{n_right} of {n} is no share")
-    p, zz = n_right / n, z * z / n
-    middle = (p + zz / 2) / (1 + zz)
-    half = z / (1 + zz) * math.sqrt(p * (1 - p) / n + zz / (4 * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def scored(model: Transformer, items: Sequence[Item]) -> dict[str, Any]:
     """Count the right answers, with their share and its interval."""
     return counted(sum(right(model, items)), len(items))

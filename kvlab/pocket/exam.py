@@ -32,7 +32,7 @@ from kvlab.pocket.evaluate import (
     two_kinds_items,
     written_items,
 )
-from kvlab.pocket.progress import progress
+from kvlab.progress import progress
 
 Result = dict[str, Any]
 Maker = Callable[[], list[Item]]

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Show = Callable[[int, str, int], None]
+Show = Callable[[float, str, float], None]
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def progress() -> Iterator[Show]:
         from rich.progress import Progress
     except ImportError:
         yield lambda done, what, total: print(
-            f"\r{done} of {total}: {what:60}", end="", file=sys.stderr
+            f"\r{done:.4g} of {total}: {what:60}", end="", file=sys.stderr
         )
         print(file=sys.stderr)
         return
