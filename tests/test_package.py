@@ -83,5 +83,14 @@ def test_every_public_name_is_there():
 
 def test_every_module_has_its_tests():
     tests = Path(__file__).parent
-    for module in [*FLOORS, "cli", "demo", "doctor", "bootstrap", "lab", "prune_report"]:
+    for module in [
+        *FLOORS,
+        "cli",
+        "demo",
+        "doctor",
+        "bootstrap",
+        "lab",
+        "progress",
+        "prune_report",
+    ]:
         assert (tests / f"test_{module}.py").is_file(), module

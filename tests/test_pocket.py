@@ -18,7 +18,6 @@ import torch
 import kvlab
 from kvlab.pocket import bpe, card, curve, evaluate, exam, inside, path, text, train, world
 from kvlab.pocket.muon import Muon
-from kvlab.progress import progress
 from kvlab.quality import wilson
 
 RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "pocket.json"
@@ -592,15 +591,6 @@ def test_the_whole_examination_runs_and_can_be_written(monkeypatch, tmp_path):
     assert evaluate.in_words(result["scores"]["facts"]) in card.filled(
         words, again | {"command": "", "training": training}
     )
-
-
-def test_progress_is_drawn_on_a_terminal_alone(monkeypatch, capsys):
-    pytest.importorskip("rich")
-    for terminal in (False, True):
-        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
-        with progress() as show:
-            show(1, "asking", 4)
-        assert ("asking" in capsys.readouterr().err) is terminal
 
 
 def test_only_a_pocket_model_is_examined(tmp_path, tokenizer):
