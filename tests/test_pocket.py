@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -196,9 +197,22 @@ def test_resume_refuses_another_run(tmp_path, tokenizer):
     with pytest.raises(ValueError, match="nothing to resume"):
         tiny_run(tmp_path, tokenizer).resume()
     tiny_run(tmp_path, tokenizer).save()
-    other = tiny_run(tmp_path, tokenizer, schedule=TINY_STAGES[:1])
-    with pytest.raises(ValueError, match="schedule"):
+    run = tiny_run(tmp_path / "begun", tokenizer)
+    run.train(stop_after=3)
+    run.save()
+    other = tiny_run(tmp_path / "begun", tokenizer, schedule=(replace(TINY_STAGES[0], docs=0.1),))
+    with pytest.raises(ValueError, match="another schedule"):
         other.resume()
+
+
+def test_what_is_to_come_may_change_before_a_run_goes_on(tmp_path, tokenizer):
+    run = tiny_run(tmp_path, tokenizer)
+    run.train(stop_after=2)
+    run.save()
+    longer = (TINY_STAGES[0], replace(TINY_STAGES[1], steps=5))
+    more = tiny_run(tmp_path, tokenizer, schedule=longer)
+    more.resume()
+    assert more.stage_steps == [2, 5]
 
 
 def test_a_gate_gives_more_steps_then_fails_by_name(tmp_path, tokenizer):
@@ -272,25 +286,21 @@ def test_curve_is_drawn_from_a_log(tmp_path):
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_stage_may_have_a_rate_of_its_own(tmp_path, tokenizer):
-    plain = train.Stage("main", 64, 100, 128, train.REPETITION)
-    own = train.Stage("end", 64, 10, 128, train.REPETITION, rate=1e-3)
-    alone = tiny_run(tmp_path / "a", tokenizer, (plain,))
-    both = tiny_run(tmp_path / "b", tokenizer, (plain, own))
-    for step in (0, 59, 60, 80, 99):
-        alone.step = both.step = step
-        assert alone.rate() == both.rate()  # what comes after does not change the rates before
-    both.stage, both.step = 1, 100
-    rates = []
-    for both.step_in_stage in range(10):
-        rates.append(both.rate())
-    assert rates[0] == pytest.approx(1e-3 / train.WARMUP_STEPS)
-    assert max(rates) <= 1e-3 * (1 - 0.4)
-    long = tiny_run(tmp_path / "c", tokenizer, (replace(own, steps=1000),))
-    long.step_in_stage = 500
-    assert long.rate() == pytest.approx(5e-4)
-    long.step_in_stage = 999
-    assert long.rate() == pytest.approx(2e-5)
+def test_a_stage_has_its_own_rates(tmp_path, tokenizer):
+    first = train.Stage("first", 64, 100, 128, train.REPETITION)
+    second = train.Stage("second", 64, 100, 128, train.REPETITION, rate=(2e-3, 1e-3))
+    run = tiny_run(tmp_path, tokenizer, (first, second))
+    assert run.rate() == pytest.approx(train.LEARNING_RATE / train.WARMUP_STEPS)
+    run.step = run.step_in_stage = 99
+    assert run.rate() == train.LEARNING_RATE
+    run.stage, run.step_in_stage = 1, 50
+    assert run.rate() == pytest.approx(1.5e-3)
+
+
+def test_rates_of_the_schedule_follow_on_each_other():
+    rates = [stage.rate for stage in train.SCHEDULE]
+    assert all(a[1] == b[0] for a, b in pairwise(rates))
+    assert rates[-1][1] < 0.01 * train.LEARNING_RATE
 
 
 def test_muon_agrees_with_torch():

@@ -54,9 +54,8 @@ CONFIG = ModelConfig(
 )
 LEARNING_RATE = 3e-3
 WARMUP_STEPS = 60
-DECAY_SHARE = 0.4  # the last part of all steps, in which the learning rate falls
 # what the schedule below, and its stages on 128 tokens, take on one core of the card's machine
-FULL_MINUTES, CAMP_MINUTES = 60, 18
+FULL_MINUTES, CAMP_MINUTES = 50, 20
 EXTRA_STEPS = 300  # what a stage gets once more when its gate fails
 N_EXTENSIONS = 2  # how often, in the whole run
 
@@ -72,26 +71,26 @@ REPETITION = {
 }
 RELATIONS = {
     "facts": 0.07,
-    "prose": 0.06,
-    "story": 0.05,
-    "key_value": 0.36,
-    "copy": 0.12,
-    "repeat": 0.12,
-    "pair": 0.22,
+    "prose": 0.05,
+    "story": 0.12,
+    "key_value": 0.33,
+    "copy": 0.11,
+    "repeat": 0.11,
+    "pair": 0.21,
 }
 CODES = {
-    "facts": 0.07,
-    "prose": 0.05,
-    "story": 0.05,
-    "key_value": 0.18,
-    "codes": 0.16,
-    "profiles": 0.10,
+    "facts": 0.06,
+    "prose": 0.04,
+    "story": 0.18,
+    "key_value": 0.15,
+    "codes": 0.14,
+    "profiles": 0.09,
     "latest": 0.06,
-    "counting": 0.03,
-    "numbers": 0.18,
+    "counting": 0.05,
+    "numbers": 0.14,
     "copy": 0.02,
     "repeat": 0.02,
-    "pair": 0.08,
+    "pair": 0.05,
 }
 ANSWERS = {
     "facts": 0.40,
@@ -117,22 +116,14 @@ EVERYTHING = {
     "repeat": 0.01,
     "pair": 0.01,
 }
-STORIES = {
-    "facts": 0.05,
-    "prose": 0.05,
-    "story": 0.55,
-    "key_value": 0.10,
-    "codes": 0.05,
-    "profiles": 0.05,
-    "latest": 0.05,
-    "counting": 0.10,
-}
 KINDS_GATE = {
     "recall password": 0.8,
     "recall color": 0.8,
     "recall pet": 0.8,
     "recall place": 0.8,
     "recall code": 0.5,
+    "where": 0.6,
+    "has": 0.6,
 }
 
 
@@ -141,8 +132,7 @@ class Stage:
     """Steps on windows of one length, drawn from one mix; `gate` maps a skill to its least share.
 
     `docs` of the windows are Python's documentation; `long` of the rest start with one document
-    that fills the window. A stage with a `rate` of its own starts there and falls to 2 % of it; the
-    others share one rise and fall.
+    that fills the window. The learning rate goes evenly from the first `rate` to the second.
     """
 
     name: str
@@ -153,27 +143,25 @@ class Stage:
     docs: float = 0.0
     long: float = 0.0
     gate: dict[str, float] = field(default_factory=dict)
-    rate: float | None = None
+    rate: tuple[float, float] = (LEARNING_RATE, LEARNING_RATE)
 
 
 SCHEDULE = (
     Stage("repetition", 128, 400, 2048, REPETITION),
     Stage("relations", 128, 1300, 2048, RELATIONS, gate={"recall password": 0.8}),
-    Stage("codes", 128, 300, 2048, CODES, gate=KINDS_GATE),
-    Stage("everything 256", 256, 250, 4096, EVERYTHING, docs=0.15, long=0.15),
-    Stage("everything 512", 512, 300, 4096, EVERYTHING, docs=0.15, long=0.35),
-    Stage("everything 1024", 1024, 450, 4096, EVERYTHING, docs=0.15, long=0.50),
-    Stage("everything 2048", 2048, 250, 4096, EVERYTHING, docs=0.15, long=0.60),
-    Stage("stories", 128, 300, 2048, STORIES, rate=2e-3),
+    Stage("codes", 128, 400, 2048, CODES, gate=KINDS_GATE),
+    Stage("everything 256", 256, 250, 4096, EVERYTHING, 0.30, 0.15, rate=(3e-3, 2.4e-3)),
+    Stage("everything 512", 512, 300, 4096, EVERYTHING, 0.30, 0.35, rate=(2.4e-3, 1.7e-3)),
+    Stage("everything 1024", 1024, 450, 4096, EVERYTHING, 0.30, 0.50, rate=(1.7e-3, 0.6e-3)),
     Stage(
-        "documentation",
-        1024,
-        400,
+        "everything 2048",
+        2048,
+        250,
         4096,
         EVERYTHING,
-        docs=0.50,
-        long=0.40,
-        rate=1.5e-3,
+        docs=0.20,
+        long=0.60,
+        rate=(0.6e-3, 0.02e-3),
         gate=KINDS_GATE
         | {
             "recall code": 0.9,
@@ -321,15 +309,10 @@ class Run:
 
     # -- one step
     def rate(self) -> float:
-        """Return the learning rate of the step to come: rise, hold, fall to 2 %."""
-        stage, n_steps = self.schedule[self.stage], self.stage_steps[self.stage]
-        if stage.rate is not None:
-            left = 1 - self.step_in_stage / n_steps
-            return stage.rate * min(1.0, (self.step_in_stage + 1) / WARMUP_STEPS, max(0.02, left))
-        steps = zip(self.schedule, self.stage_steps, strict=True)
-        share = self.step / sum(n for stage, n in steps if stage.rate is None)
-        fall = 1.0 if share < 1 - DECAY_SHARE else max(0.02, (1 - share) / DECAY_SHARE)
-        return LEARNING_RATE * min(1.0, (self.step + 1) / WARMUP_STEPS) * fall
+        """Return the learning rate of the step to come."""
+        first, last = self.schedule[self.stage].rate
+        share = self.step_in_stage / self.stage_steps[self.stage]
+        return (first + (last - first) * share) * min(1.0, (self.step + 1) / WARMUP_STEPS)
 
     def learn(self) -> None:
         """Take one step."""
@@ -441,7 +424,7 @@ class Run:
             "writer_state": [version, list(numbers), gauss],
             "torch_state": torch.get_rng_state(),
             "seed": self.seed,
-            "schedule": schedule_name(self.schedule),
+            "schedule": [fingerprint(stage) for stage in self.schedule],
             "stage_steps": self.stage_steps,
             "stage": self.stage,
             "step_in_stage": self.step_in_stage,
@@ -465,23 +448,26 @@ class Run:
         if not self.checkpoint.exists():
             raise ValueError(f"nothing to resume: there is no {self.checkpoint}")
         state = torch.load(self.checkpoint, weights_only=True)
-        for what, mine in (("seed", self.seed), ("schedule", schedule_name(self.schedule))):
-            if state[what] != mine:
-                raise ValueError(f"{self.checkpoint} has {what} {state[what]}, not {mine}")
+        if state["seed"] != self.seed:
+            raise ValueError(f"{self.checkpoint} has seed {state['seed']}, not {self.seed}")
+        begun = state["stage"] + (state["step_in_stage"] > 0)
+        if state["schedule"][:begun] != [fingerprint(stage) for stage in self.schedule[:begun]]:
+            raise ValueError(f"{self.checkpoint} is of another schedule: what it did has changed")
         self.model.load_state_dict(state["model"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         version, numbers, gauss = state["writer_state"]
         self.rng.setstate((version, tuple(numbers), gauss))
         torch.set_rng_state(state["torch_state"])
-        for name in ("stage_steps", "stage", "step_in_stage", "step", "tokens", "extensions"):
+        self.stage_steps[:begun] = state["stage_steps"][:begun]
+        for name in ("stage", "step_in_stage", "step", "tokens", "extensions"):
             setattr(self, name, state[name])
         self.failed, self.loss, self.seconds = state["failed"], state["loss"], state["seconds"]
 
 
-def schedule_name(schedule: Sequence[Stage]) -> str:
-    """Name a schedule by a hash of all its numbers."""
-    return hashlib.sha256(repr(schedule).encode()).hexdigest()[:12]
+def fingerprint(stage: Stage) -> str:
+    """Name a stage by a hash of all its numbers."""
+    return hashlib.sha256(repr(stage).encode()).hexdigest()[:12]
 
 
 def schedule_for(minutes: float) -> tuple[Stage, ...]:
@@ -493,7 +479,7 @@ def schedule_for(minutes: float) -> tuple[Stage, ...]:
     """
     if minutes < CAMP_MINUTES:
         steps = round(minutes / CAMP_MINUTES * sum(stage.steps for stage in CAMP))
-        return (Stage("answers", 128, max(1, steps), 2048, ANSWERS),)
+        return (Stage("answers", 128, max(1, steps), 2048, ANSWERS, rate=(3e-3, 0.3e-3)),)
     share = (minutes - CAMP_MINUTES) / (FULL_MINUTES - CAMP_MINUTES)
     long = (replace(stage, steps=max(1, round(stage.steps * share))) for stage in SCHEDULE[3:])
     return (*CAMP, *(replace(stage, gate=stage.gate if share >= 1 else {}) for stage in long))

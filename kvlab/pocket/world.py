@@ -485,7 +485,7 @@ def story(rng: random.Random, room: int) -> Document:
         (question, [Piece(stem, STEM), Piece(f" {value}", VALUE), Piece(".", PLAIN)])
         for question, stem, value in asked[: rng.randint(1, 4)]
     ]
-    return story_then_questions(rng, sentences, turns, PLAIN)
+    return story_then_questions(rng, sentences, turns)
 
 
 def key_value(rng: random.Random, room: int, kind: str | None = "draw") -> Document:
