@@ -472,9 +472,9 @@ class PackedLayer:
 
     def missing(self, q_BHSD: Tensor) -> str | None:
         """Why these queries cannot read the rows as they are, or None if they can."""
-        cache = self.cache
-        if q_BHSD.device.type != "cpu":
-            return f"the kernel for packed rows is for CPUs, and the cache is on {q_BHSD.device}"
+        cache, device = self.cache, q_BHSD.device.type
+        if device not in ("cpu", "cuda"):
+            return f"packed rows have kernels for CPU and CUDA, and the cache is on {device}"
         if q_BHSD.shape[2] != 1:
             return f"{q_BHSD.shape[2]} new tokens, and the kernel takes one"
         for name, rule in zip(("keys", "values"), cache.rules, strict=True):
@@ -484,18 +484,45 @@ class PackedLayer:
             return f"heads are {cache._row_shape[2]} wide, and the kernel's indices reach 256"
         if cache.dtype == torch.float64:
             return "the kernel works in float32, and the cache holds float64"
+        if device == "cuda":
+            if not all(map(self._is_bitmap, cache.rules)):
+                return "the GPU's kernel reads bitmaps, and a rule here marks by indices"
+            return kernels.missing("rows_triton")
         return kernels.missing("rows") or _unreadable(cache.dtype)
 
     def attend(self, q_BHSD: Tensor, q_pos_BS: Tensor | None) -> Tensor:
         """Attention of one new token per row, straight from the rows. Shapes: out_BHSD."""
+        self._check()
+        on_cpu = q_BHSD.device.type == "cpu"
+        out_BHD = (self._on_cpu if on_cpu else self.by_triton)(q_BHSD[:, :, 0], q_pos_BS)
+        return out_BHD[:, :, None].to(q_BHSD.dtype)
+
+    def by_triton(self, q_BHD: Tensor, q_pos_BS: Tensor | None) -> Tensor:
+        """What the GPU's kernel makes of this layer; on a CPU, Triton's interpreter can run it."""
+        from kvlab.kernels import rows_triton
+
+        cache, layer = self.cache, self.layer
+        sinks, packed = min(self.used, cache.sinks), cache.packed_L[layer]
+        q_pos_B = self.pos_BGT[:, 0, -1] if q_pos_BS is None else q_pos_BS[:, 0]
+        return rows_triton.attend(
+            q_BHD.detach().contiguous(),
+            *(tuple(part[layer] for part in body) for body in cache._body),
+            tuple(x_LBGTD[layer] for x_LBGTD in cache._dense),
+            (sinks, packed, cache._tail_L[layer], self.used - sinks - packed),
+            cache.pos_LBGT[layer],
+            q_pos_B.contiguous(),
+            self.whole and q_pos_BS is None,
+            q_BHD.shape[-1] ** -0.5,
+        )
+
+    def _on_cpu(self, q_BHD: Tensor, q_pos_BS: Tensor | None) -> Tensor:
         from kvlab.kernels import rows as kernel
 
-        self._check()
         cache, layer = self.cache, self.layer
         sinks, packed = min(self.used, cache.sinks), cache.packed_L[layer]
         whole = self.whole and q_pos_BS is None
         q_pos_B = self.pos_BGT[:, 0, -1] if q_pos_BS is None else q_pos_BS[:, 0]
-        q_BHD = q_BHSD[:, :, 0].detach().float().contiguous()
+        q_BHD = q_BHD.detach().float().contiguous()
         out_BHD = torch.empty_like(q_BHD)
         k, v = (
             (kernels.numbers(values[layer]), marks[layer].numpy(), self._is_bitmap(rule))
@@ -509,7 +536,7 @@ class PackedLayer:
                 q_pos_B.long().contiguous().numpy(), whole,
                 np.float32(q_BHD.shape[-1] ** -0.5), out_BHD.numpy(),
             )  # fmt: skip
-        return out_BHD[:, :, None].to(q_BHSD.dtype)
+        return out_BHD
 
     def _is_bitmap(self, rule: PerToken) -> bool:
         width = self.cache._row_shape[2]

@@ -18,7 +18,7 @@ def filled(slots, width, k_rule, v_rule, *, dtype=torch.float32, pos=None, **how
         1, 2, 2, slots + 3, width, k_rule=k_rule, v_rule=v_rule, dtype=dtype,
         **{"recent": 8, "every": 4, **how},
     )  # fmt: skip
-    k, v = draw(2, 2, 2, slots, width).to(dtype)
+    k, v = draw(2, 2, 2, slots, width).to(how.get("device", "cpu"), dtype)
     cut = slots - 1
     for low, high in ((0, cut), (cut, slots)):
         part = None if pos is None else pos[:, low:high]

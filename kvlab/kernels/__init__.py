@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 def missing(name: str) -> str | None:
     """Why the kernels of one module cannot run here, or None if they can.
 
-    `name` is "cpu" or "rows" (numba).
+    `name` is "cpu" or "rows" (numba), or "rows_triton".
     """
-    needs = {"cpu": "numba", "rows": "numba"}[name]
+    needs = {"cpu": "numba", "rows": "numba", "rows_triton": "triton"}[name]
     if importlib.util.find_spec(needs) is None:
         return f"{needs} is not installed (pip install {needs})"
     return None
