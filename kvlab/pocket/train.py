@@ -150,18 +150,18 @@ SCHEDULE = (
     Stage("repetition", 128, 400, 2048, REPETITION),
     Stage("relations", 128, 1300, 2048, RELATIONS, gate={"recall password": 0.8}),
     Stage("codes", 128, 400, 2048, CODES, gate=KINDS_GATE),
-    Stage("everything 256", 256, 250, 4096, EVERYTHING, 0.30, 0.15, rate=(3e-3, 2.4e-3)),
-    Stage("everything 512", 512, 300, 4096, EVERYTHING, 0.30, 0.35, rate=(2.4e-3, 1.7e-3)),
-    Stage("everything 1024", 1024, 450, 4096, EVERYTHING, 0.30, 0.50, rate=(1.7e-3, 0.6e-3)),
+    Stage("everything 256", 256, 450, 4096, EVERYTHING, 0.70, 0.15, rate=(3e-3, 3e-3)),
+    Stage("everything 512", 512, 400, 4096, EVERYTHING, 0.60, 0.35, rate=(3e-3, 2.2e-3)),
+    Stage("everything 1024", 1024, 450, 4096, EVERYTHING, 0.50, 0.50, rate=(2.2e-3, 0.8e-3)),
     Stage(
         "everything 2048",
         2048,
         250,
         4096,
         EVERYTHING,
-        docs=0.20,
+        docs=0.30,
         long=0.60,
-        rate=(0.6e-3, 0.02e-3),
+        rate=(0.8e-3, 0.02e-3),
         gate=KINDS_GATE
         | {
             "recall code": 0.9,
