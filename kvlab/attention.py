@@ -44,12 +44,14 @@ def attend(
     Raises: ValueError when more queries than slots come without positions.
     Source: Vaswani et al. 2017, equation 1; grouped heads: Ainslie et al. 2023.
     """
-    if q_pos_BS is None and q_BHSD.shape[2] > kv.k_BGTD.shape[2]:
+    if q_pos_BS is None and q_BHSD.shape[2] > kv.pos_BGT.shape[2]:
         raise ValueError(
-            f"{q_BHSD.shape[2]} queries came without positions to a layer of {kv.k_BGTD.shape[2]} "
+            f"{q_BHSD.shape[2]} queries came without positions to a layer of {kv.pos_BGT.shape[2]} "
             "slots, so they are not those of its last ones. Append first, or pass q_pos_BS."
         )
     name, why = choose_backend(backend, weights)
+    if kv.packed is not None or name == "rows":
+        name, why = _choose_rows(name, why, q_BHSD, kv, backend)
     out_BHSD, weights_BHST = BACKENDS[name](q_BHSD, kv, q_pos_BS, weights)
     return Attended(out_BHSD, weights_BHST, name, why)
 
@@ -71,6 +73,18 @@ def choose_backend(backend: str, weights: bool) -> tuple[str, str]:
             "Use backend='reference' or 'auto'."
         )
     return backend, "asked for"
+
+
+def _choose_rows(name: str, why: str, q_BHSD: Tensor, kv: LayerKV, backend: str) -> tuple[str, str]:
+    """Read packed rows as they are where that is possible, else say why not."""
+    reason = "this cache is not packed" if kv.packed is None else kv.packed.missing(q_BHSD)
+    if name == "rows" and reason is not None:
+        raise ValueError(f"Attention backend 'rows' was asked for, but {reason}.")
+    if backend != "auto" or name == "reference":
+        return name, why
+    if reason is None:
+        return "rows", "reads packed rows as they are"
+    return name, f"{why}; rows were unpacked: {reason}"
 
 
 def allowed_BGST(kv: LayerKV, q_pos_BS: Tensor | None, n_new: int) -> Tensor:
@@ -131,5 +145,12 @@ def _sdpa(
     return out_BGQD.reshape(q_BHSD.shape), None
 
 
+def _rows(
+    q_BHSD: Tensor, kv: LayerKV, q_pos_BS: Tensor | None, weights: bool
+) -> tuple[Tensor, None]:
+    """A packed layer's own attention, which unpacks nothing."""
+    return kv.packed.attend(q_BHSD, q_pos_BS), None
+
+
 Backend = Callable[[Tensor, LayerKV, Tensor | None, bool], tuple[Tensor, Tensor | None]]
-BACKENDS: dict[str, Backend] = {"reference": _reference, "sdpa": _sdpa}
+BACKENDS: dict[str, Backend] = {"reference": _reference, "sdpa": _sdpa, "rows": _rows}

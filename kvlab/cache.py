@@ -12,8 +12,10 @@ i while a layer is in order and -1 after that, so a step may look at more slots 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -31,6 +33,7 @@ class LayerKV:
     pos_BGT: Tensor
     in_order: bool
     whole: bool = False
+    packed: ClassVar[None] = None  # see packed.PackedLayer
 
 
 class KVCache:
@@ -67,14 +70,7 @@ class KVCache:
             # While a layer is in order, slot i holds position i: written once, here.
             self.pos_LBGT = torch.empty(shape[:-1], dtype=torch.int64, device=device)
             self.pos_LBGT[:] = torch.arange(capacity, device=device)
-        # asked for at every token and layer
-        self._row_shape = (batch, n_kv_heads, head_dim)
-        self._bytes_per_row = head_dim * dtype.itemsize  # of one key, or of one value
-        self._bytes_per_slot = 2 * batch * n_kv_heads * self._bytes_per_row
-        self._forget()
-        self.bytes_written = 0
-        self.bytes_read = 0
-        self.bytes_copied = 0
+        self._start(batch, n_kv_heads, head_dim, dtype)
 
     def __repr__(self) -> str:
         layers, rows, heads, capacity, width = self.k_LBGTD.shape
@@ -85,15 +81,15 @@ class KVCache:
 
     @property
     def n_layers(self) -> int:
-        return self.k_LBGTD.shape[0]
+        return self.pos_LBGT.shape[0]
 
     @property
     def batch(self) -> int:
-        return self.k_LBGTD.shape[1]
+        return self.pos_LBGT.shape[1]
 
     @property
     def capacity(self) -> int:
-        return self.k_LBGTD.shape[3]
+        return self.pos_LBGT.shape[3]
 
     @property
     def length(self) -> int:
@@ -145,32 +141,12 @@ class KVCache:
         Raises: ValueError when they do not fit; the cache is then as before.
         """
         start = self._used_L[self._layer(layer)]
-        self._check_rows(k_BGSD, v_BGSD)
-        n_new = k_BGSD.shape[2]
-        stop = start + n_new
-        if stop > self.capacity:
-            self.check_room(n_new)
-        if pos_BS is not None:
-            self._check_positions(pos_BS, n_new)
-            if self._in_order_L[layer]:
-                self.pos_LBGT[layer, :, :, stop:] = -1
-            self.pos_LBGT[layer, :, :, start:stop] = pos_BS[:, None]
-            self._in_order_L[layer] = self._whole_L[layer] = self._counts = False
-        elif not self._counts:
-            raise ValueError(
-                "Positions were left out, but this cache was given positions, so it cannot count "
-                "on by itself. Pass pos_BS."
-            )
-        elif not self._in_order_L[layer]:
-            seen = self._seen_L[layer]
-            self.pos_LBGT[layer, :, :, start:stop] = torch.arange(
-                seen, seen + n_new, device=self.pos_LBGT.device
-            )
+        self._check_new(k_BGSD, v_BGSD, pos_BS, start)
+        stop = start + k_BGSD.shape[2]
         self.k_LBGTD[layer, :, :, start:stop] = k_BGSD
         self.v_LBGTD[layer, :, :, start:stop] = v_BGSD
-        self._used_L[layer] = stop
-        self._seen_L[layer] += n_new
-        self.bytes_written += n_new * self._bytes_per_slot
+        self._count(layer, pos_BS, start, stop)
+        self.bytes_written += (stop - start) * self._bytes_per_slot
 
     def read(self, layer: int) -> LayerKV:
         """The used slots of one layer: views, not copies."""
@@ -311,6 +287,30 @@ class KVCache:
             self.pos_LBGT = self.pos_LBGT[..., :wanted].clone()
         self.bytes_copied += self.live_bytes
 
+    def grow(self, capacity: int) -> None:
+        """Move to larger memory: `capacity` slots. For views and compiled steps see `shrink`.
+
+        Raises: ValueError when the cache would shrink.
+        """
+        if capacity < self.capacity:
+            raise ValueError(
+                f"Growing to {capacity} slots was asked for, but there are {self.capacity}; "
+                "expected at least these."
+            )
+        more = capacity - self.capacity
+        if not more:
+            return
+        with torch.inference_mode(False):
+            self.k_LBGTD = F.pad(self.k_LBGTD, (0, 0, 0, more))
+            self.v_LBGTD = F.pad(self.v_LBGTD, (0, 0, 0, more))
+            pos_LBGT = F.pad(self.pos_LBGT, (0, more), value=-1)
+            slot_T = torch.arange(capacity, device=pos_LBGT.device)
+            for layer, in_order in enumerate(self._in_order_L):
+                if in_order:
+                    pos_LBGT[layer] = slot_T
+            self.pos_LBGT = pos_LBGT
+        self.bytes_copied += self.live_bytes
+
     def fork(self) -> KVCache:
         """A second cache with the same contents and its own memory."""
         layers, rows, heads, capacity, width = self.k_LBGTD.shape
@@ -327,11 +327,24 @@ class KVCache:
             twin.k_LBGTD[layer, :, :, :used] = self.k_LBGTD[layer, :, :, :used]
             twin.v_LBGTD[layer, :, :, :used] = self.v_LBGTD[layer, :, :, :used]
         twin.pos_LBGT.copy_(self.pos_LBGT)
-        for name in ("_used_L", "_seen_L", "_kept_at_L", "_empty_L", "_in_order_L", "_whole_L"):
-            setattr(twin, name, list(getattr(self, name)))
-        twin._counts, twin._next = self._counts, self._next
+        twin._know(self)
         twin.bytes_copied = self.live_bytes
         return twin
+
+    def _know(self, other: KVCache) -> None:
+        """Take over what the host knows of another cache."""
+        for name in ("_used_L", "_seen_L", "_kept_at_L", "_empty_L", "_in_order_L", "_whole_L"):
+            setattr(self, name, list(getattr(other, name)))
+        self._counts, self._next = other._counts, other._next
+
+    def _start(self, batch: int, n_kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
+        """Sizes that are asked for at every token and layer, and all counters at zero."""
+        self.dtype = dtype
+        self._row_shape = (batch, n_kv_heads, head_dim)
+        self._bytes_per_row = head_dim * dtype.itemsize  # of one key, or of one value
+        self._bytes_per_slot = 2 * batch * n_kv_heads * self._bytes_per_row
+        self._forget()
+        self.bytes_written = self.bytes_read = self.bytes_copied = 0
 
     def _forget(self) -> None:
         """What the host knows of an empty cache."""
@@ -352,6 +365,35 @@ class KVCache:
             )
         return layer
 
+    def _check_new(self, k_BGSD: Tensor, v_BGSD: Tensor, pos_BS: Tensor | None, start: int) -> None:
+        """Refuse what cannot be appended to a layer that uses `start` slots."""
+        self._check_rows(k_BGSD, v_BGSD)
+        n_new = k_BGSD.shape[2]
+        if start + n_new > self.capacity:
+            self.check_room(n_new)
+        if pos_BS is not None:
+            self._check_positions(pos_BS, n_new)
+        elif not self._counts:
+            raise ValueError(
+                "Positions were left out, but this cache was given positions, so it cannot count "
+                "on by itself. Pass pos_BS."
+            )
+
+    def _count(self, layer: int, pos_BS: Tensor | None, start: int, stop: int) -> None:
+        """Write the positions of new tokens, and count them."""
+        seen = self._seen_L[layer]
+        if pos_BS is not None:
+            if self._in_order_L[layer]:
+                self.pos_LBGT[layer, :, :, stop:] = -1
+            self.pos_LBGT[layer, :, :, start:stop] = pos_BS[:, None]
+            self._in_order_L[layer] = self._whole_L[layer] = self._counts = False
+        elif not self._in_order_L[layer]:
+            self.pos_LBGT[layer, :, :, start:stop] = torch.arange(
+                seen, seen + stop - start, device=self.pos_LBGT.device
+            )
+        self._used_L[layer] = stop
+        self._seen_L[layer] = seen + stop - start
+
     def _check_rows(self, k_BGSD: Tensor, v_BGSD: Tensor) -> None:
         rows, heads, width = self._row_shape
         shape = k_BGSD.shape
@@ -361,10 +403,10 @@ class KVCache:
                 f"Keys of shape {tuple(shape)} and values of shape {tuple(v_BGSD.shape)} "
                 f"came; expected {wanted}: rows, KV heads, tokens, width."
             )
-        if not k_BGSD.dtype == v_BGSD.dtype == self.k_LBGTD.dtype:
+        if not k_BGSD.dtype == v_BGSD.dtype == self.dtype:
             raise ValueError(
                 f"Keys of type {k_BGSD.dtype} and values of type {v_BGSD.dtype} came to a cache of "
-                f"{self.k_LBGTD.dtype}. Convert them, or make the cache with their type."
+                f"{self.dtype}. Convert them, or make the cache with their type."
             )
         self._check_device(k_BGSD, "Keys")
         self._check_device(v_BGSD, "Values")
@@ -379,7 +421,7 @@ class KVCache:
         self._check_device(pos_BS, "Positions")
 
     def _check_device(self, tensor: Tensor, what: str) -> None:
-        if tensor.device != self.k_LBGTD.device:
+        if tensor.device != self.pos_LBGT.device:
             raise ValueError(
-                f"{what} came on {tensor.device}; this cache is on {self.k_LBGTD.device}."
+                f"{what} came on {tensor.device}; this cache is on {self.pos_LBGT.device}."
             )

@@ -79,6 +79,27 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--json", action="store_true")
     _model_arguments(generate)
 
+    exam = command("eval", _eval, "measure the pocket model, and hold it against its bars")
+    exam.add_argument("model", nargs="?", default="pocket", help='"pocket", or a folder')
+    exam.add_argument("--prompts", type=int, default=200, metavar="N", help="in each set")
+    exam.add_argument("--json", action="store_true")
+    exam.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON there")
+    exam.add_argument("--log", type=Path, help="of the training; default: log.jsonl by the folder")
+
+    prune = command("prune-report", _prune_report, "what each way to prune costs at equal bytes")
+    prune.add_argument("--policies", default="", metavar="NAMES", help='"snapkv,kivi", or "all"')
+    prune.add_argument("--budgets", default="0.5,0.3,0.2", help="shares of the dense bytes")
+    prune.add_argument("--tokens", type=int, default=400, help="of each text")
+    prune.add_argument("--prompts", type=int, default=16, help="of each seed, in each task")
+    prune.add_argument("--seeds", type=int, default=3)
+    prune.add_argument("--sink", type=int, default=4, help="first tokens that every method keeps")
+    prune.add_argument("--recent", type=int, default=32, help="latest tokens that stay dense")
+    prune.add_argument("--text", metavar="FILE", help="measure its continuation as well")
+    prune.add_argument("--json", action="store_true")
+    prune.add_argument("--out", metavar="FILE.json", help="also write JSON; a second start goes on")
+    prune.add_argument("--plot", metavar="FILE.png", help="draw quality over bytes")
+    _model_arguments(prune)
+
     export = command("export", _export, "write a model as Hugging Face files")
     export.add_argument("folder", help="a new or an empty folder")
     _model_arguments(export)
@@ -175,6 +196,46 @@ def _generate(args, _rest) -> int:
     else:
         print()
     return 0
+
+
+def _eval(args, _rest) -> int:
+    from kvlab.pocket import exam
+
+    result = exam.run(args.model, args.prompts, args.out, args.log)
+    print(exam.as_json(result) if args.json else exam.as_text(result))
+    return 0 if result["passed"] else 1
+
+
+def _prune_report(args, _rest) -> int:
+    from kvlab import prune_report
+    from kvlab.demo import check_picture
+    from kvlab.quality import METHODS
+
+    if args.plot:
+        check_picture(args.plot)
+    names = tuple(name.strip() for name in args.policies.split(",") if name.strip())
+    report = prune_report.run(
+        tuple(METHODS) if names == ("all",) else names or prune_report.POLICIES,
+        model=args.model, budgets=_shares(args.budgets), n_tokens=args.tokens,
+        n_prompts=args.prompts, seeds=args.seeds, text=args.text, sink=args.sink,
+        recent=args.recent, device=args.device, dtype=args.dtype, out=args.out,
+    )  # fmt: skip
+    text = json.dumps(report, indent=1)
+    if args.out:
+        Path(args.out).write_text(text + "\n", encoding="utf-8")
+    if args.plot:
+        prune_report.plot(report, args.plot)
+    print(text if args.json else prune_report.as_text(report))
+    return 0
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ValueError(
+            f"Budgets {text!r} were asked for; expected shares with commas, like 0.5,0.3."
+        ) from None
 
 
 def _export(args, _rest) -> int:

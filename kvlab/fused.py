@@ -8,9 +8,6 @@ Keys and values are written and read where they lie, in the one cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,6 +15,7 @@ from torch import Tensor, nn
 
 from kvlab import kernels
 from kvlab.cache import KVCache
+from kvlab.kernels import numbers, threads
 from kvlab.model import Layer, Transformer
 
 # Up to so many rows our own kernel reads each weight once; more rows are torch's matrix product.
@@ -55,7 +53,7 @@ class FusedDecode:
         self._head = _Matrix(model.head_weights, self._work)
         # all slots of each layer, used or not, as contiguous arrays
         self._kv = [
-            (_numbers(k_BGTD), _numbers(v_BGTD), pos_BGT.numpy())
+            (numbers(k_BGTD), numbers(v_BGTD), pos_BGT.numpy())
             for k_BGTD, v_BGTD, pos_BGT in zip(
                 cache.k_LBGTD, cache.v_LBGTD, cache.pos_LBGT, strict=True
             )
@@ -73,7 +71,7 @@ class FusedDecode:
         cos, sin = self._rope(pos_B1, cache.seen, 1, room.like)
         rope = [_rows(half, cache.batch, self._work) for half in (cos, sin)]
         pos_B = np.full(cache.batch, cache.seen) if pos_B1 is None else pos_B1[:, 0].numpy()
-        with _threads(1 if self._one_thread else torch.get_num_threads()):
+        with threads(1 if self._one_thread else torch.get_num_threads()):
             for layer, kv, slot, whole in zip(
                 self._layers, self._kv, cache.used_L, cache.whole_L, strict=True
             ):
@@ -139,7 +137,7 @@ class _Matrix:
         if self.weight.dtype == torch.int8 and work == torch.float32:
             self._project_one = cpu.project_int8
         self.n_out = self.weight.shape[0]
-        self._numbers = _numbers(self.weight)
+        self._numbers = numbers(self.weight)
         none = torch.zeros(0)
         self._small = [
             none.to(work) if vector is None else vector.detach().to(work).contiguous()
@@ -206,12 +204,6 @@ class _Room:
         )
 
 
-def _numbers(stored: Tensor) -> np.ndarray:
-    """A tensor's memory as numpy; half precision as integers of the same bits."""
-    bits = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}.get(stored.dtype)
-    return (stored if bits is None else stored.view(bits)).contiguous().numpy()
-
-
 def _reads_float16() -> bool:
     from kvlab.kernels import cpu
 
@@ -221,16 +213,3 @@ def _reads_float16() -> bool:
 def _rows(half: Tensor, batch: int, work: torch.dtype) -> np.ndarray:
     """Rotary cosines or sines (1 or B, 1, D) as one row per row of the batch."""
     return half[:, 0].to(work).expand(batch, -1).contiguous().numpy()
-
-
-@contextmanager
-def _threads(n: int) -> Iterator[None]:
-    """numba's threads for a while."""
-    import numba
-
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)

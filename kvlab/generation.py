@@ -7,6 +7,7 @@ the end; padding has position -1, and nothing ever attends to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from numbers import Integral
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from kvlab.cache import KVCache
 from kvlab.model import Transformer
+from kvlab.prune import Policy, Pruner
 
 Pick = Callable[[Tensor], Tensor]
 Prompt = Tensor | Sequence[int] | Sequence[Sequence[int]]
@@ -38,12 +40,22 @@ def prefill(
     *,
     pos_BS: Tensor | None = None,
     backend: str = "auto",
+    prune: Policy | None = None,
 ) -> Tensor:
     """Read a whole prompt at once, fill the cache, and return each row's last logits.
 
-    `pos_BS` is needed only when rows have padding (-1): then the last real token counts.
+    `pos_BS` is needed only when rows have padding (-1): then the last real token counts. `prune`
+    thins the cache afterwards, once; the logits are those of the whole prompt.
     Shapes: tokens_BS -> logits_BV.
+    Raises: ValueError before anything is read when a budget is too small or a score needs the
+    attention mass of tokens already in the cache.
     """
+    if prune is not None:
+        pruner = _pruner(model, cache, prune, tokens_BS, pos_BS)
+        with pruner:
+            logits_BV = prefill(model, tokens_BS, cache, pos_BS=pos_BS, backend=backend)
+        pruner.prune()
+        return logits_BV
     x_BSC = model.hidden(tokens_BS, pos_BS, cache, backend=backend)
     if pos_BS is None:
         last_BC = x_BSC[:, -1]
@@ -51,6 +63,24 @@ def prefill(
         last_B = pos_BS.argmax(-1)
         last_BC = x_BSC[torch.arange(len(last_B), device=last_B.device), last_B]
     return model.head(last_BC)
+
+
+def _pruner(
+    model: Transformer,
+    cache: KVCache,
+    policy: Policy,
+    tokens_BS: Tensor,
+    pos_BS: Tensor | None,
+) -> Pruner:
+    """A pruner for this prompt, with every refusal that is possible before it is read."""
+    pruner = Pruner(model, cache, policy)
+    if pos_BS is None:
+        ends_B = (cache.seen + tokens_BS.shape[1],) * len(tokens_BS)
+    else:
+        ends_B = tuple((pos_BS.amax(-1) + 1).tolist())
+    pruner.check(ends_B)
+    with pruner:
+        return pruner
 
 
 @torch.inference_mode()
@@ -198,6 +228,7 @@ def stream(
     pick: Pick = greedy,
     decode: Callable[[Transformer, Tensor, KVCache], Tensor] = decode,
     eos: Sequence[int] | None = None,
+    prune: Policy | None = None,
 ) -> Iterator[Step]:
     """Yield one Step per new token until every row has ended or `n_new` is reached.
 
@@ -207,18 +238,32 @@ def stream(
     The last new token is not fed, so it is not yet in `cache`: the next prompt begins with it.
     On a GPU a few more steps may follow the one at which every row has ended; the cache is then
     as if they had not.
+    `prune` thins the cache after the prompt, and again each `every` decoded tokens if the policy
+    says so: `policies` has many. The cache still needs room for prompt and answer.
     Raises: ValueError before the first token when the prompt is empty or not of the model's ids,
-    or when prompt and answer do not fit the cache or the model's positions.
+    when prompt and answer do not fit the cache or the model's positions, or when the policy's
+    budget is too small or what its score needs cannot be collected.
     """
     tokens_BS, pos_BS = _read(model, prompts, n_new)
     cache, pos_BS = _room(model, tokens_BS, pos_BS, n_new, cache)
     ends = torch.tensor(model.config.eos_ids if eos is None else tuple(eos), device=model.device)
-    return _steps(model, tokens_BS, pos_BS, n_new, cache, pick, decode, ends)
+    pruner = None
+    if prune is not None:
+        pruner = _pruner(model, cache, prune, tokens_BS, pos_BS)
+        if pruner.watches_decoding and not getattr(decode, "passes_taps", True):
+            raise ValueError(
+                f"{prune} looks at the queries of decoded tokens, but a compiled step passes no "
+                "taps. Use plain decode, or every=0."
+            )
+    return _steps(model, tokens_BS, pos_BS, n_new, cache, pick, decode, ends, pruner)
 
 
 @torch.inference_mode()
-def _steps(model, tokens_BS, pos_BS, n_new, cache, pick, decode, ends) -> Iterator[Step]:
-    logits_BV = prefill(model, tokens_BS, cache, pos_BS=pos_BS)
+def _steps(model, tokens_BS, pos_BS, n_new, cache, pick, decode, ends, pruner) -> Iterator[Step]:
+    with pruner or nullcontext():
+        logits_BV = prefill(model, tokens_BS, cache, pos_BS=pos_BS)
+    if pruner:
+        pruner.prune()
     done_B = torch.zeros(len(tokens_BS), dtype=torch.bool, device=logits_BV.device)
     token_B = tokens_BS[:, -1]
     over: list[Tensor] = []
@@ -231,7 +276,8 @@ def _steps(model, tokens_BS, pos_BS, n_new, cache, pick, decode, ends) -> Iterat
         token_B = picked_B
         yield Step(index, token_B, logits_BV, done_B)
         last = index + 1 == n_new
-        if over and (last or _may_ask(done_B.device, index)):
+        # tokens fed after the end could not be forgotten past an eviction, so then always ask
+        if over and (last or _may_ask(done_B.device, index) or (pruner and pruner.again)):
             late = _late(over)
             if late is not None:
                 # tokens fed after the end do not belong to the text
@@ -239,7 +285,10 @@ def _steps(model, tokens_BS, pos_BS, n_new, cache, pick, decode, ends) -> Iterat
                 return
         if last:
             return
-        logits_BV = decode(model, token_B, cache)
+        with pruner if pruner and pruner.watches_decoding else nullcontext():
+            logits_BV = decode(model, token_B, cache)
+        if pruner and pruner.again:
+            pruner.prune()
 
 
 def _may_ask(device: torch.device, index: int) -> bool:
@@ -295,12 +344,15 @@ def generate(
     pick: Pick = greedy,
     decode: Callable[[Transformer, Tensor, KVCache], Tensor] = decode,
     eos: Sequence[int] | None = None,
+    prune: Policy | None = None,
 ) -> Tensor:
     """The new tokens of each row; same arguments as `stream`.
 
     Shapes: -> tokens_BN with N <= n_new; after a row's end its ending id repeats.
     """
-    steps = stream(model, prompts, n_new, cache=cache, pick=pick, decode=decode, eos=eos)
+    steps = stream(
+        model, prompts, n_new, cache=cache, pick=pick, decode=decode, eos=eos, prune=prune
+    )
     kept = [(step.token_B, step.done_B.all()) for step in steps]
     late = _late([over for _, over in kept]) or 0
     return torch.stack([token_B for token_B, _ in kept[: len(kept) - late]], dim=1)

@@ -36,6 +36,8 @@ class CompiledDecode:
     that is full or was shrunk, tokens of another shape, and a model that a probe watches.
     """
 
+    passes_taps = False  # what listens at a model's taps hears nothing of this step
+
     def __init__(self, model: Transformer, cache: KVCache) -> None:
         config = model.config
         wanted = (config.n_layers, config.n_kv_heads, config.head_dim, model.dtype, model.device)

@@ -272,6 +272,22 @@ def test_shrinking_to_the_capacity_it_has_leaves_a_cache_where_it_is():
         cache.shrink(5)
 
 
+def test_a_cache_grows_when_asked_to():
+    cache = filled(4, capacity=4)
+    before = [cache.read(layer).k_BGTD.clone() for layer in range(2)]
+    with pytest.raises(ValueError, match="Growing to 3 slots .* there are 4"):
+        cache.grow(3)
+    pointer = cache.k_LBGTD.data_ptr()
+    cache.grow(4)
+    assert (cache.k_LBGTD.data_ptr(), cache.bytes_copied) == (pointer, 0)
+    cache.grow(6)
+    assert (cache.capacity, cache.length, cache.bytes_copied) == (6, 4, cache.live_bytes)
+    assert all(torch.equal(cache.read(layer).k_BGTD, before[layer]) for layer in range(2))
+    for layer in range(2):
+        cache.append(layer, *rows(2))
+        assert cache.read(layer).pos_BGT[0, 0].tolist() == list(range(6))
+
+
 def test_only_shrink_gives_memory_back():
     cache = filled(4)
     for layer in range(2):

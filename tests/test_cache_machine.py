@@ -176,6 +176,17 @@ class Life(RuleBasedStateMachine):
         self.copied += self.live() if wanted < self.capacity else 0
         self.capacity = wanted
 
+    @rule(more=st.integers(-1, 3))
+    def grow(self, more):
+        wanted = self.capacity + more
+        if more < 0:
+            with pytest.raises(ValueError, match=f"Growing to {wanted} slots"):
+                self.cache.grow(wanted)
+            return
+        self.cache.grow(wanted)
+        self.copied += self.live() if more else 0
+        self.capacity = wanted
+
     @rule(stay=st.booleans())
     def fork(self, stay):
         """Go on with either; whoever still looks at the other one will see it."""

@@ -51,8 +51,8 @@ def test_generate_takes_text_the_model_has_never_seen(text, capsys):
         (["x", "--top-p", "2"], "top_p is 2.0"),
         (["x", "--top-k", "0"], "top_k is 0"),
         (["x", "-n", "0"], "0 new tokens"),
-        (["x", "-n", "5000"], "at most 1024 positions"),
-        (["word " * 2000], "at most 1024 positions"),
+        (["x", "-n", "5000"], "at most 2048 positions"),
+        (["word " * 4000], "at most 2048 positions"),
         (["x", "--model", "nowhere"], "'nowhere'"),
         (["x", "--device", "cuda:42"], "cuda:42"),
         (["x", "--dtype", "int4"], "int4"),
@@ -98,3 +98,55 @@ def test_export_writes_a_folder_that_loads(tmp_path, capsys, line, stored):
     assert cli.main(["generate", "Hello", "-n", "2", "--model", str(tmp_path / "out")]) == 0
     assert cli.main(["export", str(tmp_path / "out")]) == 1
     assert "something already" in capsys.readouterr().err
+
+
+def evaluated(monkeypatch, tmp_path, passed):
+    """Replace the minutes of measuring; the files are read and written as always."""
+    from kvlab.pocket import exam
+
+    found = {"passed": passed, "scores": {"facts": 1}}
+    monkeypatch.setattr(exam, "evaluate", lambda folder, n: found | {"folder": folder, "n": n})
+    monkeypatch.setattr(exam, "as_json", lambda result: json.dumps(result, default=str))
+    monkeypatch.setattr(exam, "as_text", lambda result: f"a table of {result['n']}")
+
+
+def test_eval_says_by_its_status_whether_every_bar_is_passed(monkeypatch, tmp_path, capsys):
+    for passed, status in ((True, 0), (False, 1)):
+        evaluated(monkeypatch, tmp_path, passed)
+        out = tmp_path / "out.json"
+        assert cli.main(["eval", "pocket", "--out", str(out), "--prompts", "3"]) == status
+        assert capsys.readouterr().out == "a table of 3\n"
+        result = json.loads(out.read_text())
+        assert result["passed"] is passed
+        assert result["command"] == "kvlab eval pocket --prompts 3"
+        assert "training" not in result
+        assert cli.main(["eval", "--json"]) == status
+        assert json.loads(capsys.readouterr().out)["n"] == 200
+
+
+def test_eval_finds_the_log_beside_the_folder(monkeypatch, tmp_path, capsys):
+    evaluated(monkeypatch, tmp_path, True)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    log = {"step": 9, "tokens": 5, "seconds": {"learning": 60}, "stage": "a", "facts": 0.9}
+    (tmp_path / "log.jsonl").write_text(json.dumps({"seed": 4}) + "\n" + json.dumps(log))
+    assert cli.main(["eval", str(folder), "--json"]) == 0
+    training = json.loads(capsys.readouterr().out)["training"]
+    assert (training["seed"], training["steps"], training["emerged"]) == (4, 9, {"facts": 9})
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (["--prompts", "0"], "0 prompts were asked for"),
+        (["nowhere"], "'nowhere' was to be evaluated"),
+        (["--out", "no/such/folder/x.json"], "expected a file in a folder that is there"),
+        (["--out", "."], "expected a file in a folder that is there"),
+        (["--log", "nowhere.jsonl"], "nowhere.jsonl is no log of a training run"),
+    ],
+)
+def test_eval_refuses_in_one_sentence(line, named, capsys):
+    assert cli.main(["eval", *line]) == 1
+    seen = capsys.readouterr()
+    assert named in seen.err and seen.out == "" and len(seen.err.splitlines()) == 1

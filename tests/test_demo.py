@@ -47,7 +47,7 @@ def test_json_and_picture(tmp_path, capsys):
     [
         (["demo", " "], "prompt is empty"),
         (["demo", "-n", "0"], "0 new tokens"),
-        (["demo", "-n", "3000"], "at most 1024"),
+        (["demo", "-n", "3000"], "at most 2048"),
         (["demo", "-n", "2", "--plot", "no/such/folder/x.png"], "folder is not there"),
         (["demo", "-n", "2", "--plot", "x.xyz"], "x.xyz"),
     ],

@@ -27,6 +27,17 @@ def test_a_measurement_runs_on_a_toy(name):
     assert result["rows"] and result["machine"]["torch"]
 
 
+def test_the_page_on_policies_runs():
+    text = (ROOT / "docs" / "how-to-add-a-policy.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    assert len(blocks) >= 8
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, "how-to-add-a-policy.md", "exec"), names)
+    assert {"loud_values", "snapkv", "kivi"} <= {r["method"] for r in names["first"]["rows"]}
+    assert any(r["method"] == "both" for r in names["report"]["rows"])
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_and_pictures_are_there(page):
     text = page.read_text(encoding="utf-8")

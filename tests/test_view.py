@@ -69,3 +69,17 @@ def test_each_figure_has_labels_and_shows_itself():
         axes = figure.axes[0]
         assert axes.get_xlabel() and axes.get_ylabel()
         assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_quality_over_bytes_tells_all_methods_apart():
+    names = ["dense", *(f"method {i}" for i in range(24))]
+    recall = {n: [(0.3, 0.5, 0.4, 0.6), (0.6, 0.9, 0.8, 1.0)] for n in names}
+    kl = {n: [(1.0, 0.0, 0.0, 0.0)] if n == "dense" else [(0.3, 0.1, 0.05, 0.2)] for n in names}
+    panels = {("Recall", "right answers"): recall, ("Text", "KL (nats)"): kl}
+    figure = figures.pareto(panels, muted=("dense",))
+    first, second = figure.axes
+    looks = {(a.get_color(), a.get_marker(), a.get_linestyle()) for a in first.lines}
+    assert len(looks) == len(first.lines) == 25
+    assert len(second.lines) == 24 and second.get_yscale() == "log"
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == names
+    assert figure._repr_png_().startswith(b"\x89PNG")

@@ -1,16 +1,44 @@
-"""Compiled kernels, and why one may be missing."""
+"""Compiled kernels, why one may be missing, and how tensors and threads reach those of numba."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
 
 
 def missing(name: str) -> str | None:
     """Why the kernels of one module cannot run here, or None if they can.
 
-    `name` is "cpu" (numba).
+    `name` is "cpu" or "rows" (numba), or "rows_triton".
     """
-    needs = {"cpu": "numba"}[name]
+    needs = {"cpu": "numba", "rows": "numba", "rows_triton": "triton"}[name]
     if importlib.util.find_spec(needs) is None:
         return f"{needs} is not installed (pip install {needs})"
     return None
+
+
+def numbers(stored: Tensor) -> np.ndarray:
+    """A tensor's memory as numpy; half precision as integers of the same bits."""
+    import torch
+
+    bits = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}.get(stored.dtype)
+    return (stored if bits is None else stored.view(bits)).contiguous().numpy()
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """numba's threads for a while."""
+    import numba
+
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)

@@ -9,8 +9,11 @@ Python versions: hence tokenizer.json is committed, and training the model never
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import random
+import sysconfig
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,18 +23,45 @@ from kvlab.pocket import path, world
 
 EOS = "<eos>"  # opens every text and ends every document; id 0
 VOCAB_SIZE = 2048
-CONTEXT = 1024
+CONTEXT = 2048
 # what the tokenizer sees of the world: all kinds, the prose more often, for its rarer words
 MIX = dict.fromkeys(world.WRITERS, 1.0) | {"facts": 3.0, "fact_prose": 3.0, "prose": 3.0}
 
 
-def python_docs() -> tuple[list[str], list[str]]:
-    """Return this Python's own documentation topics: those to train on, and the held-out rest."""
+def python_docs() -> tuple[dict[str, str], dict[str, str]]:
+    """Return this Python's own documentation by name: what to train on, and the held-out tenth.
+
+    It is the topics of `help()` and the docstrings of the standard library, a text for each topic
+    and each module. A hash of the name holds a text out.
+    """
     from pydoc_data.topics import topics
 
-    texts = [topics[name] for name in sorted(topics)]
-    cut = int(len(texts) * 0.85)
-    return texts[:cut], texts[cut:]
+    found = {f"topic {name}": text for name, text in topics.items()}
+    library = Path(sysconfig.get_path("stdlib"))
+    for file in sorted(library.rglob("*.py")):
+        module = file.relative_to(library).with_suffix("")
+        if NOT_DOCUMENTED.isdisjoint(module.parts):
+            found[f"module {'.'.join(module.parts)}"] = docstrings(file)
+    found = {name: found[name] for name in sorted(found) if len(found[name]) >= 500}
+    held = {name for name in found if zlib.crc32(name.encode()) % 10 == 0}
+    return (
+        {name: text for name, text in found.items() if name not in held},
+        {name: text for name, text in found.items() if name in held},
+    )
+
+
+NOT_DOCUMENTED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages"}
+
+
+def docstrings(file: Path) -> str:
+    """Join all docstrings of a source file; nothing where it cannot be read."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, owners)]
+    return "\n\n".join(text for text in found if text)
 
 
 def texts(n_documents: int = 8000, docs_chars: int = 200_000, seed: int = 1) -> Iterator[str]:
@@ -39,7 +69,9 @@ def texts(n_documents: int = 8000, docs_chars: int = 200_000, seed: int = 1) -> 
     rng = random.Random(seed)
     for _ in range(n_documents):
         yield world.text_of(world.document(rng, 200, MIX))
-    yield "\n".join(python_docs()[0])[:docs_chars]
+    docs = "\n".join(python_docs()[0].values())
+    for start in range(0, len(docs), len(docs) // 20 + 1):
+        yield docs[start : start + docs_chars // 20]
 
 
 def train(corpus: Iterator[str], vocab_size: int = VOCAB_SIZE) -> Tokenizer:
@@ -106,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     n_tokens = sum(len(ids_of(tokenizer, text)) for text in sample)
     n_words = sum(len(text.split()) for text in sample)
     print(f"{tokenizer.get_vocab_size()} tokens; {n_tokens / n_words:.2f} a word of the world")
-    held = "\n".join(python_docs()[1])[:100_000]
+    held = "\n".join(python_docs()[1].values())[:100_000]
     n_held = len(ids_of(tokenizer, held))
     print(f"{len(held.encode()) / n_held:.2f} bytes a token of held-out documentation")
     lists = {

@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from kvlab.config import ModelConfig
 from kvlab.model import Transformer
 from kvlab.pocket import bpe, evaluate, path, world
 from kvlab.pocket.muon import Muon
+from kvlab.progress import progress
 
 CONFIG = ModelConfig(
     vocab_size=bpe.VOCAB_SIZE,
@@ -53,8 +54,8 @@ CONFIG = ModelConfig(
 )
 LEARNING_RATE = 3e-3
 WARMUP_STEPS = 60
-DECAY_SHARE = 0.4  # the last part of all steps, in which the learning rate falls
-FULL_MINUTES = 50  # what the schedule below takes on one core of the machine in the model card
+# what the schedule below, and its stages on 128 tokens, take on one core of the card's machine
+FULL_MINUTES, CAMP_MINUTES = 50, 20
 EXTRA_STEPS = 300  # what a stage gets once more when its gate fails
 N_EXTENSIONS = 2  # how often, in the whole run
 
@@ -70,38 +71,60 @@ REPETITION = {
 }
 RELATIONS = {
     "facts": 0.07,
-    "prose": 0.06,
-    "story": 0.05,
-    "key_value": 0.36,
-    "copy": 0.12,
-    "repeat": 0.12,
-    "pair": 0.22,
+    "prose": 0.05,
+    "story": 0.12,
+    "key_value": 0.33,
+    "copy": 0.11,
+    "repeat": 0.11,
+    "pair": 0.21,
 }
 CODES = {
-    "facts": 0.07,
-    "prose": 0.06,
+    "facts": 0.06,
+    "prose": 0.04,
+    "story": 0.18,
+    "key_value": 0.15,
+    "codes": 0.14,
+    "profiles": 0.09,
+    "latest": 0.06,
+    "counting": 0.05,
+    "numbers": 0.14,
+    "copy": 0.02,
+    "repeat": 0.02,
+    "pair": 0.05,
+}
+ANSWERS = {
+    "facts": 0.40,
+    "fact_prose": 0.10,
+    "prose": 0.25,
     "story": 0.05,
-    "key_value": 0.25,
-    "codes": 0.17,
-    "numbers": 0.22,
-    "copy": 0.04,
-    "repeat": 0.04,
-    "pair": 0.10,
+    "copy": 0.10,
+    "repeat": 0.10,
 }
 EVERYTHING = {
-    "facts": 0.14,
+    "facts": 0.12,
     "fact_prose": 0.04,
     "prose": 0.12,
     "story": 0.09,
-    "key_value": 0.24,
+    "key_value": 0.20,
     "codes": 0.06,
-    "needle": 0.20,
-    "numbers": 0.04,
-    "copy": 0.02,
-    "repeat": 0.02,
-    "pair": 0.03,
+    "needle": 0.17,
+    "profiles": 0.06,
+    "latest": 0.05,
+    "counting": 0.03,
+    "numbers": 0.03,
+    "copy": 0.01,
+    "repeat": 0.01,
+    "pair": 0.01,
 }
-KINDS_GATE = {"recall password": 0.8, "recall color": 0.8, "recall pet": 0.8, "recall place": 0.8}
+KINDS_GATE = {
+    "recall password": 0.8,
+    "recall color": 0.8,
+    "recall pet": 0.8,
+    "recall place": 0.8,
+    "recall code": 0.5,
+    "where": 0.6,
+    "has": 0.6,
+}
 
 
 @dataclass(frozen=True)
@@ -109,7 +132,7 @@ class Stage:
     """Steps on windows of one length, drawn from one mix; `gate` maps a skill to its least share.
 
     `docs` of the windows are Python's documentation; `long` of the rest start with one document
-    that fills the window.
+    that fills the window. The learning rate goes evenly from the first `rate` to the second.
     """
 
     name: str
@@ -120,25 +143,38 @@ class Stage:
     docs: float = 0.0
     long: float = 0.0
     gate: dict[str, float] = field(default_factory=dict)
+    rate: tuple[float, float] = (LEARNING_RATE, LEARNING_RATE)
 
 
 SCHEDULE = (
     Stage("repetition", 128, 400, 2048, REPETITION),
     Stage("relations", 128, 1300, 2048, RELATIONS, gate={"recall password": 0.8}),
-    Stage("codes", 128, 300, 2048, CODES, gate=KINDS_GATE),
-    Stage("everything 256", 256, 300, 4096, EVERYTHING, docs=0.10, long=0.15),
-    Stage("everything 512", 512, 300, 4096, EVERYTHING, docs=0.08, long=0.35),
+    Stage("codes", 128, 400, 2048, CODES, gate=KINDS_GATE),
+    Stage("everything 256", 256, 450, 4096, EVERYTHING, 0.70, 0.15, rate=(3e-3, 3e-3)),
+    Stage("everything 512", 512, 400, 4096, EVERYTHING, 0.60, 0.35, rate=(3e-3, 2.2e-3)),
+    Stage("everything 1024", 1024, 450, 4096, EVERYTHING, 0.50, 0.50, rate=(2.2e-3, 0.8e-3)),
     Stage(
-        "everything 1024",
-        1024,
-        400,
+        "everything 2048",
+        2048,
+        250,
         4096,
         EVERYTHING,
-        docs=0.08,
-        long=0.50,
-        gate=KINDS_GATE | {"recall password 256": 0.95, "facts": 0.95},
+        docs=0.30,
+        long=0.60,
+        rate=(0.8e-3, 0.02e-3),
+        gate=KINDS_GATE
+        | {
+            "recall code": 0.9,
+            "recall password 256": 0.95,
+            "recall password 950": 0.9,
+            "two kinds": 0.8,
+            "where": 0.8,
+            "has": 0.8,
+            "facts": 0.95,
+        },
     ),
 )
+CAMP = SCHEDULE[:3]
 
 
 class GateFailed(RuntimeError):
@@ -152,7 +188,7 @@ class Feeder:
     def __init__(self, tokenizer: Tokenizer, docs: Sequence[str] | None = None) -> None:
         self.tokenizer = tokenizer
         self.docs = bpe.ids_of(
-            tokenizer, "\n\n".join(bpe.python_docs()[0] if docs is None else docs)
+            tokenizer, "\n\n".join(bpe.python_docs()[0].values() if docs is None else docs)
         )
 
     def encoded(self, document: world.Document) -> tuple[list[int], list[float]]:
@@ -255,7 +291,7 @@ class Run:
         schedule: Sequence[Stage] = SCHEDULE,
         feeder: Feeder | None = None,
         probe: evaluate.Skills | None = None,
-        report_every: int = 100,
+        report_every: int = 200,
         keep_going: bool = False,
     ) -> None:
         self.seed, self.out, self.schedule = seed, out, schedule
@@ -273,10 +309,10 @@ class Run:
 
     # -- one step
     def rate(self) -> float:
-        """Return the learning rate of the step to come: rise, hold, fall to 2 %."""
-        share = self.step / sum(self.stage_steps)
-        fall = 1.0 if share < 1 - DECAY_SHARE else max(0.02, (1 - share) / DECAY_SHARE)
-        return LEARNING_RATE * min(1.0, (self.step + 1) / WARMUP_STEPS) * fall
+        """Return the learning rate of the step to come."""
+        first, last = self.schedule[self.stage].rate
+        share = self.step_in_stage / self.stage_steps[self.stage]
+        return (first + (last - first) * share) * min(1.0, (self.step + 1) / WARMUP_STEPS)
 
     def learn(self) -> None:
         """Take one step."""
@@ -311,13 +347,14 @@ class Run:
 
         Raises: GateFailed, unless the run keeps going.
         """
-        with progress(sum(self.stage_steps)) as show:
+        with progress() as show:
             while self.stage < len(self.schedule):
                 while self.step_in_stage < self.stage_steps[self.stage]:
                     if self.step == stop_after:
                         return
                     self.learn()
-                    show(self)
+                    what = f"{self.schedule[self.stage].name}, loss {self.loss:.2f}"
+                    show(self.step, what, sum(self.stage_steps))
                     at_end = self.step_in_stage == self.stage_steps[self.stage]
                     if self.step % self.report_every == 0 and not at_end:
                         self.report()
@@ -387,7 +424,7 @@ class Run:
             "writer_state": [version, list(numbers), gauss],
             "torch_state": torch.get_rng_state(),
             "seed": self.seed,
-            "schedule": schedule_name(self.schedule),
+            "schedule": [fingerprint(stage) for stage in self.schedule],
             "stage_steps": self.stage_steps,
             "stage": self.stage,
             "step_in_stage": self.step_in_stage,
@@ -411,54 +448,41 @@ class Run:
         if not self.checkpoint.exists():
             raise ValueError(f"nothing to resume: there is no {self.checkpoint}")
         state = torch.load(self.checkpoint, weights_only=True)
-        for what, mine in (("seed", self.seed), ("schedule", schedule_name(self.schedule))):
-            if state[what] != mine:
-                raise ValueError(f"{self.checkpoint} has {what} {state[what]}, not {mine}")
+        if state["seed"] != self.seed:
+            raise ValueError(f"{self.checkpoint} has seed {state['seed']}, not {self.seed}")
+        begun = state["stage"] + (state["step_in_stage"] > 0)
+        if state["schedule"][:begun] != [fingerprint(stage) for stage in self.schedule[:begun]]:
+            raise ValueError(f"{self.checkpoint} is of another schedule: what it did has changed")
         self.model.load_state_dict(state["model"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         version, numbers, gauss = state["writer_state"]
         self.rng.setstate((version, tuple(numbers), gauss))
         torch.set_rng_state(state["torch_state"])
-        for name in ("stage_steps", "stage", "step_in_stage", "step", "tokens", "extensions"):
+        self.stage_steps[:begun] = state["stage_steps"][:begun]
+        for name in ("stage", "step_in_stage", "step", "tokens", "extensions"):
             setattr(self, name, state[name])
         self.failed, self.loss, self.seconds = state["failed"], state["loss"], state["seconds"]
 
 
-def schedule_name(schedule: Sequence[Stage]) -> str:
-    """Name a schedule by a hash of all its numbers."""
-    return hashlib.sha256(repr(schedule).encode()).hexdigest()[:12]
+def fingerprint(stage: Stage) -> str:
+    """Name a stage by a hash of all its numbers."""
+    return hashlib.sha256(repr(stage).encode()).hexdigest()[:12]
 
 
-def scaled(schedule: Sequence[Stage], minutes: float) -> tuple[Stage, ...]:
-    """Return the schedule with every stage's steps scaled to take about this long."""
-    share = minutes / FULL_MINUTES
-    return tuple(
-        Stage(**vars(stage) | {"steps": max(1, round(stage.steps * share))}) for stage in schedule
-    )
+def schedule_for(minutes: float) -> tuple[Stage, ...]:
+    """Return the stages that fit into so many minutes of the card's machine.
 
-
-@contextmanager
-def progress(n_steps: int) -> Iterator[Any]:
-    """Give a function that shows a run's progress: a bar on a terminal, else nothing."""
-    if not sys.stderr.isatty():
-        yield lambda run: None
-        return
-    try:
-        from rich.console import Console
-        from rich.progress import Progress
-    except ImportError:
-        yield lambda run: print(f"\rstep {run.step} of {n_steps}", end="", file=sys.stderr)
-        return
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("training", total=n_steps)
-
-        def show(run: Run) -> None:
-            name = run.schedule[run.stage].name
-            total = sum(run.stage_steps)
-            bar.update(task, completed=run.step, total=total, description=f"{name} {run.loss:.2f}")
-
-        yield show
+    The stages on 128 tokens, in which recall emerges, are kept whole, and what is left goes to the
+    long ones; their gate asks nothing of a run that is cut short. In less time than that nothing
+    would be recalled: the run learns to answer questions instead.
+    """
+    if minutes < CAMP_MINUTES:
+        steps = round(minutes / CAMP_MINUTES * sum(stage.steps for stage in CAMP))
+        return (Stage("answers", 128, max(1, steps), 2048, ANSWERS, rate=(3e-3, 0.3e-3)),)
+    share = (minutes - CAMP_MINUTES) / (FULL_MINUTES - CAMP_MINUTES)
+    long = (replace(stage, steps=max(1, round(stage.steps * share))) for stage in SCHEDULE[3:])
+    return (*CAMP, *(replace(stage, gate=stage.gate if share >= 1 else {}) for stage in long))
 
 
 def export(model: Transformer, folder: Path) -> None:
@@ -483,8 +507,21 @@ def provenance(feeder: Feeder) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "tokenizer_sha256": evaluate.sha256(path() / "tokenizer.json"),
-        "docs_sha256": hashlib.sha256("\n\n".join(bpe.python_docs()[0]).encode()).hexdigest(),
+        "docs_sha256": hashlib.sha256(
+            "\n\n".join(bpe.python_docs()[0].values()).encode()
+        ).hexdigest(),
     }
+
+
+def draw_curve(out: Path) -> None:
+    """Draw how the skills came, where matplotlib is installed."""
+    try:
+        from kvlab.pocket import curve
+    except ImportError:
+        print("matplotlib is not installed: no learning curve is drawn from log.jsonl")
+        return
+    if curve.draw([out / "log.jsonl"], out / "curve.png"):
+        print(f"Learning curve: {out / 'curve.png'}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -501,21 +538,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     schedule = SCHEDULE
-    if args.minutes:
-        schedule = scaled(SCHEDULE, args.minutes)
-        share = args.minutes / FULL_MINUTES
-        print(f"{share:.0%} of the full schedule's steps; the gates stay as they are.")
-        if share < 1:
-            print("Expect a worse model, or a failed gate: recall emerges late in the boot camp.")
+    if args.minutes is not None:
+        if not args.minutes > 0:
+            parser.error(f"--minutes {args.minutes:g} was asked for; expected more than 0")
+        schedule = schedule_for(args.minutes)
+        steps = ", ".join(f"{stage.steps} of {stage.name!r}" for stage in schedule)
+        print(f"Of the {FULL_MINUTES} minutes of the full schedule, {args.minutes:g}: {steps}.")
+        if args.minutes < CAMP_MINUTES:
+            print("So short a run learns to answer questions, but to recall nothing.")
     run = Run(args.seed, args.out, schedule=schedule, keep_going=args.keep_going)
     if args.resume:
-        run.resume()
+        try:
+            run.resume()
+        except ValueError as refused:
+            parser.error(str(refused))
+    elif run.checkpoint.exists():
+        parser.error(
+            f"{run.checkpoint} is there already: --resume goes on from it, another --out leaves it"
+        )
     run.note(seed=args.seed, parameters=run.model.config.n_params, **provenance(run.feeder))
     try:
         run.train()
     except GateFailed as failure:
         print(f"FAILED {failure}", file=sys.stderr)
         return 3
+    finally:
+        draw_curve(args.out)
     spent = ", ".join(f"{value / 60:.1f} min {what}" for what, value in run.seconds.items())
     total = sum(run.seconds.values()) / 60
     print(f"{run.step} steps, {run.tokens / 1e6:.2f} M tokens, {total:.1f} minutes ({spent})")

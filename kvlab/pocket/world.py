@@ -6,9 +6,10 @@ seed is one corpus. Look at some with
 
     python -m kvlab.pocket.world --kind needle --n 3 --seed 0
 
-Two things never occur in what the writers below produce, so that knowing can be told from
-remembering: a held-out (person, value) pair in a relation or a pair list, and a held-out
-(country, phrasing) question. A tenth of each is held out, by a hash of their names.
+Three things never occur in what the writers below produce, so that knowing can be told from
+remembering: a held-out (person, value) pair in a relation or a pair list, a stranger in either,
+and a held-out (country, phrasing) question. A tenth of pairs and questions is held out, by a hash
+of their names; strangers are eight people of whom nothing is ever told but harmless events.
 """
 
 # ruff: noqa: SIM905  (tables of words are easier to read, and to add to, as text)
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -50,6 +52,8 @@ Mike Mona Nick Nina Noah Nora Olga Oscar Otto Owen Paul Paula Peter Philip Quinn
 Ruth Sam Sara Simon Sophie Stan Steve Tara Ted Theo Tina Tom Uma Ursula Vera Victor Vince Wade
 Walter Wendy Yara Yuri Zoe
 """.split()
+STRANGERS = "Bella Emil Finn Hazel Jonas Mona Stan Yara".split()
+TOLD = [name for name in NAMES if name not in STRANGERS]  # those who may have a relation
 ANIMALS = """
 tiger lion horse eagle rabbit monkey camel whale zebra snake mouse sheep goat duck wolf bear panda
 turtle shark parrot
@@ -190,8 +194,8 @@ ROYALS = [
     "The king is the husband of the queen.",
     "The prince is the son of the king and the queen.",
     "The princess is the daughter of the king and the queen.",
-    "{0} is the queen of {1}. She rules the land.",
-    "{0} is the king of {1}. He rules the land.",
+    "The queen of {1} rules the land. {0} met her.",
+    "The king of {1} rules the land. {0} met him.",
     "The queen sat on the throne and {0} bowed.",
     "The king sat on the throne and {0} bowed.",
     "A man can be a king. A woman can be a queen.",
@@ -226,7 +230,7 @@ KINDS: dict[str, list[str] | None] = {
 }
 LABELS = ["Story:", "Facts:", "Read:"]
 ONE_LINE = 0.3  # share of chats written on one line, as "System: … User: … Assistant: …"
-DIRECT = 0.4  # share of looked-up answers that are the value alone
+DIRECT = 0.5  # share of looked-up answers that are the value alone
 
 
 # --------------------------------------------------------------------------------- what is held out
@@ -333,7 +337,14 @@ def filler_sentence(rng: random.Random, names: Sequence[str] = NAMES) -> str:
     form, rest = EVENTS[which]
     person, other = rng.choice(names), rng.choice(names)
     thing, place, look = rng.choice(THINGS), rng.choice(PLACES), rng.choice(LOOKS)
-    return form.format(person, other, thing, place, look, rng.choice(rest) if rest else "")
+    return with_articles(
+        form.format(person, other, thing, place, look, rng.choice(rest) if rest else "")
+    )
+
+
+def with_articles(text: str) -> str:
+    """Write "an" before a vowel."""
+    return re.sub(r"\b([Aa]) (?=[aeio])", r"\1n ", text)
 
 
 # ---------------------------------------------------------------------------------------- relations
@@ -349,8 +360,16 @@ class Relation(NamedTuple):
         return f"The {self.kind} of {self.name} is {self.value}."
 
     @property
+    def changed_sentence(self) -> str:
+        return f"Now the {self.kind} of {self.name} is {self.value}."
+
+    @property
     def question(self) -> str:
         return f"What is the {self.kind} of {self.name}?"
+
+    @property
+    def question_now(self) -> str:
+        return f"What is the {self.kind} of {self.name} now?"
 
     @property
     def stem(self) -> str:
@@ -365,7 +384,7 @@ def relation(rng: random.Random, name: str, kind: str | None = None) -> Relation
 
 def relations(rng: random.Random, n: int, kind: str | None = None) -> list[Relation]:
     """Make up relations of n different people."""
-    return [relation(rng, name, kind) for name in rng.sample(NAMES, n)]
+    return [relation(rng, name, kind) for name in rng.sample(TOLD, n)]
 
 
 def looked_up(rng: random.Random, told: Relation) -> tuple[str, Document]:
@@ -427,7 +446,7 @@ def fact_prose(rng: random.Random, room: int) -> Document:
 
 
 def prose(rng: random.Random, room: int) -> Document:
-    """Write about the weather, the royal family, lists, or what people did."""
+    """Write about the weather, the royal family, lists, or what people did; at times at length."""
     writer, low, high = rng.choices(
         [
             (weather_sentence, 1, 5),
@@ -437,7 +456,8 @@ def prose(rng: random.Random, room: int) -> Document:
         ],
         [0.25, 0.25, 0.2, 0.3],
     )[0]
-    return [Piece(" ".join(writer(rng) for _ in range(rng.randint(low, high))), PLAIN)]
+    n = rng.randint(low, max(high, room // 14) if rng.random() < 0.3 else high)
+    return [Piece(" ".join(writer(rng) for _ in range(n)), PLAIN)]
 
 
 def story(rng: random.Random, room: int) -> Document:
@@ -465,7 +485,7 @@ def story(rng: random.Random, room: int) -> Document:
         (question, [Piece(stem, STEM), Piece(f" {value}", VALUE), Piece(".", PLAIN)])
         for question, stem, value in asked[: rng.randint(1, 4)]
     ]
-    return story_then_questions(rng, sentences, turns, PLAIN)
+    return story_then_questions(rng, sentences, turns)
 
 
 def key_value(rng: random.Random, room: int, kind: str | None = "draw") -> Document:
@@ -488,15 +508,16 @@ def codes(rng: random.Random, room: int) -> Document:
     return key_value(rng, min(room, 200), "code")
 
 
-def hidden_in(rng: random.Random, told: list[Relation], room: int, names: Sequence[str]):
-    """Hide relations at random places of a filler text of about `room` tokens; return sentences."""
+def hidden_in(rng: random.Random, told: list[str], room: int, names: Sequence[str]) -> list[str]:
+    """Hide sentences, in their order, in a filler text of about `room` tokens together."""
     sentences: list[str] = []
-    length = sum(about_tokens(one.sentence) for one in told)
+    length = sum(about_tokens(sentence) for sentence in told)
     while length < room:
         sentences.append(filler_sentence(rng, names))
         length += about_tokens(sentences[-1])
-    for one in told:
-        sentences.insert(rng.randint(0, len(sentences)), one.sentence)
+    places = sorted((rng.randint(0, len(sentences)) for _ in told), reverse=True)
+    for place, sentence in zip(places, reversed(told), strict=True):
+        sentences.insert(place, sentence)
     return sentences
 
 
@@ -510,9 +531,75 @@ def needle(rng: random.Random, room: int) -> Document:
     n = rng.randint(1, 4)
     kind = None if rng.random() < 0.5 else rng.choice(list(KINDS))
     told = relations(rng, n, kind)
-    sentences = hidden_in(rng, told, rng.randint(40, max(60, room - 60)), NAMES)
+    length = rng.randint(40, max(60, room - 60))
+    sentences = hidden_in(rng, [one.sentence for one in told], length, NAMES)
     asked = rng.sample(told, rng.randint(1, n))
     return story_then_questions(rng, sentences, [looked_up(rng, one) for one in asked])
+
+
+def profiles(rng: random.Random, room: int) -> Document:
+    """Tell two or three things about each of some people: kind and name decide together."""
+    people = rng.sample(TOLD, rng.randint(2, max(2, min(6, room // 45))))
+    told = [
+        relation(rng, name, kind)
+        for name in people
+        for kind in rng.sample(list(KINDS), rng.randint(2, 3))
+    ]
+    rng.shuffle(told)
+    sentences = hidden_in(rng, [one.sentence for one in told], _some_room(rng, room), NAMES)
+    asked = rng.sample(told, rng.randint(1, min(4, len(told))))
+    return story_then_questions(rng, sentences, [looked_up(rng, one) for one in asked])
+
+
+def latest(rng: random.Random, room: int) -> Document:
+    """Tell relations that change, "Now the code of Anna is 4821."; ask what holds now."""
+    kind = None if rng.random() < 0.3 else rng.choice(list(KINDS))
+    people = rng.sample(TOLD, rng.randint(2, max(2, min(5, room // 40))))
+    turns = [name for name in people for _ in range(rng.choice([1, 2, 2, 3]))]
+    rng.shuffle(turns)
+    now: dict[str, Relation] = {}
+    sentences = []
+    for name in turns:
+        before = now.get(name)
+        now[name] = changed(rng, before) if before else relation(rng, name, kind)
+        sentences.append(now[name].changed_sentence if before else now[name].sentence)
+    sentences = hidden_in(rng, sentences, _some_room(rng, room), NAMES)
+    asked = rng.sample(list(now.values()), rng.randint(1, len(now)))
+    turns = [(one.question_now, looked_up(rng, one)[1]) for one in asked]
+    return story_then_questions(rng, sentences, turns)
+
+
+def changed(rng: random.Random, before: Relation) -> Relation:
+    """Make up another value for the same relation."""
+    while True:
+        after = relation(rng, before.name, before.kind)
+        if after.value != before.value:
+            return after
+
+
+def counting(rng: random.Random, room: int) -> Document:
+    """Let people see animals, one to six each; ask how many somebody saw."""
+    people = rng.sample(NAMES, rng.randint(1, 3))
+    seen = [name for name in people for _ in range(rng.randint(1, 6))]
+    rng.shuffle(seen)
+    others = [name for name in NAMES if name not in people]
+    told = [with_articles(f"{name} saw a {rng.choice(ANIMALS)}.") for name in seen]
+    sentences = hidden_in(rng, told, _some_room(rng, room), others)
+    turns = []
+    for name in rng.sample(people, len(people)):
+        n = seen.count(name)
+        answer = [
+            Piece(f" {name} saw", STEM),
+            Piece(f" {NUMBERS[n - 1]}", VALUE),
+            Piece(" animals." if n > 1 else " animal.", PLAIN),
+        ]
+        turns.append((f"How many animals did {name} see?", answer))
+    return story_then_questions(rng, sentences, turns)
+
+
+def _some_room(rng: random.Random, room: int) -> int:
+    """Draw how long a text with few facts should get: often no longer than they are."""
+    return 0 if rng.random() < 0.5 else rng.randint(0, max(0, room - 60))
 
 
 def long(rng: random.Random, room: int) -> Document:
@@ -522,7 +609,8 @@ def long(rng: random.Random, room: int) -> Document:
     told = relations(rng, n, kind)
     inside = {one.name for one in told}
     names = NAMES if rng.random() < 0.5 else [name for name in NAMES if name not in inside]
-    sentences = hidden_in(rng, told, int((room - 60) * rng.uniform(0.55, 1.0)), names)
+    length = int((room - 60) * rng.uniform(0.55, 1.0))
+    sentences = hidden_in(rng, [one.sentence for one in told], length, names)
     asked = rng.sample(told, min(n, rng.randint(2, 5)))
     turns = [looked_up(rng, one) for one in asked]
     return story_then_questions(rng, sentences, turns, NOISE)
@@ -553,7 +641,7 @@ def repeat(rng: random.Random, room: int) -> Document:
 
 def pair(rng: random.Random, room: int) -> Document:
     """Say who goes with what, "Anna tiger, Tom lion,", then say it again in another order."""
-    names = rng.sample(NAMES, rng.randint(2, 8))
+    names = rng.sample(TOLD, rng.randint(2, 8))
     values = [value_for(rng, name, WORDS + PLACES, held=False) for name in names]
     return said_twice(rng, list(zip(names, values, strict=True)), len(names))
 
@@ -579,7 +667,7 @@ def number_strings(rng: random.Random, room: int) -> Document:
     if dice < 0.6:
         text = "".join(f" {draw()}" for _ in range(rng.randint(1, 4)))
         return [Piece(text, NOISE)] + [Piece(text, STEM)] * rng.randint(1, 3)
-    names = rng.sample(NAMES, rng.randint(2, 6))
+    names = rng.sample(TOLD, rng.randint(2, 6))
     pairs = [(name, value_for(rng, name, None, held=False)) for name in names]
     return said_twice(rng, pairs, min(len(pairs), 4))
 
@@ -592,6 +680,9 @@ WRITERS: dict[str, Callable[[random.Random, int], Document]] = {
     "key_value": key_value,
     "codes": codes,
     "needle": needle,
+    "profiles": profiles,
+    "latest": latest,
+    "counting": counting,
     "long": long,
     "copy": copy,
     "repeat": repeat,
@@ -633,18 +724,24 @@ def recall_prompt(
     n_tokens: int,
     kind: str = "password",
     held_out: bool = True,
+    *,
+    names: Sequence[str] = TOLD,
+    depth: float | None = None,
 ) -> RecallPrompt:
     """Hide relations of one kind in filler and ask for one; held-out pairs unless told otherwise.
 
-    All names and all values differ. Prompt and stem together, with the token that opens a text,
-    take at most `n_tokens` tokens and at most a sentence fewer; 0 means no filler at all.
-    `count_tokens` counts those of a text alone.
+    All names and all values differ. With `depth` that share of the other sentences comes before
+    the one that is asked for: 0 puts it first, 1 last. Prompt and stem together, with the token
+    that opens a text, take at most `n_tokens` tokens and at most a sentence fewer; 0 means no
+    filler at all. `count_tokens` counts those of a text alone.
 
     Raises: ValueError if the relations alone are longer, or there are too few values.
     """
     if kind not in KINDS:
         raise ValueError(f"no relation is called {kind!r}: choose one of {', '.join(KINDS)}")
-    told = _distinct(rng, n_relations, kind, held_out)
+    if depth is not None and not 0 <= depth <= 1:
+        raise ValueError(f"a depth of {depth} was asked for; expected a share from 0 to 1")
+    told = _distinct(rng, n_relations, kind, held_out, names)
     asked = rng.choice(told)
     question = f"\nUser: {asked.question}\nAssistant:"
     used = 1 + count_tokens("Story:" + question + asked.stem)
@@ -658,18 +755,21 @@ def recall_prompt(
         if used > n_tokens:
             break
         sentences.append(sentence)
-    for one in told:
-        sentences.insert(rng.randint(0, len(sentences)), one.sentence)
+    for one in [*(one for one in told if one != asked), asked]:
+        place = rng.random() if depth is None or one != asked else depth
+        sentences.insert(round(place * len(sentences)), one.sentence)
     in_order = sorted(told, key=lambda one: sentences.index(one.sentence))
     prompt = f"Story: {' '.join(sentences)}{question}"
     return RecallPrompt(prompt, asked.stem, f" {asked.value}", asked, in_order)
 
 
-def _distinct(rng: random.Random, n: int, kind: str, held: bool) -> list[Relation]:
+def _distinct(
+    rng: random.Random, n: int, kind: str, held: bool, names: Sequence[str]
+) -> list[Relation]:
     """Make up relations of n people with n values, their pairs held out or not."""
     values = KINDS[kind] or [digits(rng, 4) for _ in range(50 * n)]
     told: list[Relation] = []
-    for name in rng.sample(NAMES, len(NAMES)):
+    for name in rng.sample(names, len(names)):
         taken = {one.value for one in told}
         free = [v for v in values if v not in taken and held_out(name, v) == held]
         if len(told) < n and free:

@@ -113,3 +113,66 @@ def milliseconds_per_token(
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
     return figure
+
+
+_STYLES = [
+    (colour, marker, line)
+    for marker, line in (("o", "-"), ("s", "--"), ("^", ":"), ("P", "-."))
+    for colour in (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
+]
+_MUTED = [("black", "*", ""), ("black", "X", ""), (GREY, "v", ":"), (GREY, "D", "--")]
+
+
+def pareto(
+    panels: Mapping[tuple[str, str], Mapping[str, Sequence[tuple[float, float, float, float]]]],
+    muted: Sequence[str] = (),
+) -> Picture:
+    """Quality over the share of bytes, a panel for each (title, label) and a line for each method.
+
+    A point is (share of bytes, value, low, high). Methods named in `muted` are grey: they are what
+    the others are compared with. Values of 0 are not drawn in a panel whose label begins with "KL",
+    which is logarithmic; the others go from 0 to 1.
+    """
+    every = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    columns = 1 + len(every) // 20
+    height = max(4.2, 0.5 + 0.23 * -(-len(every) // columns))
+    figure = Picture(
+        figsize=(4.3 * len(panels) + 1.9 * columns, height), layout="constrained", facecolor="white"
+    )
+    drawn = [name for name in every if name not in muted]
+    styles = {name: _STYLES[i % len(_STYLES)] for i, name in enumerate(drawn)}
+    styles |= dict(zip([name for name in muted if name in every], _MUTED, strict=False))
+    handles = {}
+    for axes, ((title, label), curves) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for name, points in curves.items():
+            some = [p for p in sorted(points) if p[1] > 0 or not label.startswith("KL")]
+            if some:
+                handles[name] = _curve(axes, some, styles[name], name)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("share of the dense cache's bytes")
+        axes.set_ylabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#E5E5E5", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.set_xlim(0, 1.03)
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
+        if label.startswith("KL"):
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(0, 1.03)
+            axes.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
+    figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False,
+                  fontsize=9, ncols=columns)  # fmt: skip
+    return figure
+
+
+def _curve(axes, points: Sequence[tuple[float, float, float, float]], style, name: str):
+    """A line with markers, and thin bars for the intervals."""
+    colour, marker, line = style
+    x, y, low, high = zip(*points, strict=True)
+    axes.vlines(x, low, high, color=colour, linewidth=1, alpha=0.35)
+    (drawn,) = axes.plot(x, y, color=colour, marker=marker, linestyle=line, linewidth=1.6,
+                         markersize=6, label=name, clip_on=False)  # fmt: skip
+    return drawn
