@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from kvlab import ModelConfig, Transformer
-from kvlab.measure import machine
+from kvlab.measure import Comparison, machine
 
 # 124.7 million parameters; GQA with four KV heads; nothing but its weights is random
 SHAPE = ModelConfig(
@@ -71,24 +69,14 @@ def peer_generate(
     return out[:, tokens_BS.shape[1] :]
 
 
-@contextmanager
-def threads(n: int) -> Iterator[None]:
-    """torch's threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def over(base: Sequence[float], seconds: Sequence[float]) -> dict[str, float]:
     """How many times as fast as the base: the median of the rounds' ratios, and their range."""
-    ratios = [b / s for b, s in zip(base, seconds, strict=True)]
+    compared = Comparison(tuple(base), tuple(seconds))
+    low, high = compared.spread
     return {
-        "ratio": round(statistics.median(ratios), 3),
-        "ratio_low": round(min(ratios), 3),
-        "ratio_high": round(max(ratios), 3),
+        "ratio": round(compared.ratio, 3),
+        "ratio_low": round(low, 3),
+        "ratio_high": round(high, 3),
     }
 
 

@@ -25,11 +25,10 @@ from benchmarks.common import (
     peer_generate,
     random_model,
     record,
-    threads,
 )
 from kvlab import Transformer, compiled_decode, int8_weights_, stream
 from kvlab.generation import stream_uncached
-from kvlab.measure import decode_work, interleaved, roofline
+from kvlab.measure import decode_work, interleaved, roofline, threads
 
 PROMPT, NEW = 32, 64
 BASE = "transformers, dynamic cache, sdpa"

@@ -28,7 +28,7 @@ def cache(result: Result) -> list[str]:
     grown = result["growth"]
     text = (
         f"Pocket model, {result['prompt_tokens']} prompt tokens, greedy, float32, same tokens both "
-        "ways. For one token a cache gains nothing. From "
+        "ways. For one token a cache only costs. From "
         f"{grown['from_tokens']} to {grown['to_tokens']} tokens after a prompt of "
         f"{grown['prompt_tokens']}, time grows like length to the power {grown['cached']} with a "
         f"cache, {grown['uncached']} without."

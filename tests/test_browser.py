@@ -127,6 +127,13 @@ def opened(browser, lab, path):
     page.close()
 
 
+def _late():
+    """What playwright raises when a wait was in vain; anything else is an error of its own."""
+    from playwright.sync_api import TimeoutError as late
+
+    return late
+
+
 def shoot(page, name):
     if SHOTS:
         page.screenshot(path=str(Path(SHOTS) / f"{name}.png"))
@@ -147,7 +154,7 @@ def run_all(page):
     for attempt in range(6):
         page.locator(".jp-Notebook .jp-Cell").first.click()
         menu(page, "Run", "Run All Cells")
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(_late()):
             page.wait_for_function(begun, timeout=15_000)
             return
         shoot(page, f"run-all-{attempt}")
@@ -181,7 +188,7 @@ def appears(page, selector):
     wanted = page.locator(selector)
     try:
         wanted.first.wait_for(state="attached", timeout=300_000)
-    except Exception:
+    except _late():
         shoot(page, "missing")
         told = page.locator(".jp-Notebook .jp-InputPrompt").all_text_contents()
         status = page.locator(".jp-Notebook-ExecutionIndicator").first.get_attribute("data-status")
@@ -247,7 +254,7 @@ def run_cell(page, text, source=None):
             page.keyboard.press("Control+a")
             page.keyboard.insert_text(source)
         page.keyboard.press("Control+Enter")
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(_late()):
             page.wait_for_function(ran, arg=[node, before], timeout=60_000)
             return
         shoot(page, f"run-cell-{attempt}")
@@ -263,7 +270,7 @@ def says(page, text):
             arg=text,
             timeout=60_000,
         )
-    except Exception:
+    except _late():
         shoot(page, "unsaid")
         told = page.locator(".jp-OutputArea-output").all_text_contents()
         pytest.fail(f"no output says {text!r}, but: {told}")
