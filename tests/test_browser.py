@@ -199,7 +199,7 @@ def appears(page, selector):
 def reads(page, text):
     """Wait until the grid's line of words says this."""
     page.wait_for_function(
-        "t => document.querySelector('.kvlab-cache-grid output').textContent.includes(t)",
+        "t => document.querySelector('[data-panel=CacheGrid] output').textContent.includes(t)",
         arg=text,
         timeout=20_000,
     )
@@ -210,7 +210,7 @@ def test_the_chapter_runs_and_its_slider_moves(browser, lab):
     with opened(browser, lab, path) as page:
         shoot(page, "chapter-top")
         run_all(page)
-        grid = appears(page, ".kvlab-cache-grid")
+        grid = appears(page, "[data-panel=CacheGrid]")
         rests(page)
         grid.scroll_into_view_if_needed()
         slider, status = grid.locator("input[type=range]"), grid.locator("output")

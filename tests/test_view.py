@@ -5,7 +5,7 @@ from base64 import b64decode
 import pytest
 import traitlets
 
-from kvlab.view import CacheGrid, figures
+from kvlab.view import CacheGrid, Panel, figures, svg
 
 TOKENS = ["<eos>", " What", " is", " this", "?", " A", " test"]
 
@@ -58,6 +58,50 @@ def test_steps_that_are_not_there_are_refused():
         with pytest.raises(traitlets.TraitError, match=f"step is {step}"):
             grid.step = step
     assert grid.step == 1
+
+
+class Dial(Panel):
+    """All kinds of controls."""
+
+    n_tokens = traitlets.Int(7).tag(sync=True)
+    turn = traitlets.Float(0.5, min=-1, max=1).tag(sync=True, label="turn", by=0.05)
+    token = traitlets.Int(3).tag(sync=True, label="token", max="n_tokens")
+    scaled = traitlets.Bool(True).tag(sync=True, label="scaled")
+    of = traitlets.Enum(["keys", "values"], "keys").tag(sync=True, label="of")
+
+    def words(self):
+        return f"{self.of} {self.token} {self.turn} {self.scaled}"
+
+    def picture(self):
+        return svg.page(9, 9, self.words(), [svg.box(1, 1, 2, 2, "red", pick={"token": 4})])
+
+
+def test_a_panels_controls_are_its_labelled_traits():
+    dial = Dial(token=2)
+    kinds = {c["name"]: c["kind"] for c in dial.controls}
+    assert kinds == {"turn": "slider", "token": "slider", "scaled": "tick", "of": "choice"}
+    by_name = {c["name"]: c for c in dial.controls}
+    assert (by_name["turn"]["min"], by_name["turn"]["max"], by_name["turn"]["by"]) == (-1, 1, 0.05)
+    assert by_name["token"]["max"] == "n_tokens"
+    assert by_name["of"]["options"] == ["keys", "values"]
+
+
+def test_moving_a_control_draws_again():
+    dial = Dial(token=2)
+    assert repr(dial) == "Dial(keys 2 0.5 True)" and "keys 2" in dial.svg
+    dial.of, dial.turn = "values", -0.5
+    assert dial.status == "values 2 -0.5 True" and "values 2 -0.5" in dial.svg
+    with pytest.raises(traitlets.TraitError):
+        dial.of = "queries"
+    root = ElementTree.fromstring(dial.svg)
+    picked = [e.get("data-pick") for e in root.iter() if e.get("data-pick")]
+    assert picked == ['{"token": 4}']
+
+
+def test_shades_run_from_orange_over_white_to_blue():
+    assert [svg.shade(v) for v in (-2, -1, 0, 1, 2)] == [
+        svg.ORANGE, svg.ORANGE, "#FFFFFF", svg.BLUE, svg.BLUE,
+    ]  # fmt: skip
 
 
 def test_each_figure_has_labels_and_shows_itself():

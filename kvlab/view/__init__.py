@@ -1,5 +1,6 @@
 """Figures and widgets of the book; they need its extra dependencies (`kvlab[book]`)."""
 
 from kvlab.view.cache_grid import CacheGrid
+from kvlab.view.panel import Panel
 
-__all__ = ["CacheGrid"]
+__all__ = ["CacheGrid", "Panel"]
