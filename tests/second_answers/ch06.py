@@ -1,7 +1,4 @@
-"""A second right answer to each exercise, in another style than the solution's.
-
-They are read as text, as `kvlab grade` reads a notebook's cells.
-"""
+"""Second right answers to chapter 6."""
 
 ANSWERS = {
     "6.1": '''
