@@ -1,0 +1,143 @@
+"""Where the book teaches each idea of the five documents that it implements.
+
+python -m kvlab.course.coverage > docs/coverage.md
+
+The documents: A, notes on inference; B, a summary of the KV cache and pruning; C, study notes on
+attention and inference; D, an article on logits, prefill and decode; E, a course page on the reuse
+of key-value pairs, with its questions.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from kvlab.course import exercises
+
+
+class Idea(NamedTuple):
+    """An idea, the documents it is in, and where it is taught: (chapter, heading), exercises.
+
+    `place` is None while its chapter is not written. `loose` says what is wrong in its wording.
+    """
+
+    says: str
+    sources: str
+    place: tuple[int, str] | None = None
+    graded: tuple[str, ...] = ()
+    loose: str = ""
+
+
+NOT_YET = "not yet"
+IDEAS: tuple[Idea, ...] = (
+    Idea("a query says what a token looks for, a key what it offers, a value what it holds", "A B C"),
+    Idea("one input, three learned matrices", "A B C"),
+    Idea("the three matrices are learned to solve the model's task", "A B C"),
+    Idea("query times key gives the scores", "A B C D"),
+    Idea("the scores are divided by the root of the key's width", "D"),
+    Idea("softmax turns scores into weights", "A B C D"),
+    Idea("the output is a weighted sum of values, of a fixed size", "A B C D"),
+    Idea("the token queen as a query, a key and a value", "A B"),
+    Idea("a token looks at itself and at earlier ones", "D E"),
+    Idea("with all keys and values of the input, information leaks", "E"),
+    Idea("which pairs the query at position 4 uses", "E"),
+    Idea("Today's weather is so: what the attention weights stress", "D"),
+    Idea("each token has a scalar value by its meaning", "D", loose="a weight belongs to a query, a head and a layer"),
+    Idea("high-valued tokens matter most for the prediction", "D", loose="attention is not importance"),
+    Idea("heads have key-value spaces of their own, like libraries in a building", "C"),
+    Idea("one head, many heads; MHA, MQA, GQA", "C"),
+    Idea("MQA is the most conservative way to save", "C", loose="it is the most aggressive"),
+    Idea("heads are concatenated and projected", "C"),
+    Idea("the number of parameters is not the hidden size", "C"),
+    Idea("logits become probabilities, of which the next token is sampled", "C D"),
+    Idea("a block is attention and an MLP; there are many blocks", "C"),
+    Idea("the MLP generates the next token", "C", loose="the head on the last layer's output does"),
+    Idea("the MLP's work is the same for every token and needs no cache", "C"),
+    Idea("each layer has a cache of its own", "C"),
+    Idea("each layer hands the next one its own vector of a token", "C"),
+    Idea("prefill reads the whole prompt at once", "A B C D"),
+    Idea("prefill gives the first new token", "A B C"),
+    Idea("decode makes one token after the other", "A B C D"),
+    Idea("decode ends at the end token or at a limit", "C D"),
+    Idea("the prompt about France: 17 tokens, then 18, 19, 20 in the cache", "A B", loose="a count belongs to a tokenizer"),
+    Idea("the cache is tokens times hidden size", "A B", loose="per layer, keys and values, as wide as the shared heads"),
+    Idea("prefill is fast, decode slow", "A B D"),
+    Idea("decode is computationally intensive", "D", loose="little arithmetic, much memory traffic"),
+    Idea("without a cache every step computes all keys and values again", "A B D E"),
+    Idea("keys and values stay constant once computed", "E", loose="for causal attention at fixed positions"),
+    Idea("the query is thrown away", "C"),
+    Idea("the cache grows by a row a token", "A B C"),
+    Idea("with a cache, attention only processes new tokens", "D", loose="one new query, which reads every row"),
+    Idea("what is reused for the 6th token", "E"),
+    Idea("for the 10th token all nine must be computed again: true or false", "E"),
+    Idea("the 5th token is made with pairs 1 to 4", "E", loose="counting from 1, and of the step that makes it"),
+    Idea("the KV cache is a memory optimisation", "B", loose="it spends memory to save work"),
+    Idea("the savings in work and in time", "A B D"),
+    Idea("attention's work in decode is proportional to the history", "C"),
+    Idea("phases are bound by different things", "A B C"),
+    Idea("longer contexts within limits of memory", "A B"),
+    Idea("tensor and pipeline parallelism", "C"),
+    Idea("prefill first or decode first", "C"),
+    Idea("what helps depends on model and workload", "C"),
+    Idea("the cache as a matrix of tokens and channels", "B"),
+    Idea("pruning has a direction", "A B"),
+    Idea("per-channel pruning: each column loses entries", "B"),
+    Idea("per-token pruning: each row loses entries", "B"),
+    Idea("score = element x input", "B", loose="absolute values; for keys before the softmax"),
+    Idea("0.8 x 0.1 goes, 0.3 x 0.9 stays", "B"),
+    Idea("output-awareness is smart", "A B", loose="for V per token and K per channel it changes nothing"),
+    Idea("the latest 32 tokens stay dense", "B"),
+    Idea("pruning makes the cache smaller", "A B", loose="only what is packed or gone"),
+    Idea("a smaller cache is faster", "A B", loose="only when rows are physically gone"),
+    Idea("good pruning keeps quality", "A B"),
+    Idea("everything connects: training, inference, pruning", "A B"),
+)  # fmt: skip
+
+
+def as_markdown() -> str:
+    """The table, in the documents' order of subjects."""
+    lines = [
+        "# What the book covers",
+        "",
+        "Each idea of the five documents that the book implements, and where it is taught and graded.",
+        "Made by `python -m kvlab.course.coverage`; a test checks that every place and exercise is there.",
+        "",
+        *[line.strip() for line in (__doc__ or "").split("\n\n")[2].splitlines()],
+        "",
+        "| idea | from | chapter | exercises |",
+        "| --- | --- | --- | --- |",
+    ]
+    for idea in IDEAS:
+        says = f"{idea.says} ({idea.loose})" if idea.loose else idea.says
+        place = NOT_YET if idea.place is None else f"{idea.place[0]}, {idea.place[1]}"
+        graded = ", ".join(idea.graded) or NOT_YET
+        lines.append(f"| {says} | {idea.sources} | {place} | {graded} |")
+    return "\n".join(lines) + "\n"
+
+
+def missing(chapters: Path) -> list[str]:
+    """Name every place and exercise of the table that is not there."""
+    headings: dict[int, set[str]] = {}
+    for path in chapters.glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+        headings[int(path.stem.split("_")[0])] = {
+            line.lstrip("# ") for line in text.splitlines() if line.startswith("#")
+        }
+    known = {exercise.number for exercise in exercises.ALL}
+    lacking = [
+        f"{idea.says}: chapter {idea.place[0]} has no heading {idea.place[1]!r}"
+        for idea in IDEAS
+        if idea.place and idea.place[1] not in headings.get(idea.place[0], set())
+    ]
+    return lacking + [
+        f"{idea.says}: there is no exercise {number}"
+        for idea in IDEAS
+        for number in idea.graded
+        if number not in known
+    ]
+
+
+if __name__ == "__main__":
+    print(as_markdown(), end="")
