@@ -132,7 +132,8 @@ class Stage:
     """Steps on windows of one length, drawn from one mix; `gate` maps a skill to its least share.
 
     `docs` of the windows are Python's documentation; `long` of the rest start with one document
-    that fills the window, and `far` of these ask for what their first sentence told. The learning rate goes evenly from the first `rate` to the second.
+    that fills the window, and `far` of these ask for what their first sentence told. The learning
+    rate goes evenly from the first `rate` to the second.
     """
 
     name: str
