@@ -92,6 +92,18 @@ class KVCache:
         return self.pos_LBGT.shape[3]
 
     @property
+    def n_kv_heads(self) -> int:
+        return self._row_shape[1]
+
+    @property
+    def head_dim(self) -> int:
+        return self._row_shape[2]
+
+    @property
+    def device(self) -> torch.device:
+        return self.pos_LBGT.device
+
+    @property
     def length(self) -> int:
         """Slots that every layer has filled."""
         return min(self._used_L)
