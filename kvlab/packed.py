@@ -3,9 +3,9 @@
 L layers, B rows of the batch, G key/value heads, T slots, S new tokens, D head width, N kept of M.
 
 A rule says how a token's key or value is held once it leaves the window: `PerToken`, `PerChannel`,
-`CodesPerToken`, `CodesPerChannel` or `Dense`. Keys and values each have their own. What a rule
-holds is a few tensors whose third axis is time, so the cache can take memory once and write in
-place, whatever the rule is.
+`Channels`, `CodesPerToken`, `CodesPerChannel` or `Dense`. Keys and values each have their own. What
+a rule holds is a few tensors whose third axis is time, so the cache can take memory once and write
+in place, whatever the rule is.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class PerToken:
     unit = 1
 
     def encode(self, x_BGTD: Tensor, score: Tensor | None) -> tuple[Tensor, ...]:
+        if score is None and not self.bits and _packs(x_BGTD):
+            return _largest(x_BGTD, self)
         by = x_BGTD.abs() if score is None else score
         return _parts(rows.pack(x_BGTD, by, self.n_kept, marks=self.marks, bits=self.bits))
 
@@ -67,6 +69,10 @@ class PerToken:
     def unit_bytes(self, width: int, dtype: torch.dtype) -> int:
         """Bytes of `unit` tokens of one head."""
         return rows.row_bytes(width, self.n_kept, dtype, marks=self.marks, bits=self.bits)
+
+    def kind(self, width: int) -> str:
+        """How a row of this width says what it kept: "bitmap" or "index"."""
+        return self.marks or rows.smaller_marks(width, self.n_kept)
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,42 @@ class PerChannel:
         """Bytes of `unit` tokens of one head."""
         row = rows.row_bytes(self.group, self.n_kept, dtype, marks=self.marks, bits=self.bits)
         return width * row
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Every `group` tokens that follow each other keep N whole channels, and the names of these.
+
+    Without a score the channels with the most energy stay. So what `Sparsify` left of keys or
+    values by `think` or `think_v` with `whole_channels` is held exactly: channels that were zeroed
+    have none. A score counts by its sum over the group's tokens.
+    """
+
+    n_kept: int
+    group: int = 32
+    score: Score | None = None
+
+    @property
+    def unit(self) -> int:
+        return self.group
+
+    def encode(self, x_BGTD: Tensor, score: Tensor | None) -> tuple[Tensor, ...]:
+        x_BGUMD = x_BGTD.unflatten(2, (-1, self.group))
+        by = (_wide(x_BGTD) ** 2 if score is None else score).unflatten(2, (-1, self.group)).sum(3)
+        names = rows.pack(by, by, self.n_kept, marks="index").marks
+        at = names[:, :, :, None].long().expand(*x_BGUMD.shape[:-1], -1)
+        return x_BGUMD.gather(-1, at), names
+
+    def decode(self, parts: tuple[Tensor, ...], width: int) -> Tensor:
+        x_BGUMN, names = parts
+        dense = x_BGUMN.new_zeros((*x_BGUMN.shape[:-1], width))
+        at = names[:, :, :, None].long().expand_as(x_BGUMN)
+        return dense.scatter_(-1, at, x_BGUMN).flatten(2, 3)
+
+    def unit_bytes(self, width: int, dtype: torch.dtype) -> int:
+        """Bytes of `unit` tokens of one head."""
+        names = rows.row_bytes(width, self.n_kept, torch.uint8, marks="index") - self.n_kept
+        return self.group * self.n_kept * dtype.itemsize + names
 
 
 @dataclass(frozen=True)
@@ -141,7 +183,7 @@ class CodesPerChannel:
         return width * rows.code_bytes(self.group, self.bits, dtype)
 
 
-Rule = Dense | PerToken | PerChannel | CodesPerToken | CodesPerChannel
+Rule = Dense | PerToken | PerChannel | Channels | CodesPerToken | CodesPerChannel
 
 
 class PackedKVCache(KVCache):
@@ -244,8 +286,8 @@ class PackedKVCache(KVCache):
     def k_LBGTD(self) -> Tensor:
         """Not here: older tokens are packed."""
         raise ValueError(
-            "Dense memory was asked for, as compiled steps do, but this cache is packed. "
-            "Use decode, or a KVCache."
+            "The dense memory of a cache was asked for, but this cache is packed. "
+            "Read it layer by layer, or use a KVCache."
         )
 
     v_LBGTD = k_LBGTD
@@ -439,6 +481,8 @@ class PackedKVCache(KVCache):
         chunk = max(1, _CHUNK // rule.unit) * rule.unit
         for low in range(0, total, chunk):
             x_BGTD, pos_BGT = _span(sources, low, low + chunk), _span(pos, low, low + chunk)
+            if rule.unit > 1:  # padding must not sway what a group keeps
+                x_BGTD = x_BGTD.where(pos_BGT[..., None] >= 0, 0)
             scored = getattr(rule, "score", None)
             score = None if scored is None else scored(layer, x_BGTD, pos_BGT)
             start = (packed + low) // rule.unit
@@ -480,8 +524,8 @@ class PackedLayer:
         for name, rule in zip(("keys", "values"), cache.rules, strict=True):
             if not isinstance(rule, PerToken) or rule.bits:
                 return f"{name} are held by {rule}, and the kernel reads PerToken rows of floats"
-        if cache._row_shape[2] > 256:
-            return f"heads are {cache._row_shape[2]} wide, and the kernel's indices reach 256"
+        if cache.head_dim > 256:
+            return f"heads are {cache.head_dim} wide, and the kernel's indices reach 256"
         if cache.dtype == torch.float64:
             return "the kernel works in float32, and the cache holds float64"
         if device == "cuda":
@@ -539,8 +583,7 @@ class PackedLayer:
         return out_BHD
 
     def _is_bitmap(self, rule: PerToken) -> bool:
-        width = self.cache._row_shape[2]
-        return (rule.marks or rows.smaller_marks(width, rule.n_kept)) == "bitmap"
+        return rule.kind(self.cache.head_dim) == "bitmap"
 
     @cached_property
     def _dense(self) -> tuple[Tensor, Tensor]:
@@ -563,6 +606,31 @@ def _unreadable(dtype: torch.dtype) -> str | None:
     return None
 
 
+def _packs(x: Tensor) -> bool:
+    """Whether the compiled kernel can pack these rows."""
+    return x.device.type == "cpu" and x.dtype != torch.float64 and not kernels.missing("rows")
+
+
+def _largest(x_BGTD: Tensor, rule: PerToken) -> tuple[Tensor, Tensor]:
+    """Values and marks of each row's largest numbers, as `rows.pack` gives them, by the kernel."""
+    from kvlab.kernels import rows as kernel
+
+    width = x_BGTD.shape[-1]
+    rule.unit_bytes(width, x_BGTD.dtype)  # refuses what no row can hold
+    bitmap = rule.kind(width) == "bitmap"
+    x_BGTD = x_BGTD.detach().contiguous()
+    key_BGTD = x_BGTD.float().abs()
+    if bool(key_BGTD.isnan().any()):
+        raise ValueError("Numbers came with NaN among them, which cannot be ranked; expected none.")
+    values = x_BGTD.new_empty((*x_BGTD.shape[:-1], rule.n_kept))
+    n_marks = width // 8 if bitmap else rule.n_kept
+    marks = torch.empty((*x_BGTD.shape[:-1], n_marks), dtype=torch.uint8)
+    flat = (x_BGTD, key_BGTD.view(torch.int32), values, marks)
+    with kernels.threads(torch.get_num_threads()):
+        kernel.pack(*(kernels.numbers(x.flatten(0, -2)) for x in flat), bitmap)
+    return values, marks
+
+
 def _parts(packed: PackedRows) -> tuple[Tensor, ...]:
     values = packed.values
     return (*(_code_parts(values) if isinstance(values, Codes) else (values,)), packed.marks)
@@ -578,6 +646,10 @@ def _rows_of(parts: tuple[Tensor, ...], width: int, rule: PerToken | PerChannel)
     held = Codes(*values, rule.bits, rule.n_kept) if rule.bits else values[0]
     kind = rule.marks or rows.smaller_marks(width, rule.n_kept)
     return PackedRows(held, marks, width, kind)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _channels(x_BGTD: Tensor, group: int) -> Tensor:
