@@ -48,6 +48,8 @@ class KVCache:
     through what was written over, and torch says so in `backward`.
     """
 
+    thins: ClassVar[bool] = True  # whether tokens and elements can be taken out
+
     def __init__(
         self,
         n_layers: int,

@@ -198,6 +198,8 @@ class PackedKVCache(KVCache):
     Raises: ValueError for a rule that cannot hold this head width, or sizes that do not fit.
     """
 
+    thins = False
+
     def __init__(
         self,
         n_layers: int,
@@ -248,21 +250,43 @@ class PackedKVCache(KVCache):
         The dense cache stays as it is.
         """
         layers, batch, heads, slots, width = cache.k_LBGTD.shape
-        where = {"dtype": cache.dtype, "device": cache.k_LBGTD.device}
+        where = {"dtype": cache.dtype, "device": cache.device}
         twin = cls(layers, batch, heads, capacity or slots, width, **how, **where)
-        twin.check_room(max(cache.used_L))
-        for layer, used in enumerate(cache.used_L):
-            k_BGTD, v_BGTD = cache.k_LBGTD[layer, :, :, :used], cache.v_LBGTD[layer, :, :, :used]
-            pos_BGT = cache.pos_LBGT[layer, :, :, :used]
-            twin._take(layer, k_BGTD, v_BGTD, pos_BGT)
-            twin.pos_LBGT[layer, :, :, :used] = pos_BGT
-            if not cache._in_order_L[layer]:
-                twin.pos_LBGT[layer, :, :, used:] = -1
-            twin._used_L[layer] = used
-        twin._know(cache)
-        twin._fresh = None
-        twin.bytes_copied = twin.live_bytes
+        twin.take(cache)
         return twin
+
+    def take(self, cache: KVCache) -> None:
+        """Pack what a dense cache holds, evicted or not, into this one; the dense one stays.
+
+        Raises: ValueError when this one is not empty or another model's, when that does not fit,
+        or when a score cannot be used; this one is then as before.
+        """
+        shapes = [(c.n_layers, *c._row_shape, c.dtype, c.device) for c in (cache, self)]
+        if any(self._seen_L) or shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{cache!r} was to be packed into {self!r}; expected an empty one of the same "
+                "layers, rows, heads, width, type and device."
+            )
+        self.check_room(max(cache.used_L))
+        try:
+            for layer, used in enumerate(cache.used_L):
+                self._take_layer(cache, layer, used)
+        except BaseException:
+            self.rewind(0)
+            raise
+        self._know(cache)
+        self._fresh = None
+        self.bytes_copied += self.live_bytes
+
+    def _take_layer(self, cache: KVCache, layer: int, used: int) -> None:
+        k_BGTD, v_BGTD = cache.k_LBGTD[layer, :, :, :used], cache.v_LBGTD[layer, :, :, :used]
+        pos_BGT = cache.pos_LBGT[layer, :, :, :used]
+        self._take(layer, k_BGTD, v_BGTD, pos_BGT)
+        self.pos_LBGT[layer, :, :, :used] = pos_BGT
+        if not cache._in_order_L[layer]:
+            self._in_order_L[layer] = False
+            self.pos_LBGT[layer, :, :, used:] = -1
+        self._used_L[layer] = used
 
     @property
     def packed_L(self) -> tuple[int, ...]:

@@ -466,13 +466,28 @@ class Then:
     parts: tuple[Evict | Sparsify | Then, ...]
 
     def __init__(self, *parts: Evict | Sparsify | Then) -> None:
-        flat = [p for part in parts for p in (part.parts if isinstance(part, Then) else (part,))]
-        for part in flat:
+        for part in parts:
             _check_policy(part)
-        object.__setattr__(self, "parts", tuple(flat))
+        object.__setattr__(self, "parts", tuple(p for part in parts for p in parts_of(part)))
 
 
 Policy = Evict | Sparsify | Then
+
+
+def parts_of(policy: Policy | None) -> tuple[Evict | Sparsify, ...]:
+    """The single policies of a policy, in the order in which they are applied."""
+    if policy is None:
+        return ()
+    return policy.parts if isinstance(policy, Then) else (policy,)
+
+
+def check_once(policy: Policy | None) -> None:
+    """Refuse a policy that goes on thinning where what it left is to be packed."""
+    if any(part.every for part in parts_of(policy)):
+        raise ValueError(
+            f"{policy} goes on thinning while text is generated, but packed rows stay as they are. "
+            "Use every=0, or a cache that is not packed."
+        )
 
 
 def _check_policy(policy: object) -> None:
@@ -550,8 +565,14 @@ class Pruner:
 
     def __init__(self, model: nn.Module, cache: KVCache, policy: Policy) -> None:
         _check_policy(policy)
+        if not cache.thins:
+            raise ValueError(
+                f"A packed cache came with {policy}, and what is packed cannot be thinned. Give it "
+                "to prefill or generate with prune=, which thin first, or thin a KVCache and pack "
+                "what is left: PackedKVCache.of(cache, ...)."
+            )
         self.policy, self.cache, self._model = policy, cache, model
-        self._parts = policy.parts if isinstance(policy, Then) else (policy,)
+        self._parts = parts_of(policy)
         self._layers = [layer.self_attn for layer in model.model.layers]
         if cache.n_layers != len(self._layers):
             raise ValueError(

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kvlab import policies, rows
+from kvlab import policies, prune, rows
 from kvlab.attention import attend
 from kvlab.cache import KVCache
 from kvlab.generation import pad
@@ -78,10 +78,7 @@ DENSE, FLOOR, BASELINES = "dense", "sinks and window", ("random", "recency")
 
 def parts_of(method: Method) -> tuple[Evict | Sparsify, ...]:
     """The single policies of a method, in the order in which they are applied."""
-    policy = method.policy if isinstance(method, Packed) else method
-    if policy is None:
-        return ()
-    return policy.parts if isinstance(policy, Then) else (policy,)
+    return prune.parts_of(method.policy if isinstance(method, Packed) else method)
 
 
 # --- prompts ------------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 """The packed cache: random lives beside plain tensors, and bytes that are really gone."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from conftest import tiny_model
@@ -10,6 +13,7 @@ from kvlab import (
     Elements,
     Evict,
     KVCache,
+    Pruner,
     Sparsify,
     Then,
     attend,
@@ -17,6 +21,7 @@ from kvlab import (
     decode,
     generate,
     kernels,
+    needs,
     prefill,
     rows,
 )
@@ -30,7 +35,7 @@ from kvlab.packed import (
     PerChannel,
     PerToken,
 )
-from kvlab.policies import snapkv, think, think_v
+from kvlab.policies import adakv, snapkv, think, think_v, v_magnitude
 from kvlab.prune import whole_channels
 
 RULES = [
@@ -396,6 +401,61 @@ def test_prompts_of_different_lengths_are_each_as_if_alone():
     got = generate(model, prompts, 6, cache=model_cache(model, PerToken(16)))
     want = generate(model, prompts, 6)
     assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_generate_packs_what_a_policy_left(padded):
+    model = tiny_model(head_dim=16, dtype=torch.float32)
+    prompts = [list(range(1, 46)), list(range(5, 45 if padded else 50))]
+    policy = Then(
+        adakv(24, sink=1, recent=4, score=needs(queries=8)(partial(snapkv))),
+        Sparsify(v=Elements(v_magnitude, 0.7), sink=1, recent=4),
+    )
+    cache, dense = model_cache(model, PerToken(16)), model.new_cache(2, 60)
+    want = generate(model, prompts, 9, cache=dense, prune=policy)
+    assert torch.equal(generate(model, prompts, 9, cache=cache, prune=policy), want)
+    assert cache.used_L == dense.used_L and min(cache.packed_L) > 15
+    cache.reset()
+    tokens, pos = pad(prompts)
+    prefill(model, tokens, cache, pos_BS=pos, prune=policy)
+    assert max(cache.used_L) < 40 and cache.seen == 45
+    before = cache.live_bytes
+    for how, why in [
+        ({"cache": cache, "prune": policy}, "packed cache that holds 45 tokens"),
+        (
+            {"cache": model_cache(model, PerToken(16)), "prune": replace(policy.parts[0], every=2)},
+            "goes on thinning",
+        ),
+        (
+            {"cache": model_cache(model, PerToken(16)), "prune": Evict(snapkv, 4, 2, 2)},
+            "queries that judge",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=why):
+            generate(model, prompts, 3, **how)
+        assert how["cache"].live_bytes in (0, before)
+    with pytest.raises(ValueError, match="cannot be thinned"):
+        Pruner(model, cache, policy)
+
+
+def test_a_packed_cache_takes_only_what_is_like_it():
+    dense = KVCache(1, 2, 2, 60, D)
+    dense.append(0, *draw(2, 2, 2, 50, D))
+    how = {"k_rule": PerToken(4), "v_rule": PerToken(4), "recent": 4}
+    cache = PackedKVCache(1, 2, 2, 60, D, **how)
+    cache.take(dense)
+    before = cache.live_bytes
+    for twin in (cache, *(PackedKVCache(*s, **how) for s in ((2, 2, 2, 60, D), (1, 1, 2, 60, D)))):
+        with pytest.raises(ValueError, match="expected an empty one of the same"):
+            twin.take(dense)
+    with pytest.raises(ValueError, match="50 tokens were to be appended"):
+        PackedKVCache(1, 2, 2, 40, D, **how).take(dense)
+    assert cache.live_bytes == before
+    bad = PerToken(4, score=lambda layer, x_BGTD, pos_BGT: x_BGTD * torch.nan)
+    cache = PackedKVCache(1, 2, 2, 60, D, k_rule=PerToken(4), v_rule=bad, recent=4)
+    with pytest.raises(ValueError, match="NaN"):
+        cache.take(dense)
+    assert (cache.seen, cache.used_L, cache.packed_L, cache.live_bytes) == (0, (0,), (0,), 0)
 
 
 def test_why_the_rows_are_not_read_is_said():
