@@ -71,7 +71,7 @@ def main() -> None:
         "benchmarks.pruned", args.out, rows, parameters=config.n_params, kv_heads=heads,
         query_heads_per_kv_head=4, width=width, context=context, prompt=prompt,
     )  # fmt: skip
-    print("\n".join(as_markdown(result)))
+    print("\n".join(as_markdown(result)), file=sys.stderr)
 
 
 def counts() -> list[int]:
@@ -135,9 +135,13 @@ def attention(
             }
 
 
+def packed_name(sparsity: float) -> str:
+    return f"packed {100 * sparsity:.0f} %"
+
+
 def packed_of(dense: KVCache, sparsity: float) -> PackedKVCache:
     """The same tokens with all but the latest 32 pruned."""
-    rule = PerToken(n_kept(sparsity, dense.k_LBGTD.shape[-1]))
+    rule = PerToken(n_kept(sparsity, dense.head_dim))
     return PackedKVCache.of(dense, k_rule=rule, v_rule=rule)
 
 
@@ -337,9 +341,8 @@ def packed_cache(model: Transformer, capacity: int, sparsity: float) -> PackedKV
 def random_rows(cache: KVCache, tokens: int) -> None:
     """Fill a cache with random keys and values, which cost attention as much as real ones."""
     cache.reset()
-    batch, heads, width = cache._row_shape
-    draw = torch.Generator().manual_seed(0)
-    kv = torch.randn(2, batch, heads, tokens, width, generator=draw).to(cache.dtype)
+    draw, shape = torch.Generator().manual_seed(0), (cache.n_kv_heads, tokens, cache.head_dim)
+    kv = torch.randn(2, cache.batch, *shape, generator=draw).to(cache.dtype)
     for layer in range(cache.n_layers):
         cache.append(layer, *kv)
 
