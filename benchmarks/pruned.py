@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -115,7 +115,7 @@ def attention(
     read = {what: cache.live_bytes for what, cache in same.items()}
     for n_threads in counts():
         with threads(n_threads):
-            seconds = interleaved(runs, rounds=rounds, warm_up=2)
+            seconds = interleaved(runs, rounds=fitting(runs, rounds), warm_up=2)
         best = min(DENSE, key=lambda what: statistics.median(seconds[what]))
         for what, found in seconds.items():
             goal, goal_matmul = TARGETS.get(what, (None, None))
@@ -134,6 +134,12 @@ def attention(
                 "target": goal if tokens >= FROM_TOKENS else None,
                 "target_matmul": goal_matmul if tokens >= FROM_TOKENS else None,
             }
+
+
+def fitting(runs: Mapping[str, Callable[[], object]], rounds: int, seconds: float = 8) -> int:
+    """As many rounds as fit some seconds, at most `rounds` and at least three."""
+    one = sum(clock(run) for run in runs.values())
+    return min(rounds, max(3, int(seconds / one)))
 
 
 def packed_name(sparsity: float) -> str:
@@ -285,7 +291,7 @@ def decoding(config: ModelConfig, context: int, name: str, rounds: int) -> Itera
     """Steps of a whole model behind a long text: random rows, as if it had been read."""
     model = random_model(config, dtype=DTYPES[name])
     steps = 4 if context < 1024 else 8
-    room, token_B = context + steps * (rounds + 2) + 1, torch.zeros(1, dtype=torch.int64)
+    room, token_B = context + steps * (rounds + 3), torch.zeros(1, dtype=torch.int64)
     runs: dict[str, Callable[[], object]] = {}
     caches = {
         "dense": lambda: model.new_cache(1, room),
@@ -306,7 +312,7 @@ def decoding(config: ModelConfig, context: int, name: str, rounds: int) -> Itera
             if n_threads > 1:
                 random_rows(cache, context)
         with threads(n_threads):
-            seconds = interleaved(runs, rounds=rounds)
+            seconds = interleaved(runs, rounds=fitting(runs, rounds, 20))
         dense = {what: found for what, found in seconds.items() if what.startswith("dense")}
         best = min(dense, key=lambda what: statistics.median(dense[what]))
         for what, found in seconds.items():

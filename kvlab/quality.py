@@ -29,7 +29,7 @@ from kvlab.attention import attend
 from kvlab.cache import KVCache
 from kvlab.generation import pad
 from kvlab.model import Transformer
-from kvlab.packed import CodesPerChannel, CodesPerToken, Dense, PerToken, Rule
+from kvlab.packed import Channels, CodesPerChannel, CodesPerToken, Dense, PerToken, Rule
 from kvlab.prune import (
     Elements,
     Evict,
@@ -561,13 +561,25 @@ def _elements(k: Score, v: Score, select, unit: int, share: float, shape: Shape)
     width, item = unit if unit > 1 else shape.width, shape.dtype.itemsize
 
     def cost(n: int) -> float:
-        if select is whole_channels:
-            return n / width
         return 1.0 if n == width else rows.row_bytes(width, n, shape.dtype) / (width * item)
 
     n = _most(cost, width, shape.body(share, unit), "Pruning elements")
     rule = {"sparsity": 1 - n / width, "select": select}
     return Sparsify(Elements(k, **rule), Elements(v, **rule), **shape.same)
+
+
+def _think(share: float, shape: Shape) -> Packed:
+    """Whole channels, as many as fit, chosen once for all tokens and held narrower."""
+    width = shape.width
+
+    def cost(n: int) -> float:
+        held = Channels(n)
+        return held.unit_bytes(width, shape.dtype) / (held.unit * width * shape.dtype.itemsize)
+
+    n = _most(cost, width, shape.body(share, Channels(1).unit), "Keeping whole channels")
+    rule = {"sparsity": 1 - n / width, "select": whole_channels}
+    k, v = (Elements(score, **rule) for score in (policies.think, policies.think_v))
+    return Packed(Channels(n), Channels(n), Sparsify(k, v, **shape.same), **shape.same)
 
 
 def _kivi_rules(bits: int, shape: Shape) -> tuple[Rule, Rule]:
@@ -635,7 +647,7 @@ METHODS: dict[str, Callable[[float, Shape], Method]] = {
     "mustafar_channel": partial(
         _elements, policies.k_magnitude, policies.v_output_aware, _GROUPS, 32
     ),
-    "think": partial(_elements, policies.think, policies.think_v, whole_channels, 1),
+    "think": _think,
     "kivi": _kivi,
     "mustafar_4bit": _mustafar_codes,
     "snapkv_4bit": _snapkv_codes,
