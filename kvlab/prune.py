@@ -12,7 +12,7 @@ that no tie can evict a protected token.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -197,7 +197,8 @@ def per_head(score_BGT: Tensor, first_BGT: Tensor, valid_BGT: Tensor, n_B: Tenso
 def all_heads(score_BGT: Tensor, first_BGT: Tensor, valid_BGT: Tensor, n_B: Tensor) -> Tensor:
     """The same n tokens in all heads of a layer, best by the mean of the heads' scores.
 
-    It needs heads that hold the same tokens in the same slots, so nothing ragged before it.
+    It needs heads that hold the same tokens in the same slots, so no other selection before it: a
+    Pruner refuses that.
     """
     mean_BGT = score_BGT.mean(1, keepdim=True).expand_as(score_BGT)
     return per_head(mean_BGT, first_BGT, valid_BGT, n_B)
@@ -605,9 +606,8 @@ class Pruner:
         return any(p.every for p in self._parts)
 
     def check(self, seen_B: tuple[int, ...]) -> None:
-        """Refuse budgets that are too small for rows of these lengths."""
-        for part in self._parts:
-            part.check(seen_B)
+        """Refuse budgets too small for rows of these lengths, and an order that cannot work."""
+        _check_parts(self._parts, seen_B)
 
     def fork(self, policy: Policy) -> Pruner:
         """Another policy on a fork of the cache, with what this pruner collected.
@@ -725,8 +725,8 @@ class Pruner:
         """
         due = [p for p in self._parts if self.step == 0 or (p.every and self.step % p.every == 0)]
         seen_B = seen_in(self.cache) if due else ()
+        _check_parts(due, seen_B)
         for part in due:
-            part.check(seen_B)
             self._check_collected(part)
         for part in due:
             need = part.needs
@@ -811,6 +811,28 @@ def density(cache: KVCache) -> Density:
             zeros[j] += int(((store[i, :, :, :used] == 0) & valid_BGT[..., None]).sum())
     elements = max(1, tokens * cache.k_LBGTD.shape[-1])
     return Density(tokens / max(1, seen), *(1 - n / elements for n in zeros))
+
+
+def _check_parts(parts: Sequence[Evict | Sparsify], seen_B: tuple[int, ...]) -> None:
+    """Refuse budgets too small for these lengths, and one choice for heads that differ by then."""
+    for part in parts:
+        part.check(seen_B)
+    active = [p for p in parts if isinstance(p, Evict) and any(p.tokens(n) < n for n in seen_B)]
+    apart = [p for p in active if not _same_in_all_heads(p)]
+    for i, part in enumerate(active):
+        before = [p for p in apart if part.every or p in active[:i]]
+        if before and _same_in_all_heads(part):
+            raise ValueError(
+                f"{part} chooses the same tokens for all heads, but {before[0]} leaves each head "
+                "its own. Apply it first, and once (every=0), or use select=per_head."
+            )
+
+
+def _same_in_all_heads(policy: Evict) -> bool:
+    select = policy.select
+    while isinstance(select, partial):
+        select = select.func
+    return select is all_heads
 
 
 def _check_numbers(part: Evict | Sparsify, masks_L: list[Masks]) -> None:

@@ -492,6 +492,30 @@ def test_what_cannot_be_supplied_is_refused_before_anything_is_read():
         pass
 
 
+def test_one_choice_for_all_heads_is_refused_where_heads_differ():
+    model, how = small(), {"sink": 0, "recent": 2}
+    alike, own = Evict(tova, 8, select=all_heads, **how), Evict(knorm, 12, **how)
+    for wrong in (
+        Then(own, alike),
+        Then(replace(alike, budget=12, every=2), replace(own, budget=8)),
+    ):
+        cache = model.new_cache(1, 40)
+        with pytest.raises(ValueError, match="leaves each head its own"):
+            generate(model, PROMPT, 3, cache=cache, prune=wrong)
+        assert cache.seen == 0
+        pruner = Pruner(model, cache, wrong)
+        with pruner:
+            prefill(model, PROMPT, cache)
+        with pytest.raises(ValueError, match="leaves each head its own"):
+            pruner.prune()
+        assert cache.used_L == (24, 24)
+    for right in (
+        Then(replace(alike, budget=12), replace(own, budget=8)),
+        Then(replace(own, budget=1.0), alike),
+    ):
+        generate(model, PROMPT, 3, prune=right)
+
+
 def test_compiled_steps_evict_by_what_needs_no_queries():
     model = small()
     for policy in (
