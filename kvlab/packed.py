@@ -22,6 +22,7 @@ from torch import Tensor
 
 from kvlab import kernels, rows
 from kvlab.cache import KVCache
+from kvlab.ops import wide
 from kvlab.rows import Codes, PackedRows
 
 # (layer, x_BGTD, pos_BGT) -> a score, or a mask of exactly N per row; both of x's shape
@@ -122,7 +123,7 @@ class Channels:
 
     def encode(self, x_BGTD: Tensor, score: Tensor | None) -> tuple[Tensor, ...]:
         x_BGUMD = x_BGTD.unflatten(2, (-1, self.group))
-        by = (_wide(x_BGTD) ** 2 if score is None else score).unflatten(2, (-1, self.group)).sum(3)
+        by = (wide(x_BGTD) ** 2 if score is None else score).unflatten(2, (-1, self.group)).sum(3)
         names = rows.pack(by, by, self.n_kept, marks="index").marks
         at = names[:, :, :, None].long().expand(*x_BGUMD.shape[:-1], -1)
         return x_BGUMD.gather(-1, at), names
@@ -670,10 +671,6 @@ def _rows_of(parts: tuple[Tensor, ...], width: int, rule: PerToken | PerChannel)
     held = Codes(*values, rule.bits, rule.n_kept) if rule.bits else values[0]
     kind = rule.marks or rows.smaller_marks(width, rule.n_kept)
     return PackedRows(held, marks, width, kind)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _channels(x_BGTD: Tensor, group: int) -> Tensor:

@@ -89,9 +89,8 @@ class Evidence:
 
     def logits_BGRWT(self) -> Tensor:
         """Scaled products of queries and keys in float32 or wider, -inf where not allowed."""
-        wide = torch.promote_types(self.k_BGTD.dtype, torch.float32)
-        k_BG1DT = self.k_BGTD[:, :, None].to(wide).transpose(-1, -2)
-        logits = self.q_BGRWD.to(wide) @ k_BG1DT * self.k_BGTD.shape[-1] ** -0.5
+        k_BG1DT = ops.wide(self.k_BGTD)[:, :, None].transpose(-1, -2)
+        logits = ops.wide(self.q_BGRWD) @ k_BG1DT * self.k_BGTD.shape[-1] ** -0.5
         allowed_BGWT = (self.pos_BGT[:, :, None] >= 0) & (
             self.pos_BGT[:, :, None] <= self.q_pos_BW[:, None, :, None]
         )
@@ -323,7 +322,7 @@ class Evict:
         got = self.layers(free, room, e.layer, e.n_layers)
         if type(got) is not int or not 0 <= got <= room:
             raise ValueError(
-                f"{_name(self.layers)} gave layer {e.layer} {got!r} of {free} tokens on average; "
+                f"{name_of(self.layers)} gave layer {e.layer} {got!r} of {free} tokens on average; "
                 f"expected a whole number from 0 to {room}, which is what there is."
             )
         return protected + got
@@ -524,14 +523,25 @@ def _scored(score: Score, e: Evidence, shapes: tuple) -> Tensor:
     if not isinstance(got, Tensor) or tuple(got.shape) not in map(tuple, shapes):
         came = f"shape {tuple(got.shape)}" if isinstance(got, Tensor) else type(got).__name__
         raise ValueError(
-            f"The score {_name(score)} returned {came}; expected a tensor of shape "
+            f"The score {name_of(score)} returned {came}; expected a tensor of shape "
             f"{' or '.join(str(tuple(shape)) for shape in shapes)}."
         )
     return got
 
 
-def _name(score: Score) -> str:
-    return getattr(score, "__name__", None) or _name(getattr(score, "func", type(score)))
+def name_of(function: Callable) -> str:
+    """What a score or a selection is called, under any `partial`."""
+    function = unwrapped(function)[0]
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def unwrapped(function: Callable) -> tuple[Callable, dict]:
+    """A function, and the settings that `partial` gave it."""
+    settings: dict = {}
+    while isinstance(function, partial):
+        settings = function.keywords | settings
+        function = function.func
+    return function, settings
 
 
 def _joined(wanted: list[Needs]) -> Needs:
@@ -829,10 +839,7 @@ def _check_parts(parts: Sequence[Evict | Sparsify], seen_B: tuple[int, ...]) -> 
 
 
 def _same_in_all_heads(policy: Evict) -> bool:
-    select = policy.select
-    while isinstance(select, partial):
-        select = select.func
-    return select is all_heads
+    return unwrapped(policy.select)[0] is all_heads
 
 
 def _check_numbers(part: Evict | Sparsify, masks_L: list[Masks]) -> None:

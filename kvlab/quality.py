@@ -43,6 +43,7 @@ from kvlab.prune import (
     per_channel,
     per_token,
     seen_in,
+    unwrapped,
     whole_channels,
 )
 from kvlab.tokenizer import Tokenizer
@@ -468,7 +469,7 @@ def _side_bytes(rules: list, x_BGTD: Tensor, pos_BGT: Tensor, seen_B, dtype) -> 
     ((rule, sink, recent),) = rules
     seen_B11 = torch.tensor(seen_B, device=pos_BGT.device)[:, None, None]
     ripe_BGT = (pos_BGT >= sink) & (seen_B11 - 1 - pos_BGT >= recent)
-    select, settings = _unwrapped(rule.select)
+    select, settings = unwrapped(rule.select)
     if select is per_channel:
         group = settings.get("group", 32)
         number_BGT = (pos_BGT - sink).div(group, rounding_mode="floor")
@@ -498,15 +499,6 @@ def _group_bytes(number_BGT: Tensor, ripe_BGT: Tensor, sparsity: float, dtype) -
         times * rows.row_bytes(-(-size // 8) * 8, n_kept(sparsity, size), dtype)
         for size, times in sizes.items()
     )
-
-
-def _unwrapped(select: Callable) -> tuple[Callable, dict]:
-    """A selection's own function, and the settings that `partial` gave it."""
-    settings: dict = {}
-    while isinstance(select, partial):
-        settings = select.keywords | settings
-        select = select.func
-    return select, settings
 
 
 # --- methods at equal bytes ---------------------------------------------------------------------
