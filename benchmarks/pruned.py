@@ -255,7 +255,7 @@ def packing_steps(
     """Packing per step: 32 tokens at once leave the window, so most steps only store."""
     config, token_B = model.config, torch.zeros(1, dtype=torch.int64)
     random_rows(packed, prompt)
-    step = clock_steps(partial(decode, model, token_B, packed), 12)
+    step = clock_steps(partial(compiled_decode(model, packed), model, token_B, packed), 12)
     put = packed.fork()
     new = torch.randn(2, 1, config.n_kv_heads, 1, config.head_dim)
 

@@ -28,6 +28,7 @@ from kvlab.prune import (
     across_heads,
     all_heads,
     attention,
+    check_window,
     needs,
     per_channel,
     per_token,
@@ -112,7 +113,7 @@ def tova(e: Evidence) -> Tensor:
     return mean_B1T.expand_as(e.pos_BGT)
 
 
-@needs(queries=32)
+@needs(queries=32, before=True)
 def snapkv(e: Evidence, *, kernel: int = 5, how: str = "mean") -> Tensor:
     """Attention of the latest W queries to the tokens before them, smoothed over neighbours.
 
@@ -426,11 +427,7 @@ def _check_window(e: Evidence) -> None:
     window = e.q_BGRWD.shape[3]
     kept_B = e.n_B if e.n_B is not None else (0,) * len(e.seen_B)
     for seen, kept in zip(e.seen_B, kept_B, strict=True):
-        if kept < seen <= window:
-            raise ValueError(
-                f"A row of {seen} tokens is to keep {kept}, but the {window} queries that judge "
-                "them are all it has. Use a shorter window: needs(queries=...)(partial(score))."
-            )
+        check_window(kept, seen, window)
 
 
 def _pooled(x_BGRT: Tensor, valid_BGT: Tensor, kernel: int) -> Tensor:

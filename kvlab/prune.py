@@ -137,24 +137,31 @@ class Needs:
     mass: Score | None = None
     rope: bool = False
     output: bool = False
+    before: bool = False
 
 
 def needs(
-    *, queries: int = 0, mass: Score | None = None, rope: bool = False, output: bool = False
+    *,
+    queries: int = 0,
+    mass: Score | None = None,
+    rope: bool = False,
+    output: bool = False,
+    before: bool = False,
 ) -> Callable[[Score], Score]:
     """Declare what a score looks at beside keys, values and positions.
 
     `queries`: the latest so many. A shorter prompt has fewer, and the score gets those. `mass`: a
     function of `Evidence` that gives each block of queries its weights (B, G, R, W, T); their sum
     over all queries is kept up while text is read, so the cache must be watched from its first
-    token. `rope` and `output`: `turns` and `o_CI`.
+    token. `rope` and `output`: `turns` and `o_CI`. `before`: it judges only tokens before its
+    queries, so a row that must lose some has to be longer than these.
     It also changes a score's window: `needs(queries=64)(partial(snapkv))`.
     """
     if type(queries) is not int or queries < 0:
         raise ValueError(f"A score asks for {queries!r} queries; expected 0 or more.")
 
     def declare(score: Score) -> Score:
-        score.needs = Needs(queries, mass, rope, output)
+        score.needs = Needs(queries, mass, rope, output, before or needs_of(score).before)
         return score
 
     return declare
@@ -165,6 +172,15 @@ def needs_of(score: Score) -> Needs:
     while not hasattr(score, "needs") and isinstance(score, partial):
         score = score.func
     return getattr(score, "needs", Needs())
+
+
+def check_window(kept: int, seen: int, window: int) -> None:
+    """Refuse to judge a row's tokens by as many queries as it has."""
+    if kept < seen <= window:
+        raise ValueError(
+            f"A row of {seen} tokens is to keep {kept}, but the {window} queries that judge those "
+            "before them are all it has. Use a shorter window: needs(queries=...)(partial(score))."
+        )
 
 
 # --- which tokens stay --------------------------------------------------------------------------
@@ -297,9 +313,11 @@ class Evict:
             )
 
     def check(self, seen_B: tuple[int, ...]) -> None:
-        """Refuse a budget that is too small for rows of these lengths."""
+        """Refuse a budget that is too small, or a window too long, for rows of these lengths."""
         for seen in seen_B:
-            self.tokens(seen)
+            kept = self.tokens(seen)
+            if self.needs.before:
+                check_window(kept, seen, self.needs.queries)
 
     def masks(self, e: Evidence) -> Masks:
         """Decide for one layer, without touching anything."""
