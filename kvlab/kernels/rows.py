@@ -36,7 +36,6 @@ _PLACES = np.array(
     ],
     dtype=np.uint64,
 )
-_ONES = np.array([byte.bit_count() for byte in range(256)], dtype=np.int64)
 
 
 class _Four(types.Type):
@@ -103,6 +102,31 @@ def _put_word(_typing, array, index, word):
 
 
 @intrinsic
+def _byte(_typing, array, index):
+    """The byte at `index`, as a place in a table."""
+
+    def read(context, builder, signature, args):
+        byte = builder.load(_address(context, builder, signature.args[0], *args))
+        return builder.zext(byte, _WIDE)
+
+    return types.intp(array, types.intp), read
+
+
+@intrinsic
+def _word(_typing, array, index):
+    def read(context, builder, signature, args):
+        return builder.load(_address(context, builder, signature.args[0], *args))
+
+    return types.uint64(array, types.intp), read
+
+
+@intrinsic
+def _ones(_typing, number):
+    """How many bits are set."""
+    return types.intp(types.intp), lambda context, builder, signature, args: builder.ctpop(args[0])
+
+
+@intrinsic
 def _lanes_of(_typing, array, index):
     """LANES times the byte at `index`: where a number's four lanes begin."""
 
@@ -139,23 +163,39 @@ def _ready(values, marks, n_kept, row, n_rows, n_bytes, indices, numbers):
 
     `n_bytes` is the length of a bitmap, or 0 where the marks are indices already.
     """
+    n = n_rows * n_kept
+    # slices, so that numba sees that no place is negative and copies many at once
     if n_bytes == 0:
-        start = row * n_kept
-        for j in range(n_rows * n_kept):
-            indices[j] = marks[start + j]
+        _copy(marks[row * n_kept : row * n_kept + n], indices)
     else:
-        at = 0
-        for u in range(row * n_bytes, (row + n_rows) * n_bytes, n_bytes):
-            base = np.uint64(0)
-            for j in range(n_bytes):
-                byte = marks[np.uint64(u + j)]
-                # what lies beyond a row's last index is written over by the next
-                _put_word(indices, at, _PLACES[byte] + base)
-                base += np.uint64(0x0808080808080808)
-                at += _ONES[byte]
-    start = row * n_kept
-    for j in range(n_rows * n_kept):
-        numbers[j] = _widen(values[start + j])
+        _places_of(marks[row * n_bytes : (row + n_rows) * n_bytes], n_bytes, indices)
+    _widen_all(values[row * n_kept : row * n_kept + n], numbers)
+
+
+@njit(cache=True)
+def _copy(source_N, target_N):
+    for j in range(source_N.size):
+        target_N[j] = source_N[j]
+
+
+@njit(cache=True)
+def _widen_all(source_N, target_N):
+    for j in range(source_N.size):
+        target_N[j] = _widen(source_N[j])
+
+
+@njit(cache=True)
+def _places_of(bitmaps_U, n_bytes, indices):
+    """Write the places of all ones of some bitmaps, one bitmap after the other."""
+    at = 0
+    for first in range(0, bitmaps_U.size, n_bytes):
+        base = np.uint64(0)
+        for j in range(n_bytes):
+            byte = _byte(bitmaps_U, first + j)
+            # what lies beyond a row's last index is written over by the next
+            _put_word(indices, at, _word(_PLACES, byte) + base)
+            base += np.uint64(0x0808080808080808)
+            at += _ones(byte)
 
 
 @njit(fastmath=_SUMS, cache=True)
