@@ -55,7 +55,7 @@ CONFIG = ModelConfig(
 LEARNING_RATE = 3e-3
 WARMUP_STEPS = 60
 # what the schedule below, and its stages on 128 tokens, take on one core of the card's machine
-FULL_MINUTES, CAMP_MINUTES = 50, 20
+FULL_MINUTES, CAMP_MINUTES = 55, 20
 EXTRA_STEPS = 300  # what a stage gets once more when its gate fails
 N_EXTENSIONS = 2  # how often, in the whole run
 
