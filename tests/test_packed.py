@@ -71,7 +71,7 @@ def held(rule, x_BGTD):
         out = x_BGTD.clone()
         for group in out.split(rule.group, 2):
             energy_BGD = group.float().square().sum(2)
-            gone = energy_BGD.argsort(-1, descending=True, stable=True)[..., rule.n_kept :]
+            gone = energy_BGD.argsort(dim=-1, descending=True, stable=True)[..., rule.n_kept :]
             group.scatter_(-1, gone[:, :, None].expand(-1, -1, group.shape[2], -1), 0)
         return out
     x_BGTDM = x_BGTD.unflatten(2, (-1, rule.group)).transpose(-1, -2)
