@@ -29,7 +29,9 @@ def arguments(text: str | None, rounds: int = 5) -> argparse.ArgumentParser:
     """What every measurement can be told."""
     parser = argparse.ArgumentParser(description=text)
     parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--tiny", action="store_true", help="a toy shape: to try the code, no more")
+    parser.add_argument(
+        "--tiny", "--quick", action="store_true", help="a toy shape: to try the code, no more"
+    )
     parser.add_argument("--out", type=Path, help="write the result there as well")
     return parser
 
@@ -80,8 +82,10 @@ def over(base: Sequence[float], seconds: Sequence[float]) -> dict[str, float]:
     }
 
 
-def record(module: str, out: Path | None, rows: Iterable[dict[str, Any]], **more: Any) -> None:
-    """Print a result, and write it down with where it was measured and how."""
+def record(
+    module: str, out: Path | None, rows: Iterable[dict[str, Any]], **more: Any
+) -> dict[str, Any]:
+    """Print a result, write it down with where it was measured and how, and give it back."""
     import transformers
 
     where = {**machine(), "transformers": transformers.__version__}
@@ -91,3 +95,4 @@ def record(module: str, out: Path | None, rows: Iterable[dict[str, Any]], **more
     if out:
         out.write_text(text, encoding="utf-8")
     print(text)
+    return result

@@ -451,6 +451,23 @@ def in_words(result: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def of_model(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One model's rows: those kept from an earlier run with the same weights, or measured now."""
+    what = f"{evaluate.sha256(folder / 'model.safetensors')[:16]}-{args.prompts}-{args.tokens}"
+    kept = args.keep and args.keep / f"{what}{'-tiny' * args.tiny}.json"
+    if kept and kept.exists():
+        return [row | {"model": str(folder)} for row in json.loads(kept.read_text("utf-8"))]
+    found = []
+    for row in measured(folder, args):
+        found.append(row)
+        if sys.stderr.isatty():
+            print(f"\r{folder}: {len(found)} measured", end="", file=sys.stderr)
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(found), encoding="utf-8")
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure all methods on all models, judge the claims, write JSON and a page."""
     parser = argparse.ArgumentParser("python -m benchmarks.orderings", description=main.__doc__)
@@ -458,6 +475,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompts", type=int, default=100, help="in each cell, of each model")
     parser.add_argument("--tokens", type=int, default=450)
     parser.add_argument("--tiny", action="store_true", help="few methods: to try the code, no more")
+    parser.add_argument("--keep", type=Path, help="a folder for each model's rows, to go on from")
     parser.add_argument("--out", type=Path, help="JSON goes here, a page of words beside it")
     args = parser.parse_args(argv)
     args.models = args.models or [pocket.path()]
@@ -466,10 +484,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"no Hugging Face files in {', '.join(lacking)}")
     start, found = time.perf_counter(), []
     for folder in args.models:
-        for row in measured(folder, args):
-            found.append(row)
-            if sys.stderr.isatty():
-                print(f"\r{len(found)} measured", end="", file=sys.stderr)
+        found += of_model(folder, args)
     claims = list(judged(found))
     record(
         "benchmarks.orderings",

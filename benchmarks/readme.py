@@ -94,6 +94,61 @@ def batch(result: Result) -> list[str]:
     return [*lines, "", f"The same model, {result['context']} tokens before. " + where(result)]
 
 
+def pruned(result: Result) -> list[str]:
+    """Packed rows and evicted tokens, with what was aimed at beside what was found."""
+    lines = [
+        "| attention to | type, threads | | to our best dense | to torch's products | bytes |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows_of(result, "attention"):
+        if not row["name"].startswith("dense"):
+            lines.append(
+                f"| {row['tokens']} tokens | {row['dtype']}, {row['threads']} | {row['name']} "
+                f"| {aimed(row['ratio'], row['target'])} "
+                f"| {aimed(row['ratio_matmul'], row['target_matmul'])} "
+                f"| {row['bytes']:.1%} |"
+            )
+    lines += ["", "| packing | threads | share of the time | aim |", "|---|---|---|---|"]
+    for row in rows_of(result, "packing a prompt"):
+        lines.append(
+            f"| {row['tokens']} tokens, of reading them | {row['threads']} | {row['share']:.1%} "
+            f"({row['share_low']:.1%} to {row['share_high']:.1%}) | under {row['target']:.0%} |"
+        )
+    for row in rows_of(result, "packing a step"):
+        lines.append(
+            f"| a step after {row['tokens']} tokens | {row['threads']} | {row['share']:.1%} mean, "
+            f"{row['share_median']:.1%} median, {row['share_worst']:.1%} worst "
+            f"| under {row['target']:.0%} |"
+        )
+    lines += ["", "| a whole model's step | type, threads | tokens/s | to the best dense |"]
+    lines += ["|---|---|---|---|"]
+    for row in rows_of(result, "decoding"):
+        lines.append(
+            f"| {row['name']} | {row['dtype']}, {row['threads']} "
+            f"| {row['tokens_per_second']:.1f} | {aimed(row['ratio'], row['target'])} |"
+        )
+    text = (
+        f"Attention of one new token, {result['kv_heads']} KV heads of width {result['width']} "
+        f"with {result['query_heads_per_kv_head']} query heads each, random rows; ratios are "
+        "medians over rounds, to the fastest of our dense ways at the same precision, and in "
+        "brackets what was aimed at; bytes are a share of the dense ones, so 1 over them is the "
+        f"most that reading can gain. Whole model: {result['parameters'] / 1e6:.0f}M parameters "
+        f"with random weights behind {result['context']} tokens, random rows put into the cache "
+        "where a text would have been read. Below 1 it is a loss."
+    )
+    return [*lines, "", text + " " + where(result)]
+
+
+def rows_of(result: Result, what: str) -> list[Result]:
+    """One kind of a result's rows."""
+    return [row for row in result["rows"] if row["what"] == what]
+
+
+def aimed(found: float, target: float | None) -> str:
+    """A ratio, with what was aimed at."""
+    return f"{found:.2f}" + ("" if target is None else f" ({target:g})")
+
+
 def where(result: Result) -> str:
     """Machine, versions and command."""
     machine = result["machine"]
@@ -111,12 +166,15 @@ TABLES: dict[str, Callable[[Result], list[str]]] = {
     "decode": decode,
     "prefill": prefill,
     "batch": batch,
+    "pruned": pruned,
 }
 
 
 def filled(text: str) -> str:
     """The README with its tables as the results say them."""
     for name, table in TABLES.items():
+        if f"<!-- {name} -->" not in text:  # not measured yet
+            continue
         path = ROOT / "benchmarks" / "results" / f"{name}.json"
         made = "\n".join(table(json.loads(path.read_text("utf-8")))) + "\n"
         block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)

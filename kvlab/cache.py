@@ -48,6 +48,8 @@ class KVCache:
     through what was written over, and torch says so in `backward`.
     """
 
+    thins: ClassVar[bool] = True  # whether tokens and elements can be taken out
+
     def __init__(
         self,
         n_layers: int,
@@ -90,6 +92,18 @@ class KVCache:
     @property
     def capacity(self) -> int:
         return self.pos_LBGT.shape[3]
+
+    @property
+    def n_kv_heads(self) -> int:
+        return self._row_shape[1]
+
+    @property
+    def head_dim(self) -> int:
+        return self._row_shape[2]
+
+    @property
+    def device(self) -> torch.device:
+        return self.pos_LBGT.device
 
     @property
     def length(self) -> int:

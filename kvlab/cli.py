@@ -76,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--top-p", type=float, default=1.0)
     generate.add_argument("--seed", type=int, default=0)
     generate.add_argument("--raw", action="store_true", help="no chat form around the prompt")
+    generate.add_argument("--policy", metavar="NAME", help="thin the prompt: snapkv, h2o, ...")
+    generate.add_argument("--budget", type=float, help="share of tokens it keeps; default: 0.5")
+    generate.add_argument("--sparsity", type=float, help="of keys and values, in packed rows")
     generate.add_argument("--json", action="store_true")
     _model_arguments(generate)
 
@@ -178,7 +181,8 @@ def _generate(args, _rest) -> int:
     chat = args.model == "pocket" and not args.raw
     text = f"User: {args.prompt}\nAssistant:" if chat else args.prompt
     prompt = tokenizer.encode(text)
-    steps = stream(model, prompt, args.new_tokens, pick=sampler)
+    how = _thinning(args, model, len(prompt))
+    steps = stream(model, prompt, args.new_tokens, pick=sampler, **how)
     ids: list[int] = []
 
     def tokens():
@@ -191,11 +195,41 @@ def _generate(args, _rest) -> int:
         pieces.append(piece)
         if not args.json:
             print(piece, end="", flush=True)
+    cache = how.get("cache")
+    dense = cache and cache.seen * model.config.kv_bytes_per_token(model.dtype.itemsize)
     if args.json:
-        print(json.dumps({"prompt_tokens": prompt, "new_tokens": ids, "text": "".join(pieces)}))
+        found = {"prompt_tokens": prompt, "new_tokens": ids, "text": "".join(pieces)}
+        held = {"cache_bytes": cache.live_bytes, "dense_bytes": dense} if cache else {}
+        print(json.dumps(found | held))
     else:
         print()
+        if cache:
+            print(f"cache: {cache.live_bytes:,} of {dense:,} bytes", file=sys.stderr)
     return 0
+
+
+def _thinning(args, model, n_prompt: int) -> dict:
+    """Policy and cache that the options of `generate` ask for; nothing where they ask for none."""
+    if args.policy is None and args.sparsity is None:
+        if args.budget is not None:
+            raise ValueError("A budget came without a policy; name one: --policy snapkv.")
+        return {}
+    from kvlab.packed import PackedKVCache, PerToken
+    from kvlab.policies import evictions
+    from kvlab.rows import n_kept
+
+    named = evictions(0.5 if args.budget is None else args.budget)
+    if args.policy is not None and args.policy not in named:
+        raise ValueError(f"There is no policy {args.policy!r}; there are {', '.join(named)}.")
+    config, room = model.config, max(1, n_prompt + args.new_tokens - 1)
+    if args.sparsity is None:
+        return {"prune": named[args.policy], "cache": model.new_cache(1, room)}
+    rule = PerToken(n_kept(args.sparsity, config.head_dim))
+    cache = PackedKVCache(
+        config.n_layers, 1, config.n_kv_heads, room, config.head_dim, k_rule=rule, v_rule=rule,
+        sinks=4, dtype=model.dtype, device=model.device,
+    )  # fmt: skip
+    return {"prune": named.get(args.policy), "cache": cache}
 
 
 def _eval(args, _rest) -> int:

@@ -3,7 +3,7 @@
 B rows, H query heads, G key/value heads, T slots, D head width, C model width, F MLP width,
 V vocabulary, P parts of a row's slots.
 
-Keys and values are written and read where they lie, in the one cache.
+Keys and values are written and read where they lie, in the one cache, dense or packed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from kvlab import kernels
 from kvlab.cache import KVCache
 from kvlab.kernels import numbers, threads
 from kvlab.model import Layer, Transformer
+from kvlab.packed import PackedKVCache, PackedLayer
 
 # Up to so many rows our own kernel reads each weight once; more rows are torch's matrix product.
 MOST_ROWS = 12
@@ -31,16 +32,19 @@ class FusedDecode:
     the model's precision. It looks at the model's matrices where they lie, and copies its small
     vectors: make it again after changing those. numba compiles it when it first runs, and keeps
     the code. It checks nothing: `graphs.CompiledDecode` does.
-    Raises: ValueError when numba is missing, the model is not on a CPU, or the CPU cannot read
-    float16.
+    Raises: ValueError when numba is missing, the model is not on a CPU, the CPU cannot read
+    float16, or a packed cache holds what the kernel for packed rows does not read.
     """
 
     def __init__(self, model: Transformer, cache: KVCache) -> None:
         reason = kernels.missing("cpu")
-        if reason is None and (model.device.type != "cpu" or cache.k_LBGTD.device.type != "cpu"):
+        packed = isinstance(cache, PackedKVCache)
+        if reason is None and (model.device.type != "cpu" or cache.device.type != "cpu"):
             reason = f"the model is on {model.device}"
         if reason is None and model.dtype == torch.float16 and not _reads_float16():
             reason = "this processor has no instruction that reads float16; load another dtype"
+        if reason is None and packed:
+            reason = PackedLayer(cache, 0).missing(torch.empty(cache.batch, 1, 1, 1))
         if reason:
             raise ValueError(f"The compiled step for a CPU was asked for, but {reason}.")
         self._rope = model.model.rope
@@ -51,13 +55,8 @@ class FusedDecode:
         self._layers = [_LayerStep(layer, self._work) for layer in model.model.layers]
         self._norm = _Norm(model.model.norm, self._work)
         self._head = _Matrix(model.head_weights, self._work)
-        # all slots of each layer, used or not, as contiguous arrays
-        self._kv = [
-            (numbers(k_BGTD), numbers(v_BGTD), pos_BGT.numpy())
-            for k_BGTD, v_BGTD, pos_BGT in zip(
-                cache.k_LBGTD, cache.v_LBGTD, cache.pos_LBGT, strict=True
-            )
-        ]
+        slots = _PackedSlots if packed else _DenseSlots
+        self._slots = [slots(cache, layer) for layer in range(cache.n_layers)]
         self._room = _Room(model, cache, self._work)
         matrices = [m for layer in self._layers for m in layer.matrices]
         read = sum(m.weight.nbytes for m in [*matrices, self._head])
@@ -70,16 +69,14 @@ class FusedDecode:
         room.x[: cache.batch] = self._embed(token_B).to(self._work).numpy()
         cos, sin = self._rope(pos_B1, cache.seen, 1, room.like)
         rope = [_rows(half, cache.batch, self._work) for half in (cos, sin)]
-        pos_B = np.full(cache.batch, cache.seen) if pos_B1 is None else pos_B1[:, 0].numpy()
         with threads(1 if self._one_thread else torch.get_num_threads()):
-            for layer, kv, slot, whole in zip(
-                self._layers, self._kv, cache.used_L, cache.whole_L, strict=True
-            ):
-                layer(room, rope, kv, slot, whole, pos_B)
+            for layer, slots in zip(self._layers, self._slots, strict=True):
+                layer(room, rope, slots, pos_B1)
             self._norm(room.x, room.normed)
             logits = np.empty((len(room.x), self._head.n_out), room.x.dtype)
             self._head(room.normed, logits)
-        cache.advance()
+        if not isinstance(cache, PackedKVCache):
+            cache.advance()
         return torch.from_numpy(logits[: cache.batch]).to(self._dtype)
 
 
@@ -102,9 +99,8 @@ class _LayerStep:
             None if isinstance(norm, nn.Identity) else _Norm(norm, work)
             for norm in (at.q_norm, at.k_norm)
         ]
-        self.scale = at.head_dim**-0.5
 
-    def __call__(self, room, rope, kv, slot, whole, pos_B) -> None:
+    def __call__(self, room, rope, slots, pos_B1: Tensor | None) -> None:
         cpu = self._cpu
         self.before_attention(room.x, room.normed)
         self.q(room.normed, room.q)
@@ -116,14 +112,52 @@ class _LayerStep:
                 norm(rows, rows)
         cpu.turn(room.q_BHD, *rope)
         cpu.turn(room.k_BGD, *rope)
-        cpu.store(room.k_BGD, room.v_BGD, pos_B, slot, *kv)
-        cpu.attend(room.q_BHD, *kv, pos_B, slot + 1, whole, self.scale, room.scratch, room.out_BHD)
+        slots(room, pos_B1)
         self.o(room.out, room.x, add=True)
         self.before_mlp(room.x, room.normed)
         self.gate(room.normed, room.gate)
         self.up(room.normed, room.up)
         cpu.swiglu(room.gate, room.up)
         self.down(room.gate, room.x, add=True)
+
+
+class _DenseSlots:
+    """One layer of a dense cache, all slots, used or not, as contiguous arrays."""
+
+    def __init__(self, cache: KVCache, layer: int) -> None:
+        from kvlab.kernels import cpu
+
+        self._cpu, self._cache, self._layer = cpu, cache, layer
+        self._kv = (
+            numbers(cache.k_LBGTD[layer]),
+            numbers(cache.v_LBGTD[layer]),
+            cache.pos_LBGT[layer].numpy(),
+        )
+        self._scale = cache.head_dim**-0.5
+
+    def __call__(self, room: _Room, pos_B1: Tensor | None) -> None:
+        """Write the new token, and attend. Counting it is left to the whole step."""
+        cache, slot = self._cache, self._cache.used_L[self._layer]
+        pos_B = np.full(cache.batch, cache.seen) if pos_B1 is None else pos_B1[:, 0].numpy()
+        whole = cache.whole_L[self._layer]
+        self._cpu.store(room.k_BGD, room.v_BGD, pos_B, slot, *self._kv)
+        self._cpu.attend(
+            room.q_BHD, *self._kv, pos_B, slot + 1, whole, self._scale, room.scratch, room.out_BHD
+        )
+
+
+class _PackedSlots:
+    """One layer of a packed cache, which packs, counts and attends by itself."""
+
+    def __init__(self, cache: PackedKVCache, layer: int) -> None:
+        self._cache, self._layer = cache, layer
+
+    def __call__(self, room: _Room, pos_B1: Tensor | None) -> None:
+        cache, layer = self._cache, self._layer
+        new = (torch.from_numpy(x)[:, :, None].to(cache.dtype) for x in (room.k_BGD, room.v_BGD))
+        cache.append(layer, *new, pos_B1)
+        q_BHSD = torch.from_numpy(room.q_BHD)[:, :, None]
+        room.out_BHD[:] = cache.read(layer).attend(q_BHSD, pos_B1)[:, :, 0].numpy()
 
 
 class _Matrix:

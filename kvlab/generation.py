@@ -16,7 +16,8 @@ from torch import Tensor
 
 from kvlab.cache import KVCache
 from kvlab.model import Transformer
-from kvlab.prune import Policy, Pruner
+from kvlab.packed import PackedKVCache
+from kvlab.prune import Policy, Pruner, check_once
 
 Pick = Callable[[Tensor], Tensor]
 Prompt = Tensor | Sequence[int] | Sequence[Sequence[int]]
@@ -45,17 +46,15 @@ def prefill(
     """Read a whole prompt at once, fill the cache, and return each row's last logits.
 
     `pos_BS` is needed only when rows have padding (-1): then the last real token counts. `prune`
-    thins the cache afterwards, once; the logits are those of the whole prompt.
+    thins the cache afterwards, once; the logits are those of the whole prompt. An empty packed
+    cache packs what that left.
     Shapes: tokens_BS -> logits_BV.
-    Raises: ValueError before anything is read when a budget is too small or a score needs the
-    attention mass of tokens already in the cache.
+    Raises: ValueError before anything is read when a budget is too small, a score needs the
+    attention mass of tokens already in the cache, or a packed cache is not empty.
     """
     if prune is not None:
         pruner = _pruner(model, cache, prune, tokens_BS, pos_BS)
-        with pruner:
-            logits_BV = prefill(model, tokens_BS, cache, pos_BS=pos_BS, backend=backend)
-        pruner.prune()
-        return logits_BV
+        return _prefill_thinned(model, tokens_BS, cache, pos_BS, pruner, backend)
     x_BSC = model.hidden(tokens_BS, pos_BS, cache, backend=backend)
     if pos_BS is None:
         last_BC = x_BSC[:, -1]
@@ -72,7 +71,12 @@ def _pruner(
     tokens_BS: Tensor,
     pos_BS: Tensor | None,
 ) -> Pruner:
-    """A pruner for this prompt, with every refusal that is possible before it is read."""
+    """A pruner for this prompt, with every refusal that is possible before it is read.
+
+    For a packed cache it thins a dense one beside it.
+    """
+    if isinstance(cache, PackedKVCache):
+        cache = _beside(model, cache, policy, *tokens_BS.shape)
     pruner = Pruner(model, cache, policy)
     if pos_BS is None:
         ends_B = (cache.seen + tokens_BS.shape[1],) * len(tokens_BS)
@@ -81,6 +85,29 @@ def _pruner(
     pruner.check(ends_B)
     with pruner:
         return pruner
+
+
+def _beside(
+    model: Transformer, cache: PackedKVCache, policy: Policy, batch: int, n_prompt: int
+) -> KVCache:
+    """A dense cache in which a prompt is thinned before it is packed."""
+    if cache.seen:
+        raise ValueError(
+            f"{policy} came with a packed cache that holds {cache.seen} tokens, and what is packed "
+            "cannot be thinned. Start with an empty one, or leave prune= out."
+        )
+    check_once(policy)
+    return model.new_cache(batch, n_prompt)
+
+
+def _prefill_thinned(model, tokens_BS, cache, pos_BS, pruner: Pruner, backend="auto") -> Tensor:
+    """Read a prompt while its pruner watches, thin it, and pack what is left if `cache` does."""
+    with pruner:
+        logits_BV = prefill(model, tokens_BS, pruner.cache, pos_BS=pos_BS, backend=backend)
+    pruner.prune()
+    if isinstance(cache, PackedKVCache):
+        cache.take(pruner.cache)
+    return logits_BV
 
 
 @torch.inference_mode()
@@ -239,7 +266,8 @@ def stream(
     On a GPU a few more steps may follow the one at which every row has ended; the cache is then
     as if they had not.
     `prune` thins the cache after the prompt, and again each `every` decoded tokens if the policy
-    says so: `policies` has many. The cache still needs room for prompt and answer.
+    says so: `policies` has many. The cache still needs room for prompt and answer. An empty
+    `PackedKVCache` packs what a policy left of the prompt, and then what leaves its window.
     Raises: ValueError before the first token when the prompt is empty or not of the model's ids,
     when prompt and answer do not fit the cache or the model's positions, or when the policy's
     budget is too small or what its score needs cannot be collected.
@@ -260,10 +288,10 @@ def stream(
 
 @torch.inference_mode()
 def _steps(model, tokens_BS, pos_BS, n_new, cache, pick, decode, ends, pruner) -> Iterator[Step]:
-    with pruner or nullcontext():
-        logits_BV = prefill(model, tokens_BS, cache, pos_BS=pos_BS)
     if pruner:
-        pruner.prune()
+        logits_BV = _prefill_thinned(model, tokens_BS, cache, pos_BS, pruner)
+    else:
+        logits_BV = prefill(model, tokens_BS, cache, pos_BS=pos_BS)
     done_B = torch.zeros(len(tokens_BS), dtype=torch.bool, device=logits_BV.device)
     token_B = tokens_BS[:, -1]
     over: list[Tensor] = []

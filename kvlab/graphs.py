@@ -14,6 +14,7 @@ from torch import Tensor
 from kvlab.cache import KVCache, LayerKV
 from kvlab.fused import FusedDecode
 from kvlab.model import Transformer, taps, watched
+from kvlab.packed import PackedKVCache
 
 FEWEST_SLOTS = 128
 
@@ -23,8 +24,10 @@ def compiled_decode(model: Transformer, cache: KVCache) -> CompiledDecode:
 
     Give it to `generate(..., cache=cache, decode=compiled_decode(model, cache))`. The first step
     compiles or captures, which takes seconds. It works as long as the cache keeps its memory: make
-    it again after `shrink`.
-    Raises: ValueError when model and cache do not fit each other, or on a CPU without numba.
+    it again after `shrink`. On a CPU the cache may be packed, by rules whose rows attention reads
+    as they are.
+    Raises: ValueError when model and cache do not fit each other, for a packed cache on a GPU or
+    of other rules, or on a CPU without numba.
     """
     return CompiledDecode(model, cache)
 
@@ -41,12 +44,16 @@ class CompiledDecode:
     def __init__(self, model: Transformer, cache: KVCache) -> None:
         config = model.config
         wanted = (config.n_layers, config.n_kv_heads, config.head_dim, model.dtype, model.device)
-        shape = cache.k_LBGTD.shape
-        came = (shape[0], shape[2], shape[4], cache.k_LBGTD.dtype, cache.k_LBGTD.device)
+        came = (cache.n_layers, cache.n_kv_heads, cache.head_dim, cache.dtype, cache.device)
         if came != wanted:
             raise ValueError(
                 f"A cache of {_words(came)} came; expected {_words(wanted)}, as the model has. "
                 "Make it with model.new_cache."
+            )
+        if model.device.type == "cuda" and isinstance(cache, PackedKVCache):
+            raise ValueError(
+                "A CUDA graph was asked for, but this cache is packed, and where its window lies "
+                "changes from step to step. Use decode, or a KVCache."
             )
         self.model, self._cache = model, cache
         self._memory, self._taps = _memory(cache), taps(model)
@@ -74,7 +81,7 @@ class CompiledDecode:
                 f"Tokens of shape {tuple(token_B.shape)} and type {token_B.dtype} came; expected "
                 f"torch.int64 of shape ({cache.batch},), one for each row of the cache."
             )
-        if token_B.device != cache.k_LBGTD.device:
+        if token_B.device != cache.device:
             raise ValueError(
                 f"Tokens on {token_B.device} came; the model is on {cache.k_LBGTD.device}."
             )
@@ -198,6 +205,9 @@ def slots_for(n_used: int, capacity: int) -> int:
 
 
 def _memory(cache: KVCache) -> tuple[int, ...]:
+    """Where a cache lies; a packed one finds its own way after it moved."""
+    if isinstance(cache, PackedKVCache):
+        return ()
     stores = (cache.k_LBGTD, cache.v_LBGTD, cache.pos_LBGT)
     return (*(store.data_ptr() for store in stores), cache.capacity)
 

@@ -23,7 +23,7 @@ from kvlab.attention import attend
 from kvlab.cache import KVCache
 from kvlab.config import ModelConfig
 from kvlab.packed import PackedKVCache
-from kvlab.prune import Policy, Pruner, Then
+from kvlab.prune import Policy, Pruner, check_once, parts_of
 
 WANTED = "kvlab.hf works inside transformers 5, which is not here: pip install 'transformers>=5.23'"
 try:
@@ -373,12 +373,7 @@ def _check_storage(policy: Policy | None, packed: dict | None, capacity: int | N
         return
     if capacity is None:
         raise ValueError("A packed cache does not grow; give it capacity=, prompt and answer.")
-    parts = policy.parts if isinstance(policy, Then) else (policy,)
-    if any(getattr(part, "every", 0) for part in parts):
-        raise ValueError(
-            f"{policy} goes on thinning while text is generated, but packed rows stay as they are. "
-            "Use every=0, or no packed=."
-        )
+    check_once(policy)
 
 
 def _check_rules(packed: dict | None, config: ModelConfig) -> None:
@@ -400,9 +395,8 @@ def _check_policy(policy: Policy | None, stand_in: nn.Module) -> None:
         return
     readers = stand_in.model.layers
     Pruner(stand_in, KVCache(len(readers), 1, 1, 1, 2), policy)
-    parts = policy.parts if isinstance(policy, Then) else (policy,)
     held = getattr(getattr(readers[0].self_attn.o_proj, "weight", None), "dtype", None)
-    if any(part.needs.output for part in parts) and held not in _FLOATS:
+    if any(part.needs.output for part in parts_of(policy)) and held not in _FLOATS:
         raise ValueError(
             f"{policy} reads the output projection's weight, which this model holds as {held}. Use "
             "another score, or a model that is not quantised."

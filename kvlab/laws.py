@@ -28,6 +28,7 @@ from kvlab.prune import (
     Score,
     Sparsify,
     Then,
+    name_of,
     needs,
     needs_of,
 )
@@ -175,12 +176,6 @@ def _few(some: Sequence[int]) -> str:
     return text + (", ..." if len(some) > 4 else "")
 
 
-def _name(score: Score) -> str:
-    while isinstance(score, partial):
-        score = score.func
-    return getattr(score, "__name__", type(score).__name__)
-
-
 # --- the laws -----------------------------------------------------------------------------------
 
 
@@ -205,7 +200,7 @@ def _with_scores(policy: Evict | Sparsify, change: Callable[[Score], Score]) -> 
 
 def _spied(score: Score, *, where: str) -> Score:
     """A score that is looked at while it works."""
-    name, need = _name(score), needs_of(score)
+    name, need = name_of(score), needs_of(score)
 
     def spy(e: Evidence) -> Tensor:
         tensors = {f.name: getattr(e, f.name) for f in fields(e)}
@@ -268,7 +263,7 @@ def _budget_is_kept(case: _Case) -> None:
         raise LawBroken(
             f"Law 'the budget is kept': of {n} tokens {policy.tokens(n)} were to stay in each of "
             f"{len(kept)} heads, {wanted} in all, and {sum(kept)} did ({_few(kept)} by head). "
-            f"Look at {_name(policy.select)} and {_name(policy.layers)}."
+            f"Look at {name_of(policy.select)} and {name_of(policy.layers)}."
         )
     return None
 
@@ -284,7 +279,7 @@ def _sparsity_is_kept(policy: Sparsify, cache: KVCache, n: int) -> None:
                 raise LawBroken(
                     f"Law 'the sparsity is kept': {rule.sparsity:.0%} of the {what} were to be 0, "
                     f"and {left:.0%} stay in layer {layer}, head {head}, outside sinks and window. "
-                    f"Look at {_name(rule.select)}."
+                    f"Look at {name_of(rule.select)}."
                 )
 
 

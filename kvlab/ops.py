@@ -23,6 +23,11 @@ def rms_norm(x_BSC: Tensor, weight_C: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x_BSC, weight_C.shape, weight_C, eps)
 
 
+def wide(x: Tensor) -> Tensor:
+    """Half precision as float32, for sums and products; others as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def rope_turns(
     head_dim: int,
     theta: float,

@@ -3,9 +3,9 @@
 L layers, B rows of the batch, G key/value heads, T slots, S new tokens, D head width, N kept of M.
 
 A rule says how a token's key or value is held once it leaves the window: `PerToken`, `PerChannel`,
-`CodesPerToken`, `CodesPerChannel` or `Dense`. Keys and values each have their own. What a rule
-holds is a few tensors whose third axis is time, so the cache can take memory once and write in
-place, whatever the rule is.
+`Channels`, `CodesPerToken`, `CodesPerChannel` or `Dense`. Keys and values each have their own. What
+a rule holds is a few tensors whose third axis is time, so the cache can take memory once and write
+in place, whatever the rule is.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from kvlab import kernels, rows
 from kvlab.cache import KVCache
+from kvlab.ops import wide
 from kvlab.rows import Codes, PackedRows
 
 # (layer, x_BGTD, pos_BGT) -> a score, or a mask of exactly N per row; both of x's shape
@@ -58,6 +59,8 @@ class PerToken:
     unit = 1
 
     def encode(self, x_BGTD: Tensor, score: Tensor | None) -> tuple[Tensor, ...]:
+        if score is None and not self.bits and _packs(x_BGTD):
+            return _largest(x_BGTD, self)
         by = x_BGTD.abs() if score is None else score
         return _parts(rows.pack(x_BGTD, by, self.n_kept, marks=self.marks, bits=self.bits))
 
@@ -67,6 +70,10 @@ class PerToken:
     def unit_bytes(self, width: int, dtype: torch.dtype) -> int:
         """Bytes of `unit` tokens of one head."""
         return rows.row_bytes(width, self.n_kept, dtype, marks=self.marks, bits=self.bits)
+
+    def kind(self, width: int) -> str:
+        """How a row of this width says what it kept: "bitmap" or "index"."""
+        return self.marks or rows.smaller_marks(width, self.n_kept)
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,42 @@ class PerChannel:
         """Bytes of `unit` tokens of one head."""
         row = rows.row_bytes(self.group, self.n_kept, dtype, marks=self.marks, bits=self.bits)
         return width * row
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Every `group` tokens that follow each other keep N whole channels, and the names of these.
+
+    Without a score the channels with the most energy stay. So what `Sparsify` left of keys or
+    values by `think` or `think_v` with `whole_channels` is held exactly: channels that were zeroed
+    have none. A score counts by its sum over the group's tokens.
+    """
+
+    n_kept: int
+    group: int = 32
+    score: Score | None = None
+
+    @property
+    def unit(self) -> int:
+        return self.group
+
+    def encode(self, x_BGTD: Tensor, score: Tensor | None) -> tuple[Tensor, ...]:
+        x_BGUMD = x_BGTD.unflatten(2, (-1, self.group))
+        by = (wide(x_BGTD) ** 2 if score is None else score).unflatten(2, (-1, self.group)).sum(3)
+        names = rows.pack(by, by, self.n_kept, marks="index").marks
+        at = names[:, :, :, None].long().expand(*x_BGUMD.shape[:-1], -1)
+        return x_BGUMD.gather(-1, at), names
+
+    def decode(self, parts: tuple[Tensor, ...], width: int) -> Tensor:
+        x_BGUMN, names = parts
+        dense = x_BGUMN.new_zeros((*x_BGUMN.shape[:-1], width))
+        at = names[:, :, :, None].long().expand_as(x_BGUMN)
+        return dense.scatter_(-1, at, x_BGUMN).flatten(2, 3)
+
+    def unit_bytes(self, width: int, dtype: torch.dtype) -> int:
+        """Bytes of `unit` tokens of one head."""
+        names = rows.row_bytes(width, self.n_kept, torch.uint8, marks="index") - self.n_kept
+        return self.group * self.n_kept * dtype.itemsize + names
 
 
 @dataclass(frozen=True)
@@ -141,7 +184,7 @@ class CodesPerChannel:
         return width * rows.code_bytes(self.group, self.bits, dtype)
 
 
-Rule = Dense | PerToken | PerChannel | CodesPerToken | CodesPerChannel
+Rule = Dense | PerToken | PerChannel | Channels | CodesPerToken | CodesPerChannel
 
 
 class PackedKVCache(KVCache):
@@ -155,6 +198,8 @@ class PackedKVCache(KVCache):
     bytes, and `bytes_unpacked` the dense ones written when a backend wanted dense views.
     Raises: ValueError for a rule that cannot hold this head width, or sizes that do not fit.
     """
+
+    thins = False
 
     def __init__(
         self,
@@ -206,21 +251,43 @@ class PackedKVCache(KVCache):
         The dense cache stays as it is.
         """
         layers, batch, heads, slots, width = cache.k_LBGTD.shape
-        where = {"dtype": cache.dtype, "device": cache.k_LBGTD.device}
+        where = {"dtype": cache.dtype, "device": cache.device}
         twin = cls(layers, batch, heads, capacity or slots, width, **how, **where)
-        twin.check_room(max(cache.used_L))
-        for layer, used in enumerate(cache.used_L):
-            k_BGTD, v_BGTD = cache.k_LBGTD[layer, :, :, :used], cache.v_LBGTD[layer, :, :, :used]
-            pos_BGT = cache.pos_LBGT[layer, :, :, :used]
-            twin._take(layer, k_BGTD, v_BGTD, pos_BGT)
-            twin.pos_LBGT[layer, :, :, :used] = pos_BGT
-            if not cache._in_order_L[layer]:
-                twin.pos_LBGT[layer, :, :, used:] = -1
-            twin._used_L[layer] = used
-        twin._know(cache)
-        twin._fresh = None
-        twin.bytes_copied = twin.live_bytes
+        twin.take(cache)
         return twin
+
+    def take(self, cache: KVCache) -> None:
+        """Pack what a dense cache holds, evicted or not, into this one; the dense one stays.
+
+        Raises: ValueError when this one is not empty or another model's, when that does not fit,
+        or when a score cannot be used; this one is then as before.
+        """
+        shapes = [(c.n_layers, *c._row_shape, c.dtype, c.device) for c in (cache, self)]
+        if any(self._seen_L) or shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{cache!r} was to be packed into {self!r}; expected an empty one of the same "
+                "layers, rows, heads, width, type and device."
+            )
+        self.check_room(max(cache.used_L))
+        try:
+            for layer, used in enumerate(cache.used_L):
+                self._take_layer(cache, layer, used)
+        except BaseException:
+            self.rewind(0)
+            raise
+        self._know(cache)
+        self._fresh = None
+        self.bytes_copied += self.live_bytes
+
+    def _take_layer(self, cache: KVCache, layer: int, used: int) -> None:
+        k_BGTD, v_BGTD = cache.k_LBGTD[layer, :, :, :used], cache.v_LBGTD[layer, :, :, :used]
+        pos_BGT = cache.pos_LBGT[layer, :, :, :used]
+        self._take(layer, k_BGTD, v_BGTD, pos_BGT)
+        self.pos_LBGT[layer, :, :, :used] = pos_BGT
+        if not cache._in_order_L[layer]:
+            self._in_order_L[layer] = False
+            self.pos_LBGT[layer, :, :, used:] = -1
+        self._used_L[layer] = used
 
     @property
     def packed_L(self) -> tuple[int, ...]:
@@ -244,8 +311,8 @@ class PackedKVCache(KVCache):
     def k_LBGTD(self) -> Tensor:
         """Not here: older tokens are packed."""
         raise ValueError(
-            "Dense memory was asked for, as compiled steps do, but this cache is packed. "
-            "Use decode, or a KVCache."
+            "The dense memory of a cache was asked for, but this cache is packed. "
+            "Read it layer by layer, or use a KVCache."
         )
 
     v_LBGTD = k_LBGTD
@@ -439,6 +506,8 @@ class PackedKVCache(KVCache):
         chunk = max(1, _CHUNK // rule.unit) * rule.unit
         for low in range(0, total, chunk):
             x_BGTD, pos_BGT = _span(sources, low, low + chunk), _span(pos, low, low + chunk)
+            if rule.unit > 1:  # padding must not sway what a group keeps
+                x_BGTD = x_BGTD.where(pos_BGT[..., None] >= 0, 0)
             scored = getattr(rule, "score", None)
             score = None if scored is None else scored(layer, x_BGTD, pos_BGT)
             start = (packed + low) // rule.unit
@@ -480,8 +549,8 @@ class PackedLayer:
         for name, rule in zip(("keys", "values"), cache.rules, strict=True):
             if not isinstance(rule, PerToken) or rule.bits:
                 return f"{name} are held by {rule}, and the kernel reads PerToken rows of floats"
-        if cache._row_shape[2] > 256:
-            return f"heads are {cache._row_shape[2]} wide, and the kernel's indices reach 256"
+        if cache.head_dim > 256:
+            return f"heads are {cache.head_dim} wide, and the kernel's indices reach 256"
         if cache.dtype == torch.float64:
             return "the kernel works in float32, and the cache holds float64"
         if device == "cuda":
@@ -539,8 +608,7 @@ class PackedLayer:
         return out_BHD
 
     def _is_bitmap(self, rule: PerToken) -> bool:
-        width = self.cache._row_shape[2]
-        return (rule.marks or rows.smaller_marks(width, rule.n_kept)) == "bitmap"
+        return rule.kind(self.cache.head_dim) == "bitmap"
 
     @cached_property
     def _dense(self) -> tuple[Tensor, Tensor]:
@@ -561,6 +629,31 @@ def _unreadable(dtype: torch.dtype) -> str | None:
     if dtype == torch.float16 and not cpu.reads_float16():
         return "this processor has no instruction that reads float16"
     return None
+
+
+def _packs(x: Tensor) -> bool:
+    """Whether the compiled kernel can pack these rows."""
+    return x.device.type == "cpu" and x.dtype != torch.float64 and not kernels.missing("rows")
+
+
+def _largest(x_BGTD: Tensor, rule: PerToken) -> tuple[Tensor, Tensor]:
+    """Values and marks of each row's largest numbers, as `rows.pack` gives them, by the kernel."""
+    from kvlab.kernels import rows as kernel
+
+    width = x_BGTD.shape[-1]
+    rule.unit_bytes(width, x_BGTD.dtype)  # refuses what no row can hold
+    bitmap = rule.kind(width) == "bitmap"
+    x_BGTD = x_BGTD.detach().contiguous()
+    key_BGTD = x_BGTD.float().abs()
+    if bool(key_BGTD.isnan().any()):
+        raise ValueError("Numbers came with NaN among them, which cannot be ranked; expected none.")
+    values = x_BGTD.new_empty((*x_BGTD.shape[:-1], rule.n_kept))
+    n_marks = width // 8 if bitmap else rule.n_kept
+    marks = torch.empty((*x_BGTD.shape[:-1], n_marks), dtype=torch.uint8)
+    flat = (x_BGTD, key_BGTD.view(torch.int32), values, marks)
+    with kernels.threads(torch.get_num_threads()):
+        kernel.pack(*(kernels.numbers(x.flatten(0, -2)) for x in flat), bitmap)
+    return values, marks
 
 
 def _parts(packed: PackedRows) -> tuple[Tensor, ...]:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kvlab.ops import wide
 from kvlab.prune import (
     Elements,
     Evict,
@@ -27,6 +28,7 @@ from kvlab.prune import (
     across_heads,
     all_heads,
     attention,
+    check_window,
     needs,
     per_channel,
     per_token,
@@ -111,7 +113,7 @@ def tova(e: Evidence) -> Tensor:
     return mean_B1T.expand_as(e.pos_BGT)
 
 
-@needs(queries=32)
+@needs(queries=32, before=True)
 def snapkv(e: Evidence, *, kernel: int = 5, how: str = "mean") -> Tensor:
     """Attention of the latest W queries to the tokens before them, smoothed over neighbours.
 
@@ -157,7 +159,7 @@ def knorm(e: Evidence) -> Tensor:
 
     Source: Devoto et al. 2024, "A Simple and Effective L2 Norm-Based Strategy", section 3.
     """
-    return -_wide(e.k_BGTD).norm(dim=-1)
+    return -wide(e.k_BGTD).norm(dim=-1)
 
 
 def keydiff(e: Evidence) -> Tensor:
@@ -165,10 +167,10 @@ def keydiff(e: Evidence) -> Tensor:
 
     Source: Park et al. 2025, "KeyDiff", equation 4 with the mean of unit keys as anchor.
     """
-    unit_BGTD = F.normalize(_wide(e.k_BGTD), dim=-1) * e.valid_BGT[..., None]
+    unit_BGTD = F.normalize(wide(e.k_BGTD), dim=-1) * e.valid_BGT[..., None]
     n_BG11 = e.valid_BGT.sum(-1)[..., None, None].clamp(min=1)
     return -F.cosine_similarity(
-        _wide(e.k_BGTD), unit_BGTD.sum(2, keepdim=True) / n_BG11, dim=-1
+        wide(e.k_BGTD), unit_BGTD.sum(2, keepdim=True) / n_BG11, dim=-1
     )  # fmt: skip
 
 
@@ -184,7 +186,7 @@ def expected_attention(
     (`ExpectedAttentionPress`), whose rule this is.
     Differs: the statistics are those of at most 512 queries, not of the whole prompt.
     """
-    k_BGTD, v_BGTD = _wide(e.k_BGTD), _wide(e.v_BGTD)
+    k_BGTD, v_BGTD = wide(e.k_BGTD), wide(e.v_BGTD)
     mean_BGRD, spread_BGRDD = _future_queries(e, ahead, sinks)
     k_BG1TD, width = k_BGTD[:, :, None], k_BGTD.shape[-1]
     logits_BGRT = (k_BG1TD @ mean_BGRD[..., None])[..., 0] / math.sqrt(width)
@@ -228,7 +230,7 @@ def vatp(e: Evidence) -> Tensor:
     Scissorhands' attention).
     """
     seen_BGT = e.over_group(e.over_queries(e.weights_BGRWT()))
-    return seen_BGT * _wide(e.v_BGTD).abs().sum(-1)
+    return seen_BGT * wide(e.v_BGTD).abs().sum(-1)
 
 
 @needs(queries=32, output=True)
@@ -363,7 +365,7 @@ def think(e: Evidence) -> Tensor:
     Source: Xu et al. 2024, "ThinK", equation 6.
     """
     counted_BW = (e.q_pos_BW >= 0)[:, None, None, :, None]
-    q_BGD = e.over_group((_wide(e.q_BGRWD) ** 2 * counted_BW).sum(3))
+    q_BGD = e.over_group((wide(e.q_BGRWD) ** 2 * counted_BW).sum(3))
     return q_BGD * _square_sums(e.k_BGTD, e.valid_BGT)
 
 
@@ -405,12 +407,8 @@ def sparsities(
 _LEAST = torch.finfo(torch.float32).tiny  # so that a factor of 0 does not make all equal
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def _square_sums(x_BGTD: Tensor, valid_BGT: Tensor) -> Tensor:
-    return (_wide(x_BGTD) ** 2 * valid_BGT[..., None]).sum(2)
+    return (wide(x_BGTD) ** 2 * valid_BGT[..., None]).sum(2)
 
 
 def _first(score_BGT: Tensor, first_BGT: Tensor) -> Tensor:
@@ -429,11 +427,7 @@ def _check_window(e: Evidence) -> None:
     window = e.q_BGRWD.shape[3]
     kept_B = e.n_B if e.n_B is not None else (0,) * len(e.seen_B)
     for seen, kept in zip(e.seen_B, kept_B, strict=True):
-        if kept < seen <= window:
-            raise ValueError(
-                f"A row of {seen} tokens is to keep {kept}, but the {window} queries that judge "
-                "them are all it has. Use a shorter window: needs(queries=...)(partial(score))."
-            )
+        check_window(kept, seen, window)
 
 
 def _pooled(x_BGRT: Tensor, valid_BGT: Tensor, kernel: int) -> Tensor:

@@ -12,7 +12,7 @@ that no tie can evict a protected token.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -89,9 +89,8 @@ class Evidence:
 
     def logits_BGRWT(self) -> Tensor:
         """Scaled products of queries and keys in float32 or wider, -inf where not allowed."""
-        wide = torch.promote_types(self.k_BGTD.dtype, torch.float32)
-        k_BG1DT = self.k_BGTD[:, :, None].to(wide).transpose(-1, -2)
-        logits = self.q_BGRWD.to(wide) @ k_BG1DT * self.k_BGTD.shape[-1] ** -0.5
+        k_BG1DT = ops.wide(self.k_BGTD)[:, :, None].transpose(-1, -2)
+        logits = ops.wide(self.q_BGRWD) @ k_BG1DT * self.k_BGTD.shape[-1] ** -0.5
         allowed_BGWT = (self.pos_BGT[:, :, None] >= 0) & (
             self.pos_BGT[:, :, None] <= self.q_pos_BW[:, None, :, None]
         )
@@ -138,24 +137,31 @@ class Needs:
     mass: Score | None = None
     rope: bool = False
     output: bool = False
+    before: bool = False
 
 
 def needs(
-    *, queries: int = 0, mass: Score | None = None, rope: bool = False, output: bool = False
+    *,
+    queries: int = 0,
+    mass: Score | None = None,
+    rope: bool = False,
+    output: bool = False,
+    before: bool = False,
 ) -> Callable[[Score], Score]:
     """Declare what a score looks at beside keys, values and positions.
 
     `queries`: the latest so many. A shorter prompt has fewer, and the score gets those. `mass`: a
     function of `Evidence` that gives each block of queries its weights (B, G, R, W, T); their sum
     over all queries is kept up while text is read, so the cache must be watched from its first
-    token. `rope` and `output`: `turns` and `o_CI`.
+    token. `rope` and `output`: `turns` and `o_CI`. `before`: it judges only tokens before its
+    queries, so a row that must lose some has to be longer than these.
     It also changes a score's window: `needs(queries=64)(partial(snapkv))`.
     """
     if type(queries) is not int or queries < 0:
         raise ValueError(f"A score asks for {queries!r} queries; expected 0 or more.")
 
     def declare(score: Score) -> Score:
-        score.needs = Needs(queries, mass, rope, output)
+        score.needs = Needs(queries, mass, rope, output, before or needs_of(score).before)
         return score
 
     return declare
@@ -166,6 +172,15 @@ def needs_of(score: Score) -> Needs:
     while not hasattr(score, "needs") and isinstance(score, partial):
         score = score.func
     return getattr(score, "needs", Needs())
+
+
+def check_window(kept: int, seen: int, window: int) -> None:
+    """Refuse to judge a row's tokens by as many queries as it has."""
+    if kept < seen <= window:
+        raise ValueError(
+            f"A row of {seen} tokens is to keep {kept}, but the {window} queries that judge those "
+            "before them are all it has. Use a shorter window: needs(queries=...)(partial(score))."
+        )
 
 
 # --- which tokens stay --------------------------------------------------------------------------
@@ -197,7 +212,8 @@ def per_head(score_BGT: Tensor, first_BGT: Tensor, valid_BGT: Tensor, n_B: Tenso
 def all_heads(score_BGT: Tensor, first_BGT: Tensor, valid_BGT: Tensor, n_B: Tensor) -> Tensor:
     """The same n tokens in all heads of a layer, best by the mean of the heads' scores.
 
-    It needs heads that hold the same tokens in the same slots, so nothing ragged before it.
+    It needs heads that hold the same tokens in the same slots, so no other selection before it: a
+    Pruner refuses that.
     """
     mean_BGT = score_BGT.mean(1, keepdim=True).expand_as(score_BGT)
     return per_head(mean_BGT, first_BGT, valid_BGT, n_B)
@@ -297,9 +313,11 @@ class Evict:
             )
 
     def check(self, seen_B: tuple[int, ...]) -> None:
-        """Refuse a budget that is too small for rows of these lengths."""
+        """Refuse a budget that is too small, or a window too long, for rows of these lengths."""
         for seen in seen_B:
-            self.tokens(seen)
+            kept = self.tokens(seen)
+            if self.needs.before:
+                check_window(kept, seen, self.needs.queries)
 
     def masks(self, e: Evidence) -> Masks:
         """Decide for one layer, without touching anything."""
@@ -322,7 +340,7 @@ class Evict:
         got = self.layers(free, room, e.layer, e.n_layers)
         if type(got) is not int or not 0 <= got <= room:
             raise ValueError(
-                f"{_name(self.layers)} gave layer {e.layer} {got!r} of {free} tokens on average; "
+                f"{name_of(self.layers)} gave layer {e.layer} {got!r} of {free} tokens on average; "
                 f"expected a whole number from 0 to {room}, which is what there is."
             )
         return protected + got
@@ -466,13 +484,28 @@ class Then:
     parts: tuple[Evict | Sparsify | Then, ...]
 
     def __init__(self, *parts: Evict | Sparsify | Then) -> None:
-        flat = [p for part in parts for p in (part.parts if isinstance(part, Then) else (part,))]
-        for part in flat:
+        for part in parts:
             _check_policy(part)
-        object.__setattr__(self, "parts", tuple(flat))
+        object.__setattr__(self, "parts", tuple(p for part in parts for p in parts_of(part)))
 
 
 Policy = Evict | Sparsify | Then
+
+
+def parts_of(policy: Policy | None) -> tuple[Evict | Sparsify, ...]:
+    """The single policies of a policy, in the order in which they are applied."""
+    if policy is None:
+        return ()
+    return policy.parts if isinstance(policy, Then) else (policy,)
+
+
+def check_once(policy: Policy | None) -> None:
+    """Refuse a policy that goes on thinning where what it left is to be packed."""
+    if any(part.every for part in parts_of(policy)):
+        raise ValueError(
+            f"{policy} goes on thinning while text is generated, but packed rows stay as they are. "
+            "Use every=0, or a cache that is not packed."
+        )
 
 
 def _check_policy(policy: object) -> None:
@@ -508,14 +541,25 @@ def _scored(score: Score, e: Evidence, shapes: tuple) -> Tensor:
     if not isinstance(got, Tensor) or tuple(got.shape) not in map(tuple, shapes):
         came = f"shape {tuple(got.shape)}" if isinstance(got, Tensor) else type(got).__name__
         raise ValueError(
-            f"The score {_name(score)} returned {came}; expected a tensor of shape "
+            f"The score {name_of(score)} returned {came}; expected a tensor of shape "
             f"{' or '.join(str(tuple(shape)) for shape in shapes)}."
         )
     return got
 
 
-def _name(score: Score) -> str:
-    return getattr(score, "__name__", None) or _name(getattr(score, "func", type(score)))
+def name_of(function: Callable) -> str:
+    """What a score or a selection is called, under any `partial`."""
+    function = unwrapped(function)[0]
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def unwrapped(function: Callable) -> tuple[Callable, dict]:
+    """A function, and the settings that `partial` gave it."""
+    settings: dict = {}
+    while isinstance(function, partial):
+        settings = function.keywords | settings
+        function = function.func
+    return function, settings
 
 
 def _joined(wanted: list[Needs]) -> Needs:
@@ -550,8 +594,14 @@ class Pruner:
 
     def __init__(self, model: nn.Module, cache: KVCache, policy: Policy) -> None:
         _check_policy(policy)
+        if not cache.thins:
+            raise ValueError(
+                f"A packed cache came with {policy}, and what is packed cannot be thinned. Give it "
+                "to prefill or generate with prune=, which thin first, or thin a KVCache and pack "
+                "what is left: PackedKVCache.of(cache, ...)."
+            )
         self.policy, self.cache, self._model = policy, cache, model
-        self._parts = policy.parts if isinstance(policy, Then) else (policy,)
+        self._parts = parts_of(policy)
         self._layers = [layer.self_attn for layer in model.model.layers]
         if cache.n_layers != len(self._layers):
             raise ValueError(
@@ -584,9 +634,8 @@ class Pruner:
         return any(p.every for p in self._parts)
 
     def check(self, seen_B: tuple[int, ...]) -> None:
-        """Refuse budgets that are too small for rows of these lengths."""
-        for part in self._parts:
-            part.check(seen_B)
+        """Refuse budgets too small for rows of these lengths, and an order that cannot work."""
+        _check_parts(self._parts, seen_B)
 
     def fork(self, policy: Policy) -> Pruner:
         """Another policy on a fork of the cache, with what this pruner collected.
@@ -704,8 +753,8 @@ class Pruner:
         """
         due = [p for p in self._parts if self.step == 0 or (p.every and self.step % p.every == 0)]
         seen_B = seen_in(self.cache) if due else ()
+        _check_parts(due, seen_B)
         for part in due:
-            part.check(seen_B)
             self._check_collected(part)
         for part in due:
             need = part.needs
@@ -790,6 +839,25 @@ def density(cache: KVCache) -> Density:
             zeros[j] += int(((store[i, :, :, :used] == 0) & valid_BGT[..., None]).sum())
     elements = max(1, tokens * cache.k_LBGTD.shape[-1])
     return Density(tokens / max(1, seen), *(1 - n / elements for n in zeros))
+
+
+def _check_parts(parts: Sequence[Evict | Sparsify], seen_B: tuple[int, ...]) -> None:
+    """Refuse budgets too small for these lengths, and one choice for heads that differ by then."""
+    for part in parts:
+        part.check(seen_B)
+    active = [p for p in parts if isinstance(p, Evict) and any(p.tokens(n) < n for n in seen_B)]
+    apart = [p for p in active if not _same_in_all_heads(p)]
+    for i, part in enumerate(active):
+        before = [p for p in apart if part.every or p in active[:i]]
+        if before and _same_in_all_heads(part):
+            raise ValueError(
+                f"{part} chooses the same tokens for all heads, but {before[0]} leaves each head "
+                "its own. Apply it first, and once (every=0), or use select=per_head."
+            )
+
+
+def _same_in_all_heads(policy: Evict) -> bool:
+    return unwrapped(policy.select)[0] is all_heads
 
 
 def _check_numbers(part: Evict | Sparsify, masks_L: list[Masks]) -> None:

@@ -73,17 +73,8 @@ def run(
         quality.at_bytes((), budget, shape)
     cells = _Cells(opened, settings, tasks, text)
     budgets = _with_own_bytes(cells, own, budgets)
-    with _log(out, settings) as (done, write), progress() as show:
-        found, refused = {}, {}
-        todo = [(*task, seed) for seed in range(seeds) for task in cells.tasks]
-        for i, cell in enumerate(todo):
-            shown = lambda share, i=i, cell=cell: show(  # noqa: E731
-                i + share, f"{cell[0]}, {cell[1]}, seed {cell[2]}", len(todo)
-            )
-            for key, row in _cell(cells, cell, policies, own, budgets, done, refused, shown):
-                found[key] = row
-                if key[3] not in own:
-                    write(key, row)
+    with _log(out, settings) as log:
+        found, refused = _all_cells(cells, policies, own, budgets, seeds, log)
     return {
         "settings": settings,
         "machine": machine(),
@@ -96,6 +87,25 @@ def run(
         "rows": list(summary(_in_order(found, policies, own))),
         "seconds": round(time.perf_counter() - start, 1),
     }
+
+
+def _all_cells(cells, policies, own, budgets, seeds: int, log) -> tuple[dict[Key, Row], dict]:
+    """All rows, each written down at once, and why some methods have none."""
+    done, write = log
+    found: dict[Key, Row] = {}
+    refused: dict[str, str] = {}
+    todo = [(*task, seed) for seed in range(seeds) for task in cells.tasks]
+    with progress() as show:
+        for i, cell in enumerate(todo):
+
+            def shown(share: float, i=i, cell=cell) -> None:
+                show(i + share, f"{cell[0]}, {cell[1]}, seed {cell[2]}", len(todo))
+
+            for key, row in _cell(cells, cell, policies, own, budgets, done, refused, shown):
+                found[key] = row
+                if key[3] not in own:
+                    write(key, row)
+    return found, refused
 
 
 def _in_order(found: Mapping[Key, Row], policies, own) -> dict[Key, Row]:

@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kvlab import policies, rows
+from kvlab import policies, prune, rows
 from kvlab.attention import attend
 from kvlab.cache import KVCache
 from kvlab.generation import pad
 from kvlab.model import Transformer
-from kvlab.packed import CodesPerChannel, CodesPerToken, Dense, PerToken, Rule
+from kvlab.packed import Channels, CodesPerChannel, CodesPerToken, Dense, PerToken, Rule
 from kvlab.prune import (
     Elements,
     Evict,
@@ -43,6 +43,7 @@ from kvlab.prune import (
     per_channel,
     per_token,
     seen_in,
+    unwrapped,
     whole_channels,
 )
 from kvlab.tokenizer import Tokenizer
@@ -78,10 +79,7 @@ DENSE, FLOOR, BASELINES = "dense", "sinks and window", ("random", "recency")
 
 def parts_of(method: Method) -> tuple[Evict | Sparsify, ...]:
     """The single policies of a method, in the order in which they are applied."""
-    policy = method.policy if isinstance(method, Packed) else method
-    if policy is None:
-        return ()
-    return policy.parts if isinstance(policy, Then) else (policy,)
+    return prune.parts_of(method.policy if isinstance(method, Packed) else method)
 
 
 # --- prompts ------------------------------------------------------------------------------------
@@ -471,7 +469,7 @@ def _side_bytes(rules: list, x_BGTD: Tensor, pos_BGT: Tensor, seen_B, dtype) -> 
     ((rule, sink, recent),) = rules
     seen_B11 = torch.tensor(seen_B, device=pos_BGT.device)[:, None, None]
     ripe_BGT = (pos_BGT >= sink) & (seen_B11 - 1 - pos_BGT >= recent)
-    select, settings = _unwrapped(rule.select)
+    select, settings = unwrapped(rule.select)
     if select is per_channel:
         group = settings.get("group", 32)
         number_BGT = (pos_BGT - sink).div(group, rounding_mode="floor")
@@ -501,15 +499,6 @@ def _group_bytes(number_BGT: Tensor, ripe_BGT: Tensor, sparsity: float, dtype) -
         times * rows.row_bytes(-(-size // 8) * 8, n_kept(sparsity, size), dtype)
         for size, times in sizes.items()
     )
-
-
-def _unwrapped(select: Callable) -> tuple[Callable, dict]:
-    """A selection's own function, and the settings that `partial` gave it."""
-    settings: dict = {}
-    while isinstance(select, partial):
-        settings = select.keywords | settings
-        select = select.func
-    return select, settings
 
 
 # --- methods at equal bytes ---------------------------------------------------------------------
@@ -564,13 +553,25 @@ def _elements(k: Score, v: Score, select, unit: int, share: float, shape: Shape)
     width, item = unit if unit > 1 else shape.width, shape.dtype.itemsize
 
     def cost(n: int) -> float:
-        if select is whole_channels:
-            return n / width
         return 1.0 if n == width else rows.row_bytes(width, n, shape.dtype) / (width * item)
 
     n = _most(cost, width, shape.body(share, unit), "Pruning elements")
     rule = {"sparsity": 1 - n / width, "select": select}
     return Sparsify(Elements(k, **rule), Elements(v, **rule), **shape.same)
+
+
+def _think(share: float, shape: Shape) -> Packed:
+    """Whole channels, as many as fit, chosen once for all tokens and held narrower."""
+    width = shape.width
+
+    def cost(n: int) -> float:
+        held = Channels(n)
+        return held.unit_bytes(width, shape.dtype) / (held.unit * width * shape.dtype.itemsize)
+
+    n = _most(cost, width, shape.body(share, Channels(1).unit), "Keeping whole channels")
+    rule = {"sparsity": 1 - n / width, "select": whole_channels}
+    k, v = (Elements(score, **rule) for score in (policies.think, policies.think_v))
+    return Packed(Channels(n), Channels(n), Sparsify(k, v, **shape.same), **shape.same)
 
 
 def _kivi_rules(bits: int, shape: Shape) -> tuple[Rule, Rule]:
@@ -638,7 +639,7 @@ METHODS: dict[str, Callable[[float, Shape], Method]] = {
     "mustafar_channel": partial(
         _elements, policies.k_magnitude, policies.v_output_aware, _GROUPS, 32
     ),
-    "think": partial(_elements, policies.think, policies.think_v, whole_channels, 1),
+    "think": _think,
     "kivi": _kivi,
     "mustafar_4bit": _mustafar_codes,
     "snapkv_4bit": _snapkv_codes,

@@ -36,6 +36,23 @@ def test_generate_as_json_and_by_draw(capsys):
     assert 1 <= len(outs[0]["new_tokens"]) <= 9 and outs[0]["text"]
 
 
+def test_generate_thins_and_packs_and_says_what_is_left(capsys):
+    prompt = "The password of Anna is tiger. " * 12 + "What is the password of Anna?"
+    line, bytes_ = ["generate", prompt, "-n", "12", "--json"], []
+    for how in (["--sparsity", "0"], ["--sparsity", "0.7"], ["--policy", "snapkv"],
+                ["--policy", "snapkv", "--budget", "0.4", "--sparsity", "0.5"]):  # fmt: skip
+        assert cli.main([*line, *how]) == 0
+        out = json.loads(capsys.readouterr().out)
+        bytes_.append(out["cache_bytes"] / out["dense_bytes"])
+        if how == ["--sparsity", "0"]:
+            whole = out["text"]
+    assert bytes_[0] > 1 > bytes_[1] and bytes_[3] < bytes_[2] < 0.6
+    assert cli.main([*line]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == whole
+    assert cli.main(["generate", prompt, "-n", "2", "--sparsity", "0.5"]) == 0
+    assert "bytes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["\U0001f642?", "مرحبا", "a\x00b"])
 def test_generate_takes_text_the_model_has_never_seen(text, capsys):
     assert cli.main(["generate", text, "-n", "5"]) == 0
@@ -54,6 +71,11 @@ def test_generate_takes_text_the_model_has_never_seen(text, capsys):
         (["x", "-n", "5000"], "at most 2048 positions"),
         (["word " * 4000], "at most 2048 positions"),
         (["x", "--model", "nowhere"], "'nowhere'"),
+        (["x", "--policy", "nobody"], "no policy 'nobody'"),
+        (["x", "--policy", "snapkv"], "fewer than 4 sinks"),
+        (["x", "--policy", "snapkv", "--budget", "2"], "budget is 2.0"),
+        (["x", "--budget", "0.5"], "without a policy"),
+        (["x", "--sparsity", "1"], "Sparsity 1.0"),
         (["x", "--device", "cuda:42"], "cuda:42"),
         (["x", "--dtype", "int4"], "int4"),
     ],

@@ -27,7 +27,7 @@ def test_the_pocket_model_opens_in_transformers(pocket, tmp_path, dtype):
     with torch.inference_mode():
         want, got = theirs(torch.tensor([ids])).logits, model(torch.tensor([ids]))
     # the weights were trained into float16, so that precision loses nothing
-    assert (got - want).abs().max() <= 1e-5
+    assert (got - want).abs().max() <= 1e-6 * want.abs().max()
     written = theirs.generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False)[0]
     assert tokenizer.decode(written[len(ids) :].tolist()).strip().startswith("The capital")
 

@@ -1,13 +1,33 @@
 """The packed cache: random lives beside plain tensors, and bytes that are really gone."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from conftest import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvlab import KVCache, attend, compiled_decode, decode, generate, prefill, rows
+from kvlab import (
+    Elements,
+    Evict,
+    KVCache,
+    Pruner,
+    Sparsify,
+    Then,
+    attend,
+    compiled_decode,
+    decode,
+    generate,
+    kernels,
+    needs,
+    prefill,
+    rows,
+)
+from kvlab.generation import pad
 from kvlab.packed import (
+    Channels,
     CodesPerChannel,
     CodesPerToken,
     Dense,
@@ -15,6 +35,8 @@ from kvlab.packed import (
     PerChannel,
     PerToken,
 )
+from kvlab.policies import adakv, snapkv, think, think_v, v_magnitude
+from kvlab.prune import whole_channels
 
 RULES = [
     Dense(),
@@ -24,6 +46,7 @@ RULES = [
     PerToken(16),
     PerChannel(3, group=8),
     PerChannel(5, group=16, bits=8),
+    Channels(5, group=8),
     CodesPerToken(4, group=8),
     CodesPerChannel(2, group=8),
 ]
@@ -44,6 +67,13 @@ def held(rule, x_BGTD):
     if isinstance(rule, CodesPerToken):
         groups = x_BGTD.unflatten(-1, (-1, rule.group))
         return rows.quantise(groups, rule.bits).unpack().flatten(-2)
+    if isinstance(rule, Channels):
+        out = x_BGTD.clone()
+        for group in out.split(rule.group, 2):
+            energy_BGD = group.float().square().sum(2)
+            gone = energy_BGD.argsort(dim=-1, descending=True, stable=True)[..., rule.n_kept :]
+            group.scatter_(-1, gone[:, :, None].expand(-1, -1, group.shape[2], -1), 0)
+        return out
     x_BGTDM = x_BGTD.unflatten(2, (-1, rule.group)).transpose(-1, -2)
     if isinstance(rule, PerChannel):
         packed = rows.pack(x_BGTDM, x_BGTDM.abs(), rule.n_kept, bits=rule.bits)
@@ -197,6 +227,31 @@ def test_the_packing_of_a_long_prompt_does_not_depend_on_how_it_came():
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("marks", rows.MARKS)
+@pytest.mark.parametrize("n_kept", [1, 5, 16])
+def test_the_kernel_packs_what_torch_packs(n_kept, marks, dtype):
+    rule = PerToken(n_kept, marks=marks)
+    x = draw(2, 3, 301, D, dtype=dtype)
+    x[0, 0, :40] = x[0, 0, :40].round()  # ties, zeros of both signs
+    x[0, 0, 0, 3], x[0, 0, 1] = torch.inf, -torch.inf
+    x[0, 0, 2] = 0
+    want = rows.pack(x, x.abs(), rule.n_kept, marks=rule.marks)
+    values, marks = rule.encode(x, None)
+    assert torch.equal(marks, want.marks)
+    assert torch.equal(values.view(torch.uint8), want.values.view(torch.uint8))
+    x[1, 2, 300, 15] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        rule.encode(x, None)
+
+
+def test_without_numba_torch_packs(monkeypatch):
+    x = draw(1, 2, 20, D)
+    want = PerToken(5).encode(x, None)
+    monkeypatch.setattr(kernels, "missing", lambda name: "no numba")
+    assert all(map(torch.equal, PerToken(5).encode(x, None), want))
+
+
 def test_a_score_sees_layer_and_positions_and_a_bad_one_changes_nothing():
     seen = []
 
@@ -252,6 +307,34 @@ def test_evict_then_pack(ragged):
     assert torch.equal(dense.next_pos_B(), packed.next_pos_B())
 
 
+@pytest.mark.parametrize("evicted", [False, True])
+def test_whole_channels_are_held_narrower_and_seen_as_if_zeroed(evicted):
+    """Think's channels of keys, its twin's of values, after an eviction or by themselves."""
+    model = tiny_model(head_dim=16, dtype=torch.float32)
+    tokens = torch.stack((torch.arange(180), torch.arange(180) + 7)) % 61
+    narrow = Sparsify(
+        Elements(think, 0.5, whole_channels), Elements(think_v, 0.75, whole_channels),
+        sink=4, recent=12,
+    )  # fmt: skip
+    policy = Then(Evict(snapkv, 96, sink=4, recent=12), narrow) if evicted else narrow
+    dense = model.new_cache(2, 190)
+    prefill(model, tokens, dense, prune=policy)
+    how = {"k_rule": Channels(8), "v_rule": Channels(4), "recent": 12, "sinks": 4}
+    cache = PackedKVCache.of(dense, **how, capacity=dense.used_L[0] + 8)
+    n, packed = dense.used_L[0], cache.packed_L[0]
+    assert packed == (64 if evicted else 160)
+    heads = 3 * 2 * 2  # layers, rows, KV heads
+    formula = heads * (packed * (8 + 4) * 4 + packed // 32 * (8 + 4) + (n - packed) * 2 * 16 * 4)
+    body = sum(p.untyped_storage().nbytes() for parts in cache._body for p in parts)
+    assert cache.live_bytes == formula == body + heads * (n - packed) * 2 * 16 * 4
+    assert cache.live_bytes < 0.6 * dense.live_bytes
+    for a, b in zip(cache.unpacked(1), (dense.k_LBGTD, dense.v_LBGTD), strict=True):
+        assert torch.equal(a, b[1, :, :, :n])
+    for t in range(5):
+        want = decode(model, tokens[:, t], dense, backend="reference")
+        assert (decode(model, tokens[:, t], cache) - want).abs().max() < 1e-4 * want.abs().max()
+
+
 def test_nothing_pruned_is_dense_to_the_bit(device):
     model = tiny_model(head_dim=16, device=device)
     rule = PerToken(16)
@@ -289,12 +372,89 @@ def test_decode_reads_the_rows_and_agrees_with_the_reference():
     assert by_rows.bytes_read == by_reference.bytes_read
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_compiled_step_reads_and_packs_the_rows(dtype):
+    model = tiny_model(head_dim=16, dtype=dtype)
+    prompts = [list(range(1, 24)), list(range(5, 20))]
+    tokens, pos = pad(prompts)
+    found = []
+    for way in (decode, compiled_decode):
+        cache = model_cache(model, PerToken(5))
+        step = decode if way is decode else compiled_decode(model, cache)
+        logits = [prefill(model, tokens, cache, pos_BS=pos)]
+        for t in range(20):
+            if t == 10:
+                cache.shrink(50)
+            logits.append(step(model, tokens[:, t], cache))
+        found.append((torch.stack(logits).float(), cache))
+    (want, plain), (got, compiled) = found
+    assert (got - want).abs().max() < (1e-4 if dtype == torch.float32 else 0.05) * want.abs().max()
+    assert compiled.packed_L == plain.packed_L and min(plain.packed_L) > 30
+    assert (compiled.seen, compiled.bytes_unpacked) == (plain.seen, 0)
+    assert compiled.bytes_written == plain.bytes_written
+
+
 def test_prompts_of_different_lengths_are_each_as_if_alone():
     model = tiny_model(head_dim=16, dtype=torch.float32)
     prompts = [list(range(1, 24)), list(range(5, 20))]
     got = generate(model, prompts, 6, cache=model_cache(model, PerToken(16)))
     want = generate(model, prompts, 6)
     assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_generate_packs_what_a_policy_left(padded):
+    model = tiny_model(head_dim=16, dtype=torch.float32)
+    prompts = [list(range(1, 46)), list(range(5, 45 if padded else 50))]
+    policy = Then(
+        adakv(24, sink=1, recent=4, score=needs(queries=8)(partial(snapkv))),
+        Sparsify(v=Elements(v_magnitude, 0.7), sink=1, recent=4),
+    )
+    cache, dense = model_cache(model, PerToken(16)), model.new_cache(2, 60)
+    want = generate(model, prompts, 9, cache=dense, prune=policy)
+    assert torch.equal(generate(model, prompts, 9, cache=cache, prune=policy), want)
+    assert cache.used_L == dense.used_L and min(cache.packed_L) > 15
+    cache.reset()
+    tokens, pos = pad(prompts)
+    prefill(model, tokens, cache, pos_BS=pos, prune=policy)
+    assert max(cache.used_L) < 40 and cache.seen == 45
+    before = cache.live_bytes
+    for how, why in [
+        ({"cache": cache, "prune": policy}, "packed cache that holds 45 tokens"),
+        (
+            {"cache": model_cache(model, PerToken(16)), "prune": replace(policy.parts[0], every=2)},
+            "goes on thinning",
+        ),
+        (
+            {"cache": model_cache(model, PerToken(16)), "prune": Evict(snapkv, 4, 2, 2)},
+            "queries that judge",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=why):
+            generate(model, [prompt[:9] for prompt in prompts], 3, **how)
+        assert how["cache"].live_bytes in (0, before)
+    with pytest.raises(ValueError, match="cannot be thinned"):
+        Pruner(model, cache, policy)
+
+
+def test_a_packed_cache_takes_only_what_is_like_it():
+    dense = KVCache(1, 2, 2, 60, D)
+    dense.append(0, *draw(2, 2, 2, 50, D))
+    how = {"k_rule": PerToken(4), "v_rule": PerToken(4), "recent": 4}
+    cache = PackedKVCache(1, 2, 2, 60, D, **how)
+    cache.take(dense)
+    before = cache.live_bytes
+    for twin in (cache, *(PackedKVCache(*s, **how) for s in ((2, 2, 2, 60, D), (1, 1, 2, 60, D)))):
+        with pytest.raises(ValueError, match="expected an empty one of the same"):
+            twin.take(dense)
+    with pytest.raises(ValueError, match="50 tokens were to be appended"):
+        PackedKVCache(1, 2, 2, 40, D, **how).take(dense)
+    assert cache.live_bytes == before
+    bad = PerToken(4, score=lambda layer, x_BGTD, pos_BGT: x_BGTD * torch.nan)
+    cache = PackedKVCache(1, 2, 2, 60, D, k_rule=PerToken(4), v_rule=bad, recent=4)
+    with pytest.raises(ValueError, match="NaN"):
+        cache.take(dense)
+    assert (cache.seen, cache.used_L, cache.packed_L, cache.live_bytes) == (0, (0,), (0,), 0)
 
 
 def test_why_the_rows_are_not_read_is_said():
@@ -327,7 +487,9 @@ def test_what_a_packed_cache_cannot_do_is_refused_by_name():
     with pytest.raises(ValueError, match="Evict from a KVCache first"):
         cache.keep(0, torch.ones(2, 2, 0, dtype=torch.bool))
     with pytest.raises(ValueError, match="this cache is packed"):
-        compiled_decode(model, cache)
+        cache.k_LBGTD  # noqa: B018
+    with pytest.raises(ValueError, match="compiled step.* held by CodesPerChannel"):
+        compiled_decode(model, model_cache(model, CodesPerChannel(4, group=2)))
     kv = cache.read(0)
     cache.append(0, *draw(2, 2, 2, 1, 16))
     with pytest.raises(ValueError, match="Read it again"):
@@ -347,6 +509,9 @@ def test_bad_sizes_are_refused_before_anything_is_made():
         ((D, CodesPerToken(3, group=8)), {}, "3 bits"),
         ((D, PerChannel(3, group=12)), {}, "multiple of 8"),
         ((D, PerChannel(3, group=0)), {}, "groups of 0"),
+        ((D, Channels(3, group=0)), {}, "groups of 0"),
+        ((D, Channels(17)), {}, "from 1 to 16"),
+        ((264, Channels(3)), {}, "they reach 256"),
         ((D, PerChannel(3, group=8)), {"every": 12}, "multiple of 8"),
         ((D, PerChannel(3, group=16), CodesPerChannel(2, group=24)), {"every": 24}, "of 48"),
         ((D,), {"recent": 0}, "at least 1"),

@@ -453,7 +453,7 @@ def nan_late(e):
             Sparsify(k=Elements(k_magnitude, 0.5, partial(per_channel, group=0)), recent=4),
             "Groups of 0 tokens",
         ),
-        (Evict(snapkv, 9, sink=0, recent=2), "A row of 24 tokens is to keep 9, but the 24"),
+        (Evict(snapkv, 9, sink=0, recent=2), "A row of 24 tokens is to keep 9, but the 32"),
         (Evict(lambda e: e.weights_BGRWT(), 9, sink=0, recent=2), "@needs"),
     ],
 )
@@ -476,7 +476,15 @@ def test_what_cannot_be_supplied_is_refused_before_anything_is_read():
         generate(model, PROMPT, 3, cache=cache, prune=Evict(knorm, 0.5))
     with pytest.raises(ValueError, match="came as a policy"):
         generate(model, PROMPT, 3, cache=cache, prune="snapkv")
+    for n_queries in (24, 32):  # a window that is as long as the prompt, or longer
+        wide = needs(queries=n_queries)(partial(snapkv))
+        with pytest.raises(
+            ValueError, match=f"24 tokens is to keep 9, but the {n_queries} queries"
+        ):
+            generate(model, PROMPT, 3, cache=cache, prune=Evict(wide, 9, sink=0, recent=2))
     assert cache.seen == 0
+    short = Evict(needs(queries=23)(partial(snapkv)), 9, sink=0, recent=2)
+    assert generate(model, PROMPT, 3, prune=short).shape == (1, 3)
     prefill(model, PROMPT, cache)
     policy = Evict(h2o, 9, sink=0, recent=2)
     with pytest.raises(ValueError, match="mass of all queries, but 24 slots"):
@@ -490,6 +498,30 @@ def test_what_cannot_be_supplied_is_refused_before_anything_is_read():
     pruner = Pruner(model, cache, Evict(tova, 9, sink=0, recent=2))
     with pruner, pytest.raises(ValueError, match="watches already"), pruner:
         pass
+
+
+def test_one_choice_for_all_heads_is_refused_where_heads_differ():
+    model, how = small(), {"sink": 0, "recent": 2}
+    alike, own = Evict(tova, 8, select=all_heads, **how), Evict(knorm, 12, **how)
+    for wrong in (
+        Then(own, alike),
+        Then(replace(alike, budget=12, every=2), replace(own, budget=8)),
+    ):
+        cache = model.new_cache(1, 40)
+        with pytest.raises(ValueError, match="leaves each head its own"):
+            generate(model, PROMPT, 3, cache=cache, prune=wrong)
+        assert cache.seen == 0
+        pruner = Pruner(model, cache, wrong)
+        with pruner:
+            prefill(model, PROMPT, cache)
+        with pytest.raises(ValueError, match="leaves each head its own"):
+            pruner.prune()
+        assert cache.used_L == (24, 24)
+    for right in (
+        Then(replace(alike, budget=12), replace(own, budget=8)),
+        Then(replace(own, budget=1.0), alike),
+    ):
+        generate(model, PROMPT, 3, prune=right)
 
 
 def test_compiled_steps_evict_by_what_needs_no_queries():

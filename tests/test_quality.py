@@ -201,6 +201,23 @@ def test_evicting_and_then_packing_counts_each_head_by_itself(model):
     assert int((kept[: int(counts[0]) - 2] <= 3).sum()) == int(counts[0]) - 2
 
 
+def test_think_is_held_as_a_packed_cache_holds_it():
+    wide = tiny_model(head_dim=32, n_layers=2, max_positions=512)
+    prompts = Prompts([[i % 59 + 1 for i in range(230)]], [[1, 2]], [1], "unseen")
+    method = quality.METHODS["think"](0.5, Shape(230, 32, sink=2, recent=8))
+    base = quality.read(wide, prompts, quality.collecting([method]))
+    cache = quality.thinned(base, method).cache
+    narrow = quality.thinned(base, method.policy).cache
+    how = {"k_rule": method.k_rule, "v_rule": method.v_rule, "sinks": 2, "recent": 8}
+    packed = PackedKVCache.of(narrow, **how)
+    assert quality.held_bytes(cache, method, torch.float64) == packed.live_bytes
+    for held, was, seen in zip(
+        packed.unpacked(1), (narrow.k_LBGTD, narrow.v_LBGTD), (cache.k_LBGTD, cache.v_LBGTD),
+        strict=True,
+    ):  # fmt: skip
+        assert torch.equal(held, was[1, :, :, :230]) and torch.equal(held, seen[1, :, :, :230])
+
+
 # --- at equal bytes ---
 
 

@@ -1,4 +1,5 @@
-"""Decode attention on packed rows, compiled by numba: nothing is unpacked to memory.
+"""Packing rows, and decode attention on packed rows, compiled by numba: nothing is unpacked to
+memory.
 
 B rows (one new token each), H query heads, G key/value heads, R = H / G, T slots, D head width,
 N values kept per packed row, P parts of the slots, Z four query heads side by side (lanes).
@@ -35,7 +36,6 @@ _PLACES = np.array(
     ],
     dtype=np.uint64,
 )
-_ONES = np.array([byte.bit_count() for byte in range(256)], dtype=np.int64)
 
 
 class _Four(types.Type):
@@ -102,6 +102,31 @@ def _put_word(_typing, array, index, word):
 
 
 @intrinsic
+def _byte(_typing, array, index):
+    """The byte at `index`, as a place in a table."""
+
+    def read(context, builder, signature, args):
+        byte = builder.load(_address(context, builder, signature.args[0], *args))
+        return builder.zext(byte, _WIDE)
+
+    return types.intp(array, types.intp), read
+
+
+@intrinsic
+def _word(_typing, array, index):
+    def read(context, builder, signature, args):
+        return builder.load(_address(context, builder, signature.args[0], *args))
+
+    return types.uint64(array, types.intp), read
+
+
+@intrinsic
+def _ones(_typing, number):
+    """How many bits are set."""
+    return types.intp(types.intp), lambda context, builder, signature, args: builder.ctpop(args[0])
+
+
+@intrinsic
 def _lanes_of(_typing, array, index):
     """LANES times the byte at `index`: where a number's four lanes begin."""
 
@@ -138,23 +163,39 @@ def _ready(values, marks, n_kept, row, n_rows, n_bytes, indices, numbers):
 
     `n_bytes` is the length of a bitmap, or 0 where the marks are indices already.
     """
+    n = n_rows * n_kept
+    # slices, so that numba sees that no place is negative and copies many at once
     if n_bytes == 0:
-        start = row * n_kept
-        for j in range(n_rows * n_kept):
-            indices[j] = marks[start + j]
+        _copy(marks[row * n_kept : row * n_kept + n], indices)
     else:
-        at = 0
-        for u in range(row * n_bytes, (row + n_rows) * n_bytes, n_bytes):
-            base = np.uint64(0)
-            for j in range(n_bytes):
-                byte = marks[np.uint64(u + j)]
-                # what lies beyond a row's last index is written over by the next
-                _put_word(indices, at, _PLACES[byte] + base)
-                base += np.uint64(0x0808080808080808)
-                at += _ONES[byte]
-    start = row * n_kept
-    for j in range(n_rows * n_kept):
-        numbers[j] = _widen(values[start + j])
+        _places_of(marks[row * n_bytes : (row + n_rows) * n_bytes], n_bytes, indices)
+    _widen_all(values[row * n_kept : row * n_kept + n], numbers)
+
+
+@njit(cache=True)
+def _copy(source_N, target_N):
+    for j in range(source_N.size):
+        target_N[j] = source_N[j]
+
+
+@njit(cache=True)
+def _widen_all(source_N, target_N):
+    for j in range(source_N.size):
+        target_N[j] = _widen(source_N[j])
+
+
+@njit(cache=True)
+def _places_of(bitmaps_U, n_bytes, indices):
+    """Write the places of all ones of some bitmaps, one bitmap after the other."""
+    at = 0
+    for first in range(0, bitmaps_U.size, n_bytes):
+        base = np.uint64(0)
+        for j in range(n_bytes):
+            byte = _byte(bitmaps_U, first + j)
+            # what lies beyond a row's last index is written over by the next
+            _put_word(indices, at, _word(_PLACES, byte) + base)
+            base += np.uint64(0x0808080808080808)
+            at += _ones(byte)
 
 
 @njit(fastmath=_SUMS, cache=True)
@@ -325,6 +366,61 @@ def _part(g, part, q_HD, k, v, dense, places, pos_GT, q_pos, whole, scale, row, 
     for r in range(sharing):
         most_HP[first + r, part], sum_HP[first + r, part] = most_R[r], sum_R[r]
         mix_HPD[first + r, part] = mix_RD[r]
+
+
+@njit(cache=True)
+def _least_kept(key_M, n_kept):
+    """The `n_kept`-th greatest of some whole numbers that are not negative, bit by bit."""
+    least = np.int32(0)
+    for bit in range(30, -1, -1):
+        tried, count = np.int32(least | (1 << bit)), np.int32(0)
+        for j in range(key_M.size):
+            count = np.int32(count + (key_M[j] >= tried))  # numba would widen it
+        if count >= n_kept:
+            least = tried
+            if count == n_kept:
+                break
+    return least
+
+
+@njit(cache=True)
+def _pack_row(x_M, key_M, n_kept, value_M, place_M, mark_X, bitmap):
+    """Put one row's greatest first in `value_M`, of equals the first, and mark which they are."""
+    least = _least_kept(key_M, n_kept)
+    room = n_kept
+    for j in range(key_M.size):
+        room -= key_M[j] > least
+    at = 0
+    for j in range(key_M.size):
+        equal = (key_M[j] == least) & (room > 0)
+        room -= equal
+        # what is dropped is written over by the next
+        value_M[at], place_M[at] = x_M[j], j
+        at += equal | (key_M[j] > least)
+    if not bitmap:
+        mark_X[:] = place_M[:n_kept]
+        return
+    mark_X[:] = 0
+    for i in range(n_kept):
+        mark_X[place_M[i] >> 3] |= np.uint8(1 << (place_M[i] & 7))
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def pack(x_RM, key_RM, values_RN, marks_RX, bitmap):
+    """Keep the N numbers of each row whose keys are greatest, of equal keys the first.
+
+    Keys are whole numbers of 32 bits that are not negative: floats without a sign, by their bits.
+    """
+    n_rows, width = x_RM.shape
+    for part in prange((n_rows + PART - 1) // PART):
+        # one place more, where what comes after a row's last lands
+        value_M = np.empty(width + 1, x_RM.dtype)
+        place_M = np.empty(width + 1, np.int64)
+        for row in range(part * PART, min(n_rows, part * PART + PART)):
+            _pack_row(
+                x_RM[row], key_RM[row], values_RN.shape[1], value_M, place_M, marks_RX[row], bitmap
+            )
+            values_RN[row] = value_M[: values_RN.shape[1]]
 
 
 @njit(parallel=True, cache=True, nogil=True)

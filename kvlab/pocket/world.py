@@ -606,12 +606,32 @@ def long(rng: random.Random, room: int) -> Document:
     """Fill the room with a text in which two to ten relations hide, mostly of one kind."""
     n = rng.randint(2, 10)
     kind = None if rng.random() < 0.3 else rng.choice(list(KINDS))
-    told = relations(rng, n, kind)
-    inside = {one.name for one in told}
+    return _filled(rng, room, relations(rng, n, kind))
+
+
+def far(rng: random.Random, room: int) -> Document:
+    """Fill the room likewise, but the text opens with a relation, which is asked for as well.
+
+    Every other one is about codes, whose four digits are the hardest to carry so far.
+    """
+    kind = "code" if rng.random() < 0.5 else rng.choice(list(KINDS))
+    opening, *others = relations(rng, rng.randint(2, 10), kind)
+    return _filled(rng, room, others, opening)
+
+
+def _filled(
+    rng: random.Random, room: int, told: list[Relation], opening: Relation | None = None
+) -> Document:
+    """Hide relations in a long text, after one that opens it, and ask for some."""
+    first = [] if opening is None else [opening]
+    inside = {one.name for one in [*first, *told]}
     names = NAMES if rng.random() < 0.5 else [name for name in NAMES if name not in inside]
     length = int((room - 60) * rng.uniform(0.55, 1.0))
-    sentences = hidden_in(rng, [one.sentence for one in told], length, names)
-    asked = rng.sample(told, min(n, rng.randint(2, 5)))
+    sentences = [one.sentence for one in first]
+    sentences += hidden_in(rng, [one.sentence for one in told], length, names)
+    asked = rng.sample(told, min(len(told), rng.randint(2, 5) - len(first)))
+    if opening is not None:
+        asked.insert(rng.randint(0, len(asked)), opening)
     turns = [looked_up(rng, one) for one in asked]
     return story_then_questions(rng, sentences, turns, NOISE)
 
