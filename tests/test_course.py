@@ -202,7 +202,7 @@ def small(**changes):
 def test_a_law_of_agreement_is_one_line():
     assert judge(small(), LocalAnswer(lambda x: x.sum(0)), 1).passed
     failed = judge(small(), LocalAnswer(lambda x: x.sum(0) + torch.eye(3)[1].double()), 1)
-    assert "sum_T: 1 of 3 numbers are wrong, first at position 1" in failed.message
+    assert "sum_T: 1 of 3 numbers are wrong, first at slot 1" in failed.message
 
 
 def how_to():

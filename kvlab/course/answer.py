@@ -145,7 +145,15 @@ class Borrowed:
         return self._ask(self.number, "__call__", args, named)
 
 
-# --- calls of torch that an exercise forbids ------------------------------------------------------
+# --- what an exercise refuses ---------------------------------------------------------------------
+
+
+def refusal(module: str, allows: Sequence[str], forbids: Sequence[str]) -> str | None:
+    """Why an answer may not use a module, or None: all of kvlab but `allows`, and all `forbids`."""
+    ours = module.startswith("kvlab.") and module not in allows
+    if ours or module in forbids or module.split(".")[0] in forbids:
+        return f"{module} may not be used in this exercise: write it yourself"
+    return None
 
 
 class Without(TorchFunctionMode):

@@ -134,10 +134,10 @@ class _Child:
         try:
             reply = self._exchange(message)
         except TimeoutError:
-            raise self._stopped(self._too_long()) from None
+            raise self._stopped(f"{self._too_long()}. Is there a loop that never ends?") from None
         except Exception as error:
             reason = str(error) or type(error).__name__
-            raise self._stopped(f"The conversation with it broke off ({reason[:200]})") from None
+            raise self._stopped(f"The conversation with it broke off ({reason[:200]}).") from None
         if "raised" in reply:
             kind, text = _text(reply["raised"], 200), _text(reply.get("text", ""), 2000)
             text = text.removeprefix(kind + ": ").removeprefix(kind)
@@ -171,17 +171,14 @@ class _Child:
     def _too_long(self) -> str:
         all_of_it = self._deadline >= self._end
         seconds = self._limits.answer_seconds if all_of_it else self._limits.call_seconds
-        return f"It took longer than {seconds:.0f} seconds " + (
-            "in all" if all_of_it else "for one call"
-        )
+        for_what = "in all" if all_of_it else "for one call"
+        return f"It took longer than {seconds:.0f} seconds {for_what}"
 
     def _stopped(self, otherwise: str) -> Stopped:
         """How the process ended, by its keeper's word; by ours when it did not end by itself."""
         ended = self._line.ended()
         if ended is None:
-            return Stopped(
-                f"Your answer was stopped. {otherwise}. Is there a loop that never ends?"
-            )
+            return Stopped(f"Your answer was stopped. {otherwise}")
         if "failed" in ended:
             return Stopped(f"The sandbox could not be made ({ended['failed']}).")
         code, cpu = ended.get("code"), ended.get("cpu", 0.0)
