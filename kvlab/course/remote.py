@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import socket
 import subprocess
 import tempfile
@@ -32,6 +33,7 @@ from kvlab.course.answer import (
 )  # fmt: skip
 from kvlab.course.sandbox import Level, Limits
 
+_XCPU = getattr(signal, "SIGXCPU", 24)
 START_SECONDS, SANDBOX_SECONDS = 120.0, 20.0
 # What an answer does with a lent object is work for the judge.
 MAX_ASKS = 5000
@@ -140,9 +142,9 @@ class _Child:
             raise self._stopped(f"The conversation with it broke off ({reason[:200]}).") from None
         if "raised" in reply:
             kind, text = _text(reply["raised"], 200), _text(reply.get("text", ""), 2000)
-            text = text.removeprefix(kind + ": ").removeprefix(kind)
             if kind == "MemoryError" or "can't allocate memory" in text:
-                text += f" (an answer may take {self._limits.memory_bytes / 2**20:.0f} MiB)"
+                most = f"(an answer may take {self._limits.memory_bytes / 2**20:.0f} MiB)"
+                text = f"{text} {most}".strip()
             raise AnswerRaised(kind, text, _text(reply.get("where", ""), 300))
         if "not data" in reply:
             raise NotData(_text(reply["not data"], 500))
@@ -182,7 +184,7 @@ class _Child:
         if "failed" in ended:
             return Stopped(f"The sandbox could not be made ({ended['failed']}).")
         code, cpu = ended.get("code"), ended.get("cpu", 0.0)
-        if code is None or (code < 0 and cpu > 0.9 * self._limits.cpu_seconds):
+        if code is None or code == -_XCPU or (code < 0 and cpu > 0.9 * self._limits.cpu_seconds):
             return Stopped(
                 f"Your answer was stopped after {self._limits.cpu_seconds} seconds of processor "
                 "time. Is there a loop that never ends?"

@@ -55,7 +55,7 @@ class Talk:
             try:
                 packed = wire.pack(getattr(self, "do_" + message["do"])(message))
             except AnswerRaised as raised:
-                reply = {"raised": raised.kind, "text": raised.args[0], "where": raised.where}
+                reply = {"raised": raised.kind, "text": raised.text, "where": raised.where}
                 packed = wire.pack(reply)
             except NotData as bad:
                 packed = wire.pack({"not data": str(bad)})
