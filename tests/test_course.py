@@ -422,6 +422,14 @@ def test_what_an_exercise_forbids_is_refused_in_check_and_in_grading(nursery):
     assert "json may not" in grade_source(forbidding, "import json\n" + loop, 1, nursery).message
 
 
+def test_a_law_that_gives_a_function_is_told_to_lend_it(nursery):
+    law = spec.Law("f", lambda a, c: {"x": a(abs)}, lambda c, _: {"x": 1})
+    source = "def sum_rows(f):\n    return f(-1)\n"
+    for verdict in (local(small(laws=(law,)), source),
+                    grade_source(small(laws=(law,)), source, 1, nursery)):  # fmt: skip
+        assert "something of type builtin_function_or_method; give data, or lend" in verdict.message
+
+
 def test_a_result_of_another_form_is_the_answers_fault_and_not_the_laws():
     law = spec.Law("two", lambda a, c: dict(zip("xy", a(), strict=True)), lambda c, _: {"x": 1})
     verdict = judge(small(laws=(law,)), LocalAnswer(lambda: 7), 1)

@@ -85,6 +85,20 @@ def as_data(value: Any) -> Any:
     )
 
 
+def as_argument(value: Any) -> Any:
+    """What a law may give to an answer: a copy of data.
+
+    Raises: TypeError for anything else, which is the law's mistake.
+    """
+    try:
+        return as_data(value)
+    except NotData:
+        kind = type(value).__name__
+        raise TypeError(
+            f"a law gave something of type {kind}; give data, or lend it: see course.lending"
+        ) from None
+
+
 def _is(value: Any, *types: type) -> bool:
     """Is it of one of these very types? A metaclass may answer `==`, but not `is`."""
     return any(type(value) is kind for kind in types)
@@ -248,7 +262,7 @@ class LocalObject:
         """What the answer gets for an argument: a copy of data, or the use of something lent."""
         if isinstance(value, Lent):
             return Borrowed(self._use, self._loan.add(value))
-        return as_data(value)
+        return as_argument(value)
 
     def _use(self, number: int, method: str, args: Sequence[Any], named: dict[str, Any]) -> Any:
         return self._lend(self._loan.use(number, method, args, named))

@@ -28,6 +28,7 @@ from kvlab.course.answer import (
     Loan,
     NotData,
     Stopped,
+    as_argument,
     as_data,
     refuse_changed,
 )  # fmt: skip
@@ -168,7 +169,7 @@ class _Child:
             return {"refused": str(error)}
 
     def _wrap(self, value: Any) -> Any:
-        return self._loan.add(value) if isinstance(value, Lent) else value
+        return self._loan.add(value) if isinstance(value, Lent) else as_argument(value)
 
     def _too_long(self) -> str:
         all_of_it = self._deadline >= self._end
