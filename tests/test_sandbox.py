@@ -13,7 +13,7 @@ import torch
 
 from kvlab.cli import ROOT
 from kvlab.course import sandbox
-from kvlab.course.answer import AnswerRaised, Stopped
+from kvlab.course.answer import AnswerRaised, Stopped, Unavailable
 from kvlab.course.remote import Nursery, RemoteAnswer
 from kvlab.course.sandbox import LEVELS, Limits
 
@@ -188,7 +188,7 @@ def test_a_sandbox_that_cannot_be_made_runs_nothing(monkeypatch):
             real(order.replace(b'"folder_bytes": 16777216', b'"folder_bytes": "nonsense"'), fds)
 
         monkeypatch.setattr(made, "_send", send)
-        with pytest.raises(Stopped, match="sandbox could not be made"):
+        with pytest.raises(Unavailable, match="sandbox could not be made"):
             evaluate(made, "1")
 
 

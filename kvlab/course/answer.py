@@ -37,6 +37,10 @@ class Stopped(Exception):
     """The answer ended early: it took too long, used too much, or its process died."""
 
 
+class Unavailable(Exception):
+    """The answer could not be run at all, which is not its fault."""
+
+
 class Held(Protocol):
     """Something the answer gave back once and can be looked at again later."""
 

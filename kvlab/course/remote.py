@@ -28,6 +28,7 @@ from kvlab.course.answer import (
     Loan,
     NotData,
     Stopped,
+    Unavailable,
     as_argument,
     as_data,
     refuse_changed,
@@ -35,7 +36,7 @@ from kvlab.course.answer import (
 from kvlab.course.sandbox import Level, Limits
 
 _XCPU = getattr(signal, "SIGXCPU", 24)
-START_SECONDS, SANDBOX_SECONDS = 120.0, 20.0
+START_SECONDS, SANDBOX_SECONDS = 600.0, 60.0  # of a machine that may be very busy
 # What an answer does with a lent object is work for the judge.
 MAX_ASKS = 5000
 
@@ -177,13 +178,13 @@ class _Child:
         for_what = "in all" if all_of_it else "for one call"
         return f"It took longer than {seconds:.0f} seconds {for_what}"
 
-    def _stopped(self, otherwise: str) -> Stopped:
+    def _stopped(self, otherwise: str) -> Stopped | Unavailable:
         """How the process ended, by its keeper's word; by ours when it did not end by itself."""
         ended = self._line.ended()
         if ended is None:
             return Stopped(f"Your answer was stopped. {otherwise}")
         if "failed" in ended:
-            return Stopped(f"The sandbox could not be made ({ended['failed']}).")
+            return Unavailable(f"the sandbox could not be made: {ended['failed']}")
         code, cpu = ended.get("code"), ended.get("cpu", 0.0)
         if code is None or code == -_XCPU or (code < 0 and cpu > 0.9 * self._limits.cpu_seconds):
             return Stopped(
@@ -271,7 +272,7 @@ class Nursery:
                     return
                 except OSError:
                     self._close()
-        raise Stopped("The process that starts answers does not live; see `kvlab doctor`.")
+        raise Unavailable("the process that starts answers does not live; see `kvlab doctor`")
 
     def _open(self, order: bytes) -> None:
         self._close()
@@ -301,7 +302,7 @@ class Nursery:
             if self._orders.recv(16) == b"ready":
                 return
         self._close()
-        raise Stopped("Python could not be started in its sandbox; see `kvlab doctor`.")
+        raise Unavailable(f"Python did not start in its sandbox in {START_SECONDS:.0f} seconds")
 
     def close(self) -> None:
         with self._lock:
