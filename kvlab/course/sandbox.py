@@ -94,7 +94,7 @@ def _works(level: str) -> bool:
         line = python("kvlab.course.sandbox", level, bubblewrapped=level == "bubblewrap")
         try:
             done = subprocess.run(
-                line, cwd=folder, env=environment(folder), capture_output=True, timeout=60
+                line, cwd=folder, env=environment(folder), capture_output=True, timeout=300
             )
         except (OSError, subprocess.TimeoutExpired):
             return False
