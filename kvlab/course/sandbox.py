@@ -18,6 +18,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -324,7 +325,8 @@ def _set_limits(limits: Limits, level: str) -> None:
         most = value + more if hard == resource.RLIM_INFINITY else min(value + more, hard)
         resource.setrlimit(getattr(resource, name), (min(value, most), most))
 
-    bound("RLIMIT_CPU", limits.cpu_seconds, more=1)  # first a signal that names the reason
+    spent = int(time.process_time())  # where there is no fork, torch was loaded in this process
+    bound("RLIMIT_CPU", spent + limits.cpu_seconds, more=1)  # first a signal that names the reason
     bound("RLIMIT_FSIZE", limits.file_bytes)
     bound("RLIMIT_CORE", 0)
     bound("RLIMIT_NOFILE", 128)
