@@ -1,8 +1,8 @@
-"""The grader, graded: stubs fail, right answers pass, wrong answers are rejected and named."""
+"""check, hint and grade: what they say, what they refuse, what they leave behind."""
 
 import csv
+import inspect
 import json
-import os
 import re
 
 import pytest
@@ -11,58 +11,18 @@ import torch
 import kvlab
 from kvlab import check, hint
 from kvlab.cli import ROOT, main
-from kvlab.course import notebooks, spec
+from kvlab.course import ch06_answers, compare, notebooks, spec
 from kvlab.course.answer import LocalAnswer
 from kvlab.course.exercises import ALL
 from kvlab.course.grade import grade, grade_source
-from kvlab.course.remote import Nursery
-from tests.second_answers import ANSWERS
+from kvlab.course.judging import draw, judge
+from kvlab.course.lending import LentFunction
+from tests.test_exercises import local, run_cell
 
 SOLUTION = ROOT / "solutions" / "06_kv_cache.ipynb"
 STUBS = ROOT / "exercises" / "06_kv_cache.ipynb"
 BY_NUMBER = {e.number: e for e in ALL}
-
-
-@pytest.fixture(scope="module")
-def nursery():
-    with Nursery() as made:
-        yield made
-
-
-def run_cell(source, name):
-    namespace = {"torch": torch, "__name__": "answer"}
-    exec(source, namespace)
-    return namespace[name]
-
-
-@pytest.fixture(params=ALL, ids=lambda e: e.number)
-def exercise(request):
-    return request.param
-
-
-def local(exercise, source, seed=11, clock=False):
-    return spec.judge(exercise, LocalAnswer(run_cell(source, exercise.name)), seed, clock=clock)
-
-
-def test_the_solution_passes(exercise):
-    source = notebooks.answers(notebooks.read(SOLUTION))[exercise.grade_id]
-    for seed in range(3):
-        verdict = local(exercise, source, seed)
-        assert verdict.passed, verdict
-
-
-def test_a_second_right_answer_in_another_style_passes(exercise):
-    for seed in range(3):
-        verdict = local(exercise, ANSWERS[exercise.number], seed)
-        assert verdict.passed, verdict
-
-
-def test_the_stub_is_not_answered(exercise, nursery):
-    source = notebooks.answers(notebooks.read(STUBS))[exercise.grade_id]
-    assert notebooks.STUB in source
-    assert local(exercise, source).state == "not answered"
-    verdict = grade_source(exercise, source, 1, nursery)
-    assert verdict.state == "not answered" and "not answered yet" in repr(verdict)
+ANSWERS = {e.number: e.second for e in ALL}
 
 
 def test_a_stub_that_is_partly_filled_is_not_answered_yet_and_says_how_far(nursery):
@@ -81,30 +41,6 @@ def test_an_error_of_torch_is_no_stub():
         raise NotImplementedError('"addmm" not implemented for Half')
 
     assert check("6.2", half).state == "failed"
-
-
-@pytest.mark.parametrize(
-    ("exercise", "wrong"),
-    [(e, w) for e in ALL for w in e.wrong],
-    ids=lambda x: getattr(getattr(x, "answer", None), "__name__", getattr(x, "number", "")),
-)
-def test_each_wrong_answer_is_rejected_and_named(exercise, wrong):
-    for seed in range(3):
-        verdict = spec.judge(exercise, LocalAnswer(wrong.answer), seed)
-        assert verdict.state == "failed"
-        assert wrong.says in verdict.mistake
-        assert re.search(r"expected|raised", verdict.message), verdict.message
-
-
-def test_an_exercise_has_what_the_book_promises(exercise):
-    assert len(exercise.wrong) >= 4 and len(exercise.hints) == 3
-    assert spec.N_CASES >= 5
-    assert exercise.minutes and exercise.difficulty and exercise.points
-
-
-def test_check_and_grade_draw_different_cases(exercise):
-    a, b = (str(spec.draw(exercise, exercise.cases, f"{who} 1")) for who in ("check", "grade"))
-    assert a != b
 
 
 def test_check_and_grade_really_draw_them(monkeypatch):
@@ -148,6 +84,23 @@ def test_bad_requests_are_named():
         hint("x")
 
 
+class EveryType(type):
+    __hash__ = type.__hash__
+
+    def __eq__(self, other):
+        return True
+
+
+class Liar(metaclass=EveryType):
+    """Its type is equal to every type."""
+
+    def __ge__(self, other):
+        return True
+
+    def __float__(self):
+        return 1.0
+
+
 class Everything:
     def __eq__(self, other):
         return True
@@ -165,9 +118,14 @@ class FriendlyTensor(torch.Tensor):
         return torch.tensor(True)
 
 
+AT_LEAST = spec.Law("x", lambda a, c: {"x": a(0)}, lambda c, _: {"x": compare.AtLeast(1)})
+
+
 def test_an_object_that_equals_everything_is_no_answer():
     assert not check("6.3", lambda *a: Everything()).passed
     assert not check("6.1", lambda *a: Everything()).passed
+    lie = judge(small(laws=(AT_LEAST,)), LocalAnswer(lambda x: Liar()), 1)
+    assert lie.state == "failed" and "of type Liar" in lie.message
     lie = check("6.2", lambda *a: [torch.zeros(1).as_subclass(FriendlyTensor)] * 3)
     assert not lie.passed and "FriendlyTensor" in lie.message
 
@@ -200,16 +158,16 @@ def test_a_failure_names_the_smallest_case_and_the_first_wrong_index():
     assert "x_BSC (" in message
 
 
+@pytest.mark.parametrize("exercise", [e for e in ALL if e.chapter == "6"], ids=lambda e: e.number)
 def test_of_all_failing_cases_the_smallest_is_shown(exercise):
-    cases = spec.draw(exercise, exercise.cases, 4)
+    cases = draw(exercise, exercise.cases, 4)
     smallest, largest = min(cases, key=exercise.size), max(cases, key=exercise.size)
     assert exercise.size(smallest) < exercise.size(largest)
-    message = spec.judge(exercise, LocalAnswer(lambda *args: None), 4).message
-    assert spec.describe(smallest) in message
+    message = judge(exercise, LocalAnswer(lambda *args: None), 4).message
+    assert compare.describe(smallest) in message
 
 
 def test_speed_is_judged_only_after_the_laws_and_by_the_clock(monkeypatch):
-    from kvlab.course import ch06
     from kvlab.measure import Comparison
 
     source = notebooks.answers(notebooks.read(SOLUTION))["q6_4"]
@@ -224,7 +182,7 @@ def test_speed_is_judged_only_after_the_laws_and_by_the_clock(monkeypatch):
         clock = spec.Clock("x", lambda a, c, f=faked: f, exercise.clock.at_least)
         changed = spec.Exercise(**{**vars(exercise), "clock": clock})
         assert local(changed, source, clock=True).state == state
-        slow = spec.judge(changed, LocalAnswer(ch06.wrong.generate_without_cache), 1)
+        slow = judge(changed, LocalAnswer(ch06_answers.generate_without_cache), 1)
         assert "rows projected" in slow.message
 
 
@@ -238,22 +196,56 @@ def test_solutions_get_full_marks_and_stubs_none(nursery):
     assert none.points == 0 and {v.state for v in none.verdicts} == {"not answered"}
 
 
-def test_a_second_answer_passes_in_another_process(exercise, nursery):
-    verdict = grade_source(exercise, ANSWERS[exercise.number], 5, nursery, clock=False)
-    assert verdict.passed, verdict
-
-
 def as_source(name, body, before=""):
     return f"import torch\n{before}\ndef {name}(*args):\n    {body}\n"
 
 
-def test_a_right_answer_passes_however_often_it_is_graded(nursery):
-    """The clock too. KVLAB_GRADINGS=100 for the whole of it; see docs/grading.md."""
-    source = notebooks.answers(notebooks.read(SOLUTION))
-    for i in range(int(os.environ.get("KVLAB_GRADINGS", "3"))):
-        for exercise in ALL:
-            verdict = grade_source(exercise, source[exercise.grade_id], f"grade {i}", nursery)
-            assert verdict.passed, verdict
+def wrong_source(exercise, wrong):
+    """A wrong answer of chapter 6 as a learner's cell."""
+    source = inspect.getsource(ch06_answers)
+    if "kvlab.ops" not in exercise.allows:
+        source = source.replace("from kvlab.ops import apply_rope, rope_angles", "")
+    return f"{source}\n\n{exercise.name} = {wrong.answer.__name__}\n"
+
+
+@pytest.mark.parametrize("some", [("6.1", "6.3", "6.5"), ("6.2", "6.4")])
+def test_a_wrong_answer_loses_its_own_question_and_no_other(some, tmp_path, nursery):
+    sources = {e.grade_id: e.second for e in BY_NUMBER.values() if e.chapter == "6"}
+    for number in some:
+        exercise = BY_NUMBER[number]
+        sources[exercise.grade_id] = wrong_source(exercise, exercise.wrong[0])
+    graded = grade(answered(tmp_path, sources), nursery=nursery)
+    for verdict in graded.verdicts:
+        assert verdict.passed is (verdict.exercise.number not in some), verdict
+        if not verdict.passed:
+            assert verdict.exercise.wrong[0].says in (verdict.mistake or ""), verdict
+
+
+def test_check_refuses_the_imports_that_grading_will_refuse():
+    def helper(*args):
+        return notebooks.read(*args)
+
+    class Inside:
+        def append(self, *args):
+            return [spec.named for _ in "x"]
+
+    def late(*args):
+        import kvlab.generation
+
+        return kvlab.generation
+
+    class Child(kvlab.KVCache):
+        pass
+
+    for answer, named in [
+        (Child, "cache"),
+        (helper, "notebooks"),
+        (Inside, "spec"),
+        (late, "generation"),
+    ]:
+        message = check("6.1", answer).message
+        assert message.startswith("kvlab.") and f"{named} may not be used" in message
+    assert check("6.2", run_cell(ANSWERS["6.2"], "attend_with_past")).passed
 
 
 def test_an_empty_answer_cell_is_named(nursery):
@@ -272,7 +264,7 @@ def small(**changes):
 
     parts = {
         "number": "0.1", "title": "Sum", "name": "sum_rows", "points": 1, "minutes": 1,
-        "difficulty": 1, "hints": ("a", "b", "c"), "wrong": (),
+        "difficulty": 1, "hints": ("a", "b", "c"), "wrong": (), "second": "",
         "cases": lambda rng: {"x_ST": torch.full((rng.randint(2, 4), 3), 2.0).double()},
         "laws": (spec.agrees("adds the rows", reference, "x_ST", gives="sum_T"),),
     }  # fmt: skip
@@ -280,30 +272,135 @@ def small(**changes):
 
 
 def test_a_law_of_agreement_is_one_line():
-    assert spec.judge(small(), LocalAnswer(lambda x: x.sum(0)), 1).passed
-    failed = spec.judge(small(), LocalAnswer(lambda x: x.sum(0) + torch.eye(3)[1].double()), 1)
-    assert "sum_T: 1 of 3 numbers are wrong, first at position 1" in failed.message
+    assert judge(small(), LocalAnswer(lambda x: x.sum(0)), 1).passed
+    failed = judge(small(), LocalAnswer(lambda x: x.sum(0) + torch.eye(3)[1].double()), 1)
+    assert "sum_T: 1 of 3 numbers are wrong, first at slot 1" in failed.message
 
 
 def how_to():
-    """The specification in docs/how-to-add-an-exercise.md, and its answer and check cell."""
+    """The names that docs/how-to-add-an-exercise.md defines, and its answer and check cell."""
     page = (ROOT / "docs" / "how-to-add-an-exercise.md").read_text(encoding="utf-8")
-    namespace = {}
-    exec(re.search(r"```python\n(.*?)```", page, re.S)[1], namespace)
-    return namespace["MIX"], re.findall(r"```\n(.*?)```", page, re.S)
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(block, names)
+    cells = page[page.index("## 4. The cells") :]
+    return names, re.findall(r"```\n(.*?)```", cells, re.S)
 
 
-def test_the_exercise_in_the_how_to_is_a_whole_one():
-    exercise, (answer, _) = how_to()
-    for seed in range(20):
-        assert local(exercise, answer, seed).passed
+@pytest.mark.parametrize("name", ["MIX", "PEAK", "SIXTH", "ROWS", "TENTH"])
+def test_the_exercises_in_the_how_to_are_whole_ones(name):
+    exercise = how_to()[0][name]
+    for seed in range(10):
+        assert local(exercise, exercise.second, seed).passed
         for wrong in exercise.wrong:
-            verdict = spec.judge(exercise, LocalAnswer(wrong.answer), seed)
-            assert verdict.state == "failed" and verdict.mistake == wrong.says
+            verdict = judge(exercise, LocalAnswer(wrong.answer), seed)
+            assert verdict.state == "failed" and wrong.says in (verdict.mistake or ""), verdict
+    assert len(exercise.wrong) >= 4
+
+
+def test_a_quiz_says_why_and_not_what(nursery):
+    names, _ = how_to()
+
+    def said(name, value):
+        source = f"def {names[name].name}():\n    return {value!r}\n"
+        here, there = local(names[name], source), grade_source(names[name], source, 1, nursery)
+        assert repr(here) == repr(there)
+        return here
+
+    assert said("SIXTH", "c").message == "your choice: 'c' is not right."
+    assert "used once" in said("SIXTH", " C ").mistake
+    assert said("SIXTH", "B").passed and "Keys and values" in said("SIXTH", "B").message
+    assert "expected one of ['a', 'b', 'c', 'd', 'e']" in said("SIXTH", "f").message
+    assert said("ROWS", 74.0).passed
+    assert said("ROWS", 68).mistake == "the text grows by one token in each step."
+    for value, text in [(75, "75 is not right"), ("74", "expected one number"), (True, "one num")]:
+        assert text in said("ROWS", value).message and said("ROWS", value).mistake is None
+    assert said("TENTH", [False, True, True, False]).passed
+    two = said("TENTH", [False, True, False, True])
+    assert two.message == "claim 3: False is not right." and two.mistake == "one row: its own."
+    assert "a list of 4" in said("TENTH", [True]).message
+    assert said("TENTH", (False, True, True, 0)).message.endswith("each True or False.")
+
+
+def test_a_number_may_be_near():
+    about = {"number": "0.2", "title": "Pi", "name": "pi", "hints": ("a", "b", "c"), "points": 1,
+             "minutes": 1, "difficulty": 1}  # fmt: skip
+    pi = spec.one_number(right=3.14159, within=0.005, wrong={3: "rounded."}, **about)
+    assert judge(pi, LocalAnswer(lambda: 3.14), 1).passed
+    assert judge(pi, LocalAnswer(lambda: 3.0), 1).mistake == "rounded."
+    assert "one number" in judge(pi, LocalAnswer(lambda: float("nan")), 1).message
+
+
+def test_bars_and_tolerances():
+    fault = compare.difference
+    assert fault("x", 0.9, compare.AtLeast(0.9)) is None is fault("x", 3, compare.AtMost(3))
+    assert "at least 0.9, got 0.89" in fault("x", 0.89, compare.AtLeast(0.9))
+    assert "at most 3, got 4" in fault("x", 4, compare.AtMost(3))
+    for odd in (float("nan"), "1", None, True, torch.tensor(5.0)):
+        assert fault("x", odd, compare.AtLeast(0)) and fault("x", odd, compare.AtMost(10))
+    wanted = compare.Near(torch.ones(3), rtol=0.01)
+    assert fault("x_T", torch.full((3,), 1.005), wanted) is None
+    assert "first at slot 0" in fault("x_T", torch.full((3,), 1.02), wanted)
+    tree = {"a": [1, 2.0], "b": True}
+    assert fault("x", {"b": True, "a": [1, 2.0]}, tree) is None
+    assert fault("x", {"b": True, "a": [1, 3]}, tree) == "x['a'][1]: expected 2, got 3."
+    assert "expected {" in fault("x", {"a": [1, 2.0]}, tree)
+    assert fault("x_T", torch.tensor([float("nan")]), torch.tensor([float("nan")])) is None
+    assert fault("x", float("nan"), float("nan")) is None and fault("x", 0.0, float("nan"))
+    assert "torch.int64, got torch.int32" in fault("x", torch.ones(2).int(), torch.ones(2).long())
+
+
+def test_several_results_are_told_apart():
+    def both(x_ST):
+        return x_ST.sum(0), x_ST.sum(1)
+
+    law = spec.agrees("two sums", both, "x_ST", gives=("a_T", "b_S"))
+    assert judge(small(laws=(law,)), LocalAnswer(both), 1).passed
+    failed = judge(small(laws=(law,)), LocalAnswer(lambda x: (x.sum(0), x.sum(1) + 1)), 1)
+    assert "b_S: " in failed.message and "first at position 0" in failed.message
+    failed = judge(small(laws=(law,)), LocalAnswer(lambda x: x), 1)
+    assert "expected 2 results: a_T, b_S" in failed.message
+
+
+LENDING = """
+def use(thing, x):
+    same = [thing(x, scale=2), thing(scale=3, x=x)]
+    try:
+        thing.calls
+    except AttributeError as error:
+        return [*same, str(error)]
+"""
+
+
+def test_what_is_lent_is_used_alike_here_and_in_another_process(nursery):
+    def run(answer, case):
+        thing = LentFunction(lambda x, scale: x * scale)
+        return {"seen": answer(thing, case["x_T"]), "calls": thing.calls}
+
+    def expect(case, _):
+        return {"seen": [case["x_T"] * 2, case["x_T"] * 3, "this object has __call__; not calls"],
+                "calls": 2}  # fmt: skip
+
+    lending = small(
+        name="use", laws=(spec.Law("lent", run, expect),),
+        cases=lambda rng: {"x_T": torch.arange(rng.randint(2, 4)).double()},
+    )  # fmt: skip
+    assert local(lending, LENDING).passed, local(lending, LENDING)
+    assert grade_source(lending, LENDING, 1, nursery).passed
+
+
+def test_inputs_of_any_kind_must_not_be_changed(nursery):
+    sort = "def sort(x):\n    x.sort()\n    return x\n"
+    law = spec.agrees("sorted", sorted, "x")
+    sorting = small(name="sort", laws=(law,), cases=lambda rng: {"x": rng.sample(range(9), 5)})
+    for verdict in (local(sorting, sort), grade_source(sorting, sort, 1, nursery)):
+        assert "changed its argument number 1" in verdict.message
+    assert local(sorting, "def sort(x):\n    return sorted(x)\n").passed
 
 
 def test_its_cells_get_their_metadata_and_the_learners_copy():
-    exercise, sources = how_to()
+    names, sources = how_to()
+    exercise = names["MIX"]
     cells = [{"cell_type": "code", "metadata": {}, "source": s} for s in sources]
     marked = notebooks.mark({"cells": cells}, [exercise])
     answer, check_cell = (c["metadata"]["nbgrader"] for c in marked["cells"])
@@ -316,15 +413,10 @@ def test_its_cells_get_their_metadata_and_the_learners_copy():
     assert notebooks.source(learners["cells"][1]) == 'check("99.1", sum_slots)'
 
 
-def test_the_metadata_in_the_book_are_those_that_release_would_put():
-    notebook = notebooks.read(SOLUTION)
-    assert notebooks.mark(notebook, ALL) == notebook
-
-
 def test_what_an_exercise_forbids_is_refused_in_check_and_in_grading(nursery):
     forbidding = small(forbids=("sum", "json"))
     source = "import torch\ndef sum_rows(x):\n    return torch.sum(x, 0)\n"
-    here = spec.judge(forbidding, LocalAnswer(run_cell(source, "sum_rows"), ("sum",)), 1)
+    here = judge(forbidding, LocalAnswer(run_cell(source, "sum_rows"), ("sum",)), 1)
     there = grade_source(forbidding, source, 1, nursery)
     for verdict in (here, there):
         assert verdict.state == "failed" and "sum may not be used" in verdict.message
@@ -333,9 +425,17 @@ def test_what_an_exercise_forbids_is_refused_in_check_and_in_grading(nursery):
     assert "json may not" in grade_source(forbidding, "import json\n" + loop, 1, nursery).message
 
 
+def test_a_law_that_gives_a_function_is_told_to_lend_it(nursery):
+    law = spec.Law("f", lambda a, c: {"x": a(abs)}, lambda c, _: {"x": 1})
+    source = "def sum_rows(f):\n    return f(-1)\n"
+    for verdict in (local(small(laws=(law,)), source),
+                    grade_source(small(laws=(law,)), source, 1, nursery)):  # fmt: skip
+        assert "something of type builtin_function_or_method; give data, or lend" in verdict.message
+
+
 def test_a_result_of_another_form_is_the_answers_fault_and_not_the_laws():
     law = spec.Law("two", lambda a, c: dict(zip("xy", a(), strict=True)), lambda c, _: {"x": 1})
-    verdict = spec.judge(small(laws=(law,)), LocalAnswer(lambda: 7), 1)
+    verdict = judge(small(laws=(law,)), LocalAnswer(lambda: 7), 1)
     assert verdict.state == "failed" and "of another form (TypeError" in verdict.message
 
 
@@ -387,7 +487,10 @@ def test_progress_is_noted_and_shown(own_data, capsys):
     check("6.3", lambda *a: "reuses")
     main(["progress"])
     text = capsys.readouterr().out
-    assert re.search(r"6\.3 .*passed on \d{4}-", text) and "1 of 5 done, 4 of 20" in text
+    assert (
+        re.search(r"6\.3 .*passed on \d{4}-", text)
+        and f"1 of {len(ALL)} done, 4 of {sum(e.points for e in ALL)} " in text
+    )
     assert str(own_data) in text
     assert [p.name for p in own_data.parent.iterdir()] == ["progress.json"]
 
@@ -476,39 +579,10 @@ def test_a_notebook_that_lacks_a_cell_loses_that_question_only(tmp_path, nursery
     assert "6.2" in graded.note
 
 
-def test_exercises_are_made_from_solutions():
-    assert notebooks.release(notebooks.read(SOLUTION)) == notebooks.read(STUBS)
-    text = STUBS.read_text()
-    assert "BEGIN" not in text and "HIDDEN" not in text and "twin.k" not in text
-    assert main(["release", "--check"]) == 0
-
-
 def test_release_notices_a_change():
     changed = notebooks.read(SOLUTION)
     changed["cells"][0]["source"] = ["another title"]
     assert notebooks.release(changed) != notebooks.read(STUBS)
-
-
-def test_the_metadata_is_what_nbgrader_expects():
-    cells = notebooks.read(SOLUTION)["cells"]
-    marked = {notebooks.grade_id(c): c for c in cells if notebooks.grade_id(c)}
-    assert len(marked) == 2 * len(ALL)
-    for e in ALL:
-        answer = marked[e.grade_id]["metadata"]["nbgrader"]
-        test = marked[e.grade_id + "_check"]["metadata"]["nbgrader"]
-        assert answer["solution"] and not answer["grade"] and not answer["locked"]
-        assert test["grade"] and test["locked"] and not test["solution"]
-        assert test["points"] == e.points and test["schema_version"] == 3
-        source = notebooks.source(marked[e.grade_id + "_check"])
-        assert source.startswith(f'check("{e.number}", {e.name})')
-        assert all(re.fullmatch(r"[\w-]+", name) for name in marked)
-
-
-def test_the_statement_names_points_and_minutes():
-    text = SOLUTION.read_text()
-    for e in ALL:
-        assert f"*{e.points} points, about {e.minutes} minutes*" in text
-        assert f"## {e.number} {e.title}" in text
 
 
 def test_the_version_is_one(capsys):

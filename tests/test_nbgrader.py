@@ -11,11 +11,12 @@ import pytest
 from kvlab.cli import ROOT
 from kvlab.course import notebooks
 from kvlab.course.exercises import ALL
-from tests.second_answers import ANSWERS
+from tests.hostile import ANSWERS
 
 pytest.importorskip("nbgrader", reason="needs nbgrader: pip install .[class]")
 
 NAME = "06_kv_cache.ipynb"
+CHAPTER = [e for e in ALL if e.chapter == "6"]
 CONFIG = f"""
 c = get_config()
 c.CourseDirectory.course_id = "kv"
@@ -26,7 +27,9 @@ c.Execute.timeout = 300
 
 
 def nbgrader(course, *line):
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(course / "config")}
+    tools = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+    env = {**os.environ, "PATH": tools, "PYTHONPATH": str(ROOT),
+           "JUPYTER_CONFIG_DIR": str(course / "config")}  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "nbgrader", *line], cwd=course, env=env, capture_output=True,
         text=True, timeout=500,
@@ -70,5 +73,5 @@ def test_nbgrader_marks_a_submission_as_kvlab_does(course):
             "on grade.cell_id = base_cell.id"
         ).fetchall()
     marks = {name: score for name, score in rows if name.endswith("_check")}
-    expected = {f"{e.grade_id}_check": e.points * (e.number in ("6.1", "6.3")) for e in ALL}
+    expected = {f"{e.grade_id}_check": e.points * (e.number in ("6.1", "6.3")) for e in CHAPTER}
     assert marks == expected

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from kvlab.course import progress, report, sandbox
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     quiet = "-" in (args.json, args.csv)
     journal = _journal(args, rules, submissions) if a_class else None
     if journal is not None:
-        rules = Rules(journal.seed, rules.chapter, rules.private, rules.level, rules.limits)
+        rules = replace(rules, seed=journal.seed)
     rows, broken = {}, 0
     for graded in _results(submissions, rules, args.workers, journal, rows, show=a_class):
         rows[graded.name] = report.row(graded)
@@ -112,7 +113,8 @@ def _results(
         print(f"{len(rows)} of {len(submissions)} were graded before; going on.", file=sys.stderr)
     with _bar(len(submissions), len(rows), show) as step:
         for graded in grade_all(left, rules, workers=workers):
-            if journal is not None:
+            faulty = any(v.state == "error" for v in graded.verdicts)
+            if journal is not None and not faulty:  # a fault of ours is tried again
                 journal.add(graded.path, report.row(graded))
             step()
             yield graded
