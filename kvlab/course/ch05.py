@@ -1,13 +1,13 @@
 """Chapter 5, "Two phases, one prompt": its exercises and how they are judged.
 
-L layers, S prompt tokens, D head width, C model width, V vocabulary, P prompt tokens and N new tokens
-in formulas. Cases are in float64.
+L layers, S prompt tokens, D head width, C model width, V vocabulary; P prompt tokens and N new
+tokens in formulas. Cases are in float64.
 """
 
 from __future__ import annotations
 
 import random
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -161,25 +161,26 @@ PREFILL = Exercise(
         "x_SC = embed_VC[tokens_S]. In each layer: project x_SC, keep keys and values, attend "
         "causally with all S queries at once, and add the mixture through w_o to x_SC. The next "
         "layer projects the new x_SC.",
-        "scores_SS = q_SD @ k_SD.T / D**0.5, masked where column > row: masked_fill(torch.ones(S, "
-        "S).triu(1).bool(), -inf). x_SC = x_SC + (scores_SS.softmax(-1) @ v_SD) @ w_o_LCD[layer].T. "
-        "At the end int((embed_VC @ x_SC[-1]).argmax()), and torch.stack of the keys and values.",
+        "scores_SS = q_SD @ k_SD.T / D**0.5, masked where column > row: "
+        "masked_fill(torch.ones(S, S).triu(1).bool(), -inf). x_SC = x_SC + "
+        "(scores_SS.softmax(-1) @ v_SD) @ w_o_LCD[layer].T. At the end int((embed_VC @ "
+        "x_SC[-1]).argmax()), and torch.stack of the keys and values.",
     ),
     wrong=(
-        Wrong(given.first_row, "the token comes from the first row's logits. That row saw one token; "
-              "the last row saw the whole prompt."),
+        Wrong(given.first_row, "the token comes from the first row's logits. That row saw one "
+              "token; the last row saw the whole prompt."),
         Wrong(given.keeps_queries, "queries are kept in the place of keys. A query is used once, "
               "by its own token; later tokens look at keys and values."),
-        Wrong(given.forgets_last, "the last prompt token's key and value are not kept, as if decode "
-              "were to read it. Decode reads the first new token."),
+        Wrong(given.forgets_last, "the last prompt token's key and value are not kept, as if "
+              "decode were to read it. Decode reads the first new token."),
         Wrong(given.stores_first_new, "the first new token's key and value are kept as well, but "
               "nobody has read it yet: decode does, and would then find it twice."),
         Wrong(given.no_mask, "every query sees the whole prompt, so from the second layer on keys "
               "know tokens that come after them."),
-        Wrong(given.last_layer_for_all, "the last layer's keys and values stand for all layers. Each "
-              "layer has its own."),
-        Wrong(given.all_from_embedding, "every layer projects the embeddings. A layer's input is what "
-              "the layer before it put out."),
+        Wrong(given.last_layer_for_all, "the last layer's keys and values stand for all layers. "
+              "Each layer has its own."),
+        Wrong(given.all_from_embedding, "every layer projects the embeddings. A layer's input "
+              "is what the layer before it put out."),
         Wrong(given.not_scaled, "scores are not divided by the root of the head width D."),
         Wrong(given.no_residual, "a layer's output replaces its input; it has to be added."),
     ),
@@ -261,8 +262,8 @@ TRACE = Exercise(
     ),
     second=given.SECOND_TRACE,
     hints=(
-        "There is one entry for each new token: how was that token's row of logits made? Which call, "
-        "of how many tokens, and how long was the cache after it?",
+        "There is one entry for each new token: how was that token's row of logits made? Which "
+        "call, of how many tokens, and how long was the cache after it?",
         "The first entry is prefill: P tokens, length P. Each later new token needs one call that "
         "feeds the token before it. The last new token is never fed, whether the limit ended the "
         "answer or the ending token did.",
@@ -270,8 +271,8 @@ TRACE = Exercise(
         "[n_prompt] + [1] * (n - 1) and lengths is [n_prompt + i for i in range(n)].",
     ),
     wrong=(
-        Wrong(given.first_token_counted, "the first new token is counted as if it were in the cache "
-              "after prefill. It is known there, but nothing has read it."),
+        Wrong(given.first_token_counted, "the first new token is counted as if it were in the "
+              "cache after prefill. It is known there, but nothing has read it."),
         Wrong(given.last_token_stored, "the last new token is fed as well. Nobody needs the logits "
               "behind it, so it is returned and not read."),
         Wrong(given.ignores_eos, "the ending token does not end the answer."),
@@ -279,12 +280,12 @@ TRACE = Exercise(
               "and a token in the cache that does not belong to the text."),
         Wrong(given.swallows_eos, "the loop stops before the ending token is written. It is chosen "
               "from logits like any other, and those need a call."),
-        Wrong(given.reads_all_again, "each call feeds the whole text again: that is the loop without "
-              "a cache."),
+        Wrong(given.reads_all_again, "each call feeds the whole text again: that is the loop "
+              "without a cache."),
         Wrong(given.prompt_one_by_one, "the prompt is fed token by token. Prefill reads it in one "
               "call."),
-        Wrong(given.starts_again, "the cache is counted from 0 when decode begins. It goes on behind "
-              "the prompt."),
+        Wrong(given.starts_again, "the cache is counted from 0 when decode begins. It goes on "
+              "behind the prompt."),
     ),
 )  # fmt: skip
 
@@ -326,7 +327,9 @@ _COUNTS = ("naive_rows", "cached_rows", "naive_flops", "cached_flops")
 def _asked(answer: Answer, case: Case, n_prompt: int, n_new: int) -> dict[str, Any]:
     got = answer(n_prompt, n_new, dict(case["sizes"]))
     if not isinstance(got, dict) or set(got) != set(_COUNTS):
-        raise NotData(f"your code returned {brief(got)}; expected a dict with {', '.join(_COUNTS)}.")
+        raise NotData(
+            f"your code returned {brief(got)}; expected a dict with {', '.join(_COUNTS)}."
+        )
     return {name: got[name] for name in _COUNTS}
 
 
@@ -390,31 +393,31 @@ WORK = Exercise(
     ),
     second=given.SECOND_WORK,
     hints=(
-        "Write a small function for one call: S new tokens, T slots in all. Then ask which calls each "
-        "way makes: with which S and which T?",
-        "One call: 2 (S x matrices + head) + 4 S T x n_heads x head_dim x n_layers. Without a cache "
-        "the calls are S = T = P, P + 1, ... With one: S = T = P once, then S = 1.",
+        "Write a small function for one call: S new tokens, T slots in all. Then ask which "
+        "calls each way makes: with which S and which T?",
+        "One call: 2 (S x matrices + head) + 4 S T x n_heads x head_dim x n_layers. Without a "
+        "cache the calls are S = T = P, P + 1, ... With one: S = T = P once, then S = 1.",
         "Call i of decode (i from 1 to N - 1) has T = P + i: the new token is among the slots. "
         "naive_rows = N P + N (N - 1) // 2, cached_rows = P + N - 1, and FLOP are the sums of one "
         "call's formula over the calls.",
     ),
     wrong=(
-        Wrong(given.rows_do_not_grow, "each step without a cache reads P tokens, as if the text did "
-              "not grow."),
-        Wrong(given.last_token_read, "one token too many is read: the last new token is written and "
-              "never fed, with a cache or without."),
-        Wrong(given.head_for_every_row, "every row gets logits. Only the last row of a call is asked "
-              "for: the head counts once per call."),
-        Wrong(given.scores_only, "attention counts half: queries meet keys, and then values are mixed. "
-              "Both are products."),
-        Wrong(given.decode_sees_itself_only, "a decoded token is taken to look at itself only. There "
-              "is one new query, but it looks at every slot."),
-        Wrong(given.decode_misses_itself, "a decoded token does not look at itself: T counts the new "
-              "token as well."),
+        Wrong(given.rows_do_not_grow, "each step without a cache reads P tokens, as if the text "
+              "did not grow."),
+        Wrong(given.last_token_read, "one token too many is read: the last new token is written "
+              "and never fed, with a cache or without."),
+        Wrong(given.head_for_every_row, "every row gets logits. Only the last row of a call is "
+              "asked for: the head counts once per call."),
+        Wrong(given.scores_only, "attention counts half: queries meet keys, and then values are "
+              "mixed. Both are products."),
+        Wrong(given.decode_sees_itself_only, "a decoded token is taken to look at itself only. "
+              "There is one new query, but it looks at every slot."),
+        Wrong(given.decode_misses_itself, "a decoded token does not look at itself: T counts "
+              "the new token as well."),
         Wrong(given.multiplications_only, "only multiplications are counted. Each comes with an "
               "addition."),
-        Wrong(given.one_layer_of_attention, "attention is counted for one layer. `matrices` holds all "
-              "layers, the attention term has to be multiplied."),
+        Wrong(given.one_layer_of_attention, "attention is counted for one layer. `matrices` "
+              "holds all layers, the attention term has to be multiplied."),
     ),
 )  # fmt: skip
 
@@ -422,7 +425,7 @@ WORK = Exercise(
 
 
 class Device(Lent):
-    """A device with its own clock, whose truth is known: what it lends is `now`, `run`, `synchronize`.
+    """A device with its own clock, whose truth is known.
 
     `cold` seconds come on top of each work's first run. With `queues`, `run` returns before the
     work is done. With `disturbed`, some runs of each work take eight times as long and some a
@@ -562,19 +565,21 @@ STOPWATCH = Exercise(
         "append slow / fast to a third. Return statistics.median of each of the three.",
     ),
     wrong=(
-        Wrong(given.clock_too_early, "the clock is read before the device is done. `run` only hands "
-              "the work over: synchronize before the second reading."),
-        Wrong(given.waits_before_only, "you wait before the first reading but not before the second, "
-              "so what is timed is the handing over."),
-        Wrong(given.cold_counts, "nothing is run before the first reading, so it times the start-up."),
-        Wrong(given.warms_one, "only one of the two works is warmed up. Each has a cold first run."),
+        Wrong(given.clock_too_early, "the clock is read before the device is done. `run` only "
+              "hands the work over: synchronize before the second reading."),
+        Wrong(given.waits_before_only, "you wait before the first reading but not before the "
+              "second, so what is timed is the handing over."),
+        Wrong(given.cold_counts, "nothing is run before the first reading, so it times the "
+                                 "start-up."),
+        Wrong(given.warms_one, "only one of the two works is warmed up. Each has a cold first "
+                               "run."),
         Wrong(given.mean, "the mean follows every outlier. The median does not."),
-        Wrong(given.fastest, "the fastest run is taken. A disturbed run can be too short as well; the "
-              "median stands in the middle."),
+        Wrong(given.fastest, "the fastest run is taken. A disturbed run can be too short as "
+              "well; the median stands in the middle."),
         Wrong(given.one_reading_for_all, "one reading is taken around all n runs and divided by n. "
               "That is a mean, and no run can be told from another."),
-        Wrong(given.blocks, "all runs of one come before all runs of the other, so a device that slows "
-              "down punishes the second. Take turns."),
+        Wrong(given.blocks, "all runs of one come before all runs of the other, so a device "
+              "that slows down punishes the second. Take turns."),
         Wrong(given.upside_down, "the ratio is upside down: slow over fast says how many times as "
               "fast the second is."),
     ),
@@ -603,7 +608,7 @@ def _reference_latencies(events: list) -> dict[str, list[float | None]]:
     for name in {who for _, who, _ in events}:
         sent = next(at for at, who, what in events if (who, what) == (name, "sent"))
         came = [at for at, who, what in events if (who, what) == (name, "token")]
-        gaps = [b - a for a, b in zip(came, came[1:], strict=False)]
+        gaps = [b - a for a, b in pairwise(came)]
         ttft = came[0] - sent if came else None
         found[name] = [ttft, sum(gaps) / len(gaps) if gaps else None]
     return found
@@ -632,7 +637,9 @@ def _copied(case: Case) -> list:
 
 def _by_name(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise NotData(f"your code returned {brief(value)}; expected a dict of request to two times.")
+        raise NotData(
+            f"your code returned {brief(value)}; expected a dict of request to two times."
+        )
     return value
 
 
@@ -661,25 +668,27 @@ LATENCIES = Exercise(
     second=given.SECOND_LATENCIES,
     hints=(
         "First sort the events by request. How many gaps lie between N tokens?",
-        "For each request: its `sent` time, and the list of its token times. TTFT is the first token's "
-        "time less `sent`; TPOT is the time from the first token to the last over N - 1.",
-        "sent, came = {}, {}; for at, who, what in events: sent[who] = at if what is \"sent\", and "
-        "came.setdefault(who, []).append(at) if it is \"token\". No token: [None, None]. One token: "
-        "TPOT is None, since there is no gap.",
+        "For each request: its `sent` time, and the list of its token times. TTFT is the first "
+        "token's time less `sent`; TPOT is the time from the first token to the last over N - 1.",
+        'sent, came = {}, {}; for at, who, what in events: sent[who] = at if what is "sent", '
+        'and came.setdefault(who, []).append(at) if it is "token". No token: [None, None]. One '
+        "token: TPOT is None, since there is no gap.",
     ),
     wrong=(
         Wrong(given.divides_by_n, "TPOT is divided by N. N tokens have N - 1 gaps."),
-        Wrong(given.prefill_in_tpot, "the wait for the first token is part of TPOT. It belongs to TTFT "
-              "and to nothing else."),
-        Wrong(given.from_started, "TTFT starts when the prefill starts. Who waits has waited since the "
-              "prompt was sent."),
-        Wrong(given.from_start_of_log, "TTFT starts with the log. Each request has its own `sent`."),
-        Wrong(given.one_stream, "the gaps go across requests: another reader's token ends the gap."),
+        Wrong(given.prefill_in_tpot, "the wait for the first token is part of TPOT. It belongs "
+              "to TTFT and to nothing else."),
+        Wrong(given.from_started, "TTFT starts when the prefill starts. Who waits has waited "
+              "since the prompt was sent."),
+        Wrong(given.from_start_of_log, "TTFT starts with the log. Each request has its own "
+                                       "`sent`."),
+        Wrong(given.one_stream, "the gaps go across requests: another reader's token ends the "
+                                "gap."),
         Wrong(given.zero_for_one, "one token has no gap, so its TPOT is not 0 but unknown: None."),
-        Wrong(given.forgets_the_waiting, "a request without a token is missing. It waits: [None, None]. "
-              "A table without it looks better than the truth."),
-        Wrong(given.median_gap, "TPOT is the mean gap: from the first token to the last, over N - 1. "
-              "A median hides the pauses."),
+        Wrong(given.forgets_the_waiting, "a request without a token is missing. It waits: "
+              "[None, None]. A table without it looks better than the truth."),
+        Wrong(given.median_gap, "TPOT is the mean gap: from the first token to the last, over N "
+              "- 1. A median hides the pauses."),
     ),
 )  # fmt: skip
 
@@ -697,8 +706,8 @@ ROWS = one_number(
         170: "that is N P: the text grows by one token with each step.",
         225: "one token too many is read: the last new token is written and never fed.",
         26: "that is with a cache.",
-        27: "that is the length of the text, prompt and answer. Without a cache each step reads all "
-            "there is.",
+        27: "that is the length of the text, prompt and answer. Without a cache each step reads "
+            "all there is.",
         45: "that is what the new tokens alone add. The prompt is read again in each step, too.",
     },
     because="17 + 18 + ... + 26 = 10 x 17 + 10 x 9 / 2 = 215.",
@@ -718,13 +727,13 @@ LENGTH = one_number(
     difficulty=1,
     right=19,
     wrong={
-        20: '"of" is counted, but it was just chosen and nobody has read it. It enters the cache when '
-            "it is fed.",
+        20: '"of" is counted, but it was just chosen and nobody has read it. It enters the '
+            "cache when it is fed.",
         17: "that is the cache after prefill, when \"The\" is chosen.",
         18: 'that is the cache when "capital" is chosen: "The" had been fed.',
         21: "that is the whole text with all four words.",
     },
-    because='The prompt\'s 17, then "The" and "capital" were fed: 19. "of" comes from the last row.',
+    because='17 of the prompt, then "The" and "capital" were fed: 19. "of" is what came of that.',
     hints=(
         "Which words had to be read so that \"of\" could be chosen?",
         'The prompt, "The" and "capital".',
@@ -741,11 +750,13 @@ FIRST = choice(
     difficulty=1,
     right="c",
     wrong={
-        "a": "decode has nothing to feed yet. It feeds the first token, so that token must be there.",
+        "a": "decode has nothing to feed yet. It feeds the first token, so that token must be "
+             "there.",
         "b": "the first row saw only the first token of the prompt. Its guess is about the second.",
-        "d": "the mean of all rows belongs to no position. Each row guesses the token behind its own.",
-        "e": "the MLP of a layer puts out a vector of the model's width. Scores for tokens come from "
-             "the head, and from the last row.",
+        "d": "the mean of all rows belongs to no position. Each row guesses the token behind "
+             "its own.",
+        "e": "the MLP of a layer puts out a vector of the model's width. Scores for tokens come "
+             "from the head, and from the last row.",
     },
     because="The prompt's last row guesses the token behind the prompt: prefill ends with it.",
     hints=(
@@ -764,10 +775,12 @@ NOTES = claims(
     difficulty=2,
     right=[True, False, False, True, False, True],
     wrong=[
-        "claim 1 is true: the prompt's tokens are all known, so every layer takes all rows at once.",
+        "claim 1 is true: the prompt's tokens are all known, so every layer takes all rows at "
+        "once.",
         "claim 2 is false: per layer it holds keys and values, each as wide as the key/value heads "
         "together, and not one row of the hidden size.",
-        "claim 3 is false: per token the arithmetic is about prefill's. Much memory is read for it.",
+        "claim 3 is false: per token the arithmetic is about prefill's. Much memory is read for "
+        "it.",
         "claim 4 is true: the token at position i needs the one before it, so one call makes one.",
         "claim 5 is false: the last new token is returned and not fed, so the cache is one shorter "
         "than the text.",
