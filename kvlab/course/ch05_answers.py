@@ -317,9 +317,11 @@ def one_reading_for_all(device, slow, fast, n):
 
 
 def blocks(device, slow, fast, n):
+    found = []
     for work in (slow, fast):
         device.run(work)
-    return _summary(*([_reading(device, work) for _ in range(n)] for work in (slow, fast)))
+        found.append([_reading(device, work) for _ in range(n)])
+    return _summary(*found)
 
 
 def upside_down(device, slow, fast, n):
