@@ -115,6 +115,15 @@ def test_each_figure_has_labels_and_shows_itself():
         assert figure._repr_png_().startswith(b"\x89PNG")
 
 
+def test_arrivals_are_told_apart_by_marker_and_begin_with_a_bar():
+    figure = figures.arrivals({"one": [0.5, 0.6, 0.7], "two": [0.9, 1.0]})
+    axes = figure.axes[0]
+    assert axes.get_xlabel() and [t.get_text() for t in axes.get_yticklabels()] == ["one", "two"]
+    assert [list(line.get_xdata()) for line in axes.lines] == [[0.5, 0.6, 0.7], [0.9, 1.0]]
+    assert [bar.get_width() for bar in axes.patches] == [0.5, 0.9]
+    assert len({(line.get_color(), line.get_marker()) for line in axes.lines}) == 2
+
+
 def test_quality_over_bytes_tells_all_methods_apart():
     names = ["dense", *(f"method {i}" for i in range(24))]
     recall = {n: [(0.3, 0.5, 0.4, 0.6), (0.6, 0.9, 0.8, 1.0)] for n in names}

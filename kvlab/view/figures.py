@@ -55,6 +55,23 @@ def seconds_at_token(cached: Sequence[float], uncached: Sequence[float]) -> Pict
     return figure
 
 
+def arrivals(logs: Mapping[str, Sequence[float]]) -> Picture:
+    """When each token of an answer came: a line of marks for each log, seconds since it was asked.
+
+    The bar up to the first mark is the time to the first token.
+    """
+    figure, axes = _figure("seconds since the prompt was sent", "", height=0.8 + 0.8 * len(logs))
+    styles = [(BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (GREY, "D")]
+    for i, (seconds, (colour, marker)) in enumerate(zip(logs.values(), styles, strict=False)):
+        axes.barh(i, seconds[0], height=0.5, color=colour, alpha=0.3, hatch="//", edgecolor="white")
+        axes.plot(seconds, [i] * len(seconds), color=colour, marker=marker, linestyle="",
+                  markersize=5)  # fmt: skip
+    axes.set_yticks(range(len(logs)), list(logs))
+    axes.set_ylim(len(logs) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    return figure
+
+
 def rows_per_step(n_prompt: int, n_new: int) -> Picture:
     """Token rows whose key is computed at each step, with and without a cache."""
     figure, axes = _figure("step (0 is the prompt)", "token rows computed")
