@@ -7,7 +7,7 @@ import traitlets
 from kvlab import rows
 from kvlab.cache import KVCache
 from kvlab.packed import PackedKVCache, PerToken
-from kvlab.view import StepBytes
+from kvlab.view import StepBytes, figures
 
 
 def drawn(panel):
@@ -78,3 +78,24 @@ def test_sizes_that_a_bitmap_cannot_hold_are_refused():
         panel.width = 100
     with pytest.raises(traitlets.TraitError):
         panel.sparsity = 96
+
+
+def test_the_chapters_figures_have_labels_and_lines_that_differ():
+    three = {"a": [1, 2], "b": [2, 4], "c": [1, 1]}
+    for figure, n_lines in (
+        (figures.gain([1, 2], three, "share", as_text=["all", "1/2"], dashed=("b",)), 3),
+        (figures.packed_bytes([0.1, 0.9], three), 3),
+        (figures.since_the_start(three, "steps", "ms", {"predicted": 1}), 4),
+    ):
+        axes = figure.axes[0]
+        assert axes.get_xlabel() and axes.get_ylabel()
+        named = [a for a in axes.lines if not a.get_label().startswith("_")]
+        looks = {(a.get_color(), a.get_marker(), str(a.get_linestyle())) for a in named}
+        assert len(named) == len(looks) == n_lines
+        assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_a_prediction_has_the_colour_of_what_it_predicts():
+    figure = figures.gain([1, 2], {"a": [1, 2], "b": [1, 3], "c": [1, 1]}, "x", dashed=("b",))
+    a, b, c = figure.axes[0].lines[:3]
+    assert a.get_color() == b.get_color() != c.get_color() and b.get_marker() == "None"

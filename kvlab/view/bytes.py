@@ -107,8 +107,7 @@ class StepBytes(Panel):
             said = f"{totals[name] / 2**20:.2f} MiB, {totals[name] / totals['dense']:.1%}"
             drawn.append(svg.text(x + 8, y + 20, said))
         y = _TOP + _STEP * len(NAMES) + 14
-        for i, part in enumerate(COLOURS):
-            x = 12 + 186 * i
+        for x, part in zip((12, 184, 356, 564), COLOURS, strict=True):
             drawn.append(svg.box(x, y, 22, 16, COLOURS[part], name="legend"))
             drawn += _pattern(part, x, y, 22, 16)
             drawn.append(svg.text(x + 28, y + 13, SAID[part]))

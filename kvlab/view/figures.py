@@ -192,10 +192,10 @@ def gain(
     the curve that stands before them.
     """
     figure, axes = _figure(x_label, "times as fast as dense")
-    looks, look = iter(_STYLES[:3] + _STYLES[6:]), _STYLES[0]
+    looks, look = iter(_lines()), _lines()[0]
     for name, values in curves.items():
         if name in dashed:
-            axes.plot(x, values, color=look[0], linestyle=(0, (2, 2)), linewidth=1.2, label=name)
+            axes.plot(x, values, color=look[0], linestyle=(0, (1, 2)), linewidth=1.2, label=name)
             continue
         look = next(looks)
         axes.plot(x, values, color=look[0], marker=look[1], linestyle=look[2], linewidth=2,
@@ -243,5 +243,5 @@ def since_the_start(
 
 
 def _lines() -> list[tuple[str, str, str]]:
-    """Looks of a few lines, each with a colour and a dash of its own."""
-    return [(BLUE, "", "-"), (ORANGE, "", "--"), (GREEN, "", ":"), (GREY, "", "-.")]
+    """Looks of a few lines, each with a colour, a marker and a dash of its own."""
+    return [(BLUE, "o", "-"), (ORANGE, "s", "--"), (GREEN, "^", ":"), (GREY, "D", "-.")]
