@@ -86,7 +86,7 @@ def _run_races(answer: Answer, case: Case) -> Outcome:
     seen = {}
     for i, kind in enumerate(case["_kinds"]):
         race = Race(kind, case["_seed"] + i)
-        seen[f"verdict on one that is {kind}"] = answer(race, case["pairs"], case["at_least"])
+        seen[f"verdict on: {kind}"] = answer(race, case["pairs"], case["at_least"])
     return seen
 
 
@@ -96,7 +96,7 @@ def _expect_races(case: Case, _outcome: Outcome) -> Outcome:
             return "too noisy"
         return "faster" if RATIOS[kind] >= case["at_least"] else "not faster"
 
-    return {f"verdict on one that is {kind}": truth(kind) for kind in case["_kinds"]}
+    return {f"verdict on: {kind}": truth(kind) for kind in case["_kinds"]}
 
 
 def _run_count(answer: Answer, case: Case) -> Outcome:
@@ -300,14 +300,14 @@ def narrow_reference(q_BGRD, k_BGTD, v_BGTD, score_BGD, n):
 def _run_all_channels(answer: Answer, case: Case) -> Outcome:
     width = case["k_BGTD"].shape[-1]
     got = answer(*(case[name] for name in _NARROW), width)
-    narrow_BGTN, out_BGRD = named(got, "narrow_BGTN", "out_BGRD").values()
-    return {"all channels kept, narrow_BGTN": narrow_BGTN, "all channels kept, out_BGRD": out_BGRD}
+    k, out = named(got, "narrow_BGTN", "out_BGRD").values()
+    return {"all channels kept, k_BGTD": k, "all channels kept, out_BGRD": out}
 
 
 def _expect_all_channels(case: Case, _outcome: Outcome) -> Outcome:
     q, k, v = (case[name] for name in _NARROW[:3])
     return {
-        "all channels kept, narrow_BGTN": k,
+        "all channels kept, k_BGTD": k,
         "all channels kept, out_BGRD": torch.nn.functional.scaled_dot_product_attention(q, k, v),
     }
 
@@ -323,7 +323,7 @@ NARROW = Exercise(
     laws=(
         agrees(
             "narrower keys, and the output of zeroed ones", narrow_reference, *_NARROW, "n",
-            gives=("narrow_BGTN", "out_BGRD"),
+            gives=("narrow keys, k_BGTD", "out_BGRD"),
         ),
         Law("with all channels kept it is plain attention", _run_all_channels,
             _expect_all_channels),
@@ -377,7 +377,7 @@ def _kept_TN(case: Case) -> Tensor:
 
 def _run_stored(answer: Answer, case: Case) -> Outcome:
     packed = _packed(answer, case)
-    return {"values, x_TN": packed.call("values"), "marks, x_TX": packed.call("marks")}
+    return {"values, x_TM": packed.call("values"), "marks, x_TX": packed.call("marks")}
 
 
 def _expect_stored(case: Case, _outcome: Outcome) -> Outcome:
@@ -385,7 +385,7 @@ def _expect_stored(case: Case, _outcome: Outcome) -> Outcome:
     for t, row in enumerate(_kept_TN(case).tolist()):
         for d in row:
             marks_TX[t, d // 8] += 2 ** (d % 8)
-    return {"values, x_TN": case["x_TD"].gather(-1, _kept_TN(case)), "marks, x_TX": marks_TX}
+    return {"values, x_TM": case["x_TD"].gather(-1, _kept_TN(case)), "marks, x_TX": marks_TX}
 
 
 def _run_unpack(answer: Answer, case: Case) -> Outcome:
@@ -403,7 +403,7 @@ def _run_again(answer: Answer, case: Case) -> Outcome:
     first = _packed(answer, case)
     second = answer.make(first.call("unpack"), case["n"])
     return {
-        "packed again, values x_TN": second.call("values"),
+        "packed again, values x_TM": second.call("values"),
         "packed again, marks x_TX": second.call("marks"),
         "_values": first.call("values"),
         "_marks": first.call("marks"),
@@ -412,7 +412,7 @@ def _run_again(answer: Answer, case: Case) -> Outcome:
 
 def _expect_again(case: Case, outcome: Outcome) -> Outcome:
     return {
-        "packed again, values x_TN": outcome["_values"],
+        "packed again, values x_TM": outcome["_values"],
         "packed again, marks x_TX": outcome["_marks"],
     }
 
