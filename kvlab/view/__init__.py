@@ -1,7 +1,8 @@
 """Figures and widgets of the book; they need its extra dependencies (`kvlab[book]`)."""
 
+from kvlab.view.bytes import StepBytes
 from kvlab.view.cache_grid import CacheGrid
 from kvlab.view.panel import Panel
 from kvlab.view.timeline import Timeline
 
-__all__ = ["CacheGrid", "Panel", "Timeline"]
+__all__ = ["CacheGrid", "Panel", "StepBytes", "Timeline"]

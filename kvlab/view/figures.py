@@ -193,3 +193,72 @@ def _curve(axes, points: Sequence[tuple[float, float, float, float]], style, nam
     (drawn,) = axes.plot(x, y, color=colour, marker=marker, linestyle=line, linewidth=1.6,
                          markersize=6, label=name, clip_on=False)  # fmt: skip
     return drawn
+
+
+def gain(
+    x: Sequence[float],
+    curves: Mapping[str, Sequence[float]],
+    x_label: str,
+    *,
+    as_text: Sequence[str] | None = None,
+    dashed: Sequence[str] = (),
+) -> Picture:
+    """Times as fast as the dense way, over something; below 1 it loses.
+
+    Curves named in `dashed` are predictions: a thin dashed line without markers in the colour of
+    the curve that stands before them.
+    """
+    figure, axes = _figure(x_label, "times as fast as dense")
+    looks, look = iter(_lines()), _lines()[0]
+    for name, values in curves.items():
+        if name in dashed:
+            axes.plot(x, values, color=look[0], linestyle=(0, (1, 2)), linewidth=1.2, label=name)
+            continue
+        look = next(looks)
+        axes.plot(x, values, color=look[0], marker=look[1], linestyle=look[2], linewidth=2,
+                  label=name)  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(x), as_text or [f"{n:,g}" for n in x])
+    axes.minorticks_off()
+    axes.axhline(1, color="black", linewidth=1)
+    axes.axhspan(0, 1, color=ORANGE, alpha=0.08)
+    axes.annotate("slower", (1, 0.97), xycoords=("axes fraction", "data"), ha="right", va="top",
+                  color=ORANGE)  # fmt: skip
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    return figure
+
+
+def packed_bytes(sparsities: Sequence[float], curves: Mapping[str, Sequence[float]]) -> Picture:
+    """Bytes in percent of the dense ones over the share of numbers dropped; above 100 it loses."""
+    figure, axes = _figure("share of the numbers dropped", "bytes, in percent of dense")
+    for (name, values), (colour, _, line) in zip(curves.items(), _lines(), strict=False):
+        axes.plot(sparsities, values, color=colour, linestyle=line, linewidth=2, label=name)
+    axes.axhline(100, color="black", linewidth=1)
+    axes.axhspan(100, 130, color=ORANGE, alpha=0.08)
+    axes.annotate("larger than dense", (0.99, 102), ha="right", color=ORANGE)
+    axes.set_ylim(0, 125)
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
+    axes.legend(frameon=False)
+    return figure
+
+
+def since_the_start(
+    curves: Mapping[str, Sequence[float]], x_label: str, y_label: str, at: Mapping[str, float]
+) -> Picture:
+    """Running totals; `at` marks places on the x axis by upright lines."""
+    figure, axes = _figure(x_label, y_label)
+    for (name, values), (colour, _, line) in zip(curves.items(), _lines(), strict=False):
+        axes.plot(range(len(values)), values, color=colour, linestyle=line, linewidth=2, label=name)
+    for i, (name, x) in enumerate(at.items()):
+        axes.axvline(x, color=GREY, linestyle=("--", ":")[i % 2], linewidth=1.5, label=name)
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _lines() -> list[tuple[str, str, str]]:
+    """Looks of a few lines, each with a colour, a marker and a dash of its own."""
+    return [(BLUE, "o", "-"), (ORANGE, "s", "--"), (GREEN, "^", ":"), (GREY, "D", "-.")]
