@@ -72,7 +72,11 @@ class Panel(anywidget.AnyWidget):
 
 def _control(name: str, trait: traitlets.TraitType) -> dict[str, Any]:
     """Describe a trait's control to the page."""
-    found = {"name": name, "label": trait.metadata["label"], "spoken": trait.metadata.get("spoken", "")}
+    found = {
+        "name": name,
+        "label": trait.metadata["label"],
+        "spoken": trait.metadata.get("spoken", ""),
+    }
     if isinstance(trait, traitlets.Bool):
         return found | {"kind": "tick"}
     if isinstance(trait, traitlets.Enum):
