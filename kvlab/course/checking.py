@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import types
 from collections.abc import Callable
 from typing import Any
 
 from kvlab.course import progress
-from kvlab.course.answer import LocalAnswer
+from kvlab.course.answer import LocalAnswer, refusal
 from kvlab.course.exercises import find
-from kvlab.course.spec import Exercise, Verdict, judge
+from kvlab.course.judging import judge
+from kvlab.course.spec import Exercise, Verdict
 
 # Which hint comes next, per exercise, is a reader's place in a book and no result depends on it.
 _next_hint: dict[str, itertools.count] = {}
@@ -30,9 +32,44 @@ def check(number: str, answer: Callable[..., Any], *, seed: int | None = None) -
             f"or class {exercise.name} itself, without brackets after it."
         )
     seed = secrets.randbelow(2**32) if seed is None else seed
-    verdict = judge(exercise, LocalAnswer(answer, exercise.forbids), f"check {seed}")
+    refused = _refused(exercise, answer, set())
+    if refused:
+        verdict = Verdict(exercise, "failed", f"{refused}.")
+    else:
+        verdict = judge(exercise, LocalAnswer(answer, exercise.forbids), f"check {seed}")
     progress.record(verdict)
     return verdict
+
+
+def _refused(exercise: Exercise, thing: Any, seen: set[int]) -> str | None:
+    """What an answer uses that grading will not let it import: by the objects its code names."""
+    if id(thing) in seen:
+        return None
+    seen.add(id(thing))
+    if isinstance(thing, type):
+        found = (_refused(exercise, part, seen) for part in vars(thing).values())
+        return next(filter(None, found), None)
+    if not isinstance(thing, types.FunctionType):
+        return None
+    for name in _names(thing.__code__):
+        used = thing.__globals__.get(name)
+        home = used.__name__ if isinstance(used, types.ModuleType) else _home(used)
+        why = refusal(home, exercise.allows, exercise.forbids)
+        why = why or (home == thing.__module__ and _refused(exercise, used, seen))
+        if why:
+            return why
+    return None
+
+
+def _home(used: Any) -> str:
+    """The module a function or class comes from, "" for anything else."""
+    known = isinstance(used, (type, types.FunctionType))
+    return str(used.__module__) if known else ""
+
+
+def _names(code: types.CodeType) -> set[str]:
+    inner = (_names(c) for c in code.co_consts if isinstance(c, types.CodeType))
+    return set(code.co_names).union(*inner)
 
 
 class Hint:

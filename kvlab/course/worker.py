@@ -7,6 +7,7 @@ builds the sandbox and watches, and inside it the one that runs the answer.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import importlib
 import io
@@ -24,33 +25,29 @@ from typing import Any, BinaryIO
 import torch
 
 from kvlab.course import sandbox, wire
-from kvlab.course.answer import AnswerRaised, NotData, as_data, last_line, without
+from kvlab.course.answer import (
+    AnswerRaised,
+    Borrowed,
+    NotData,
+    as_data,
+    last_line,
+    refusal,
+    without,
+)
 
 _CELL = "<answer>"
-
-
-class Borrowed:
-    """The judge's object, seen from the answer: calling a method asks the judge."""
-
-    def __init__(self, talk: Talk, number: int, lends: list[str]) -> None:
-        self._talk, self._number, self._lends = talk, number, lends
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in self._lends:
-            raise AttributeError(f"this object has {', '.join(self._lends)}; not {name}")
-        return lambda *args: self._talk.ask(self._number, name, args)
-
-    def __call__(self, *args: Any) -> Any:
-        return self._talk.ask(self._number, "__call__", args)
 
 
 class Talk:
     """One conversation with the judge."""
 
-    def __init__(self, incoming: BinaryIO, outgoing: BinaryIO, forbids: list[str]) -> None:
-        self._in, self._out, self._forbids = incoming, outgoing, forbids
+    def __init__(self, incoming: BinaryIO, outgoing: BinaryIO, order: dict[str, Any]) -> None:
+        self._in, self._out, self._forbids = incoming, outgoing, order["forbids"]
         self._things: list[Any] = []
-        self._namespace: dict[str, Any] = {"__name__": "__answer__", "torch": torch}
+        refuse = Refuse(order["allows"], order["forbids"])
+        sys.meta_path.insert(0, refuse)
+        own = {**vars(builtins), "__import__": refuse.import_}
+        self._namespace = {"__name__": "__answer__", "__builtins__": own, "torch": torch}
 
     def serve(self) -> None:
         while True:
@@ -63,7 +60,8 @@ class Talk:
             except NotData as bad:
                 packed = wire.pack({"not data": str(bad)})
             except Exception as error:  # a list that holds itself, a text beyond all bounds
-                text = f"your code returned what cannot be sent ({type(error).__name__})."
+                why = str(error) if isinstance(error, wire.Broken) else type(error).__name__
+                text = f"your code returned what cannot be sent ({why})."
                 packed = wire.pack({"not data": text})
             self._send(packed)
 
@@ -86,7 +84,7 @@ class Talk:
                 raise AnswerRaised("AttributeError", f"the object has no method {name}")
         args = [self._unwrap(a) for a in message["args"]]
         value = self._run(lambda: target(*args))
-        echo = [a if isinstance(a, torch.Tensor) else None for a in args]
+        echo = [None if isinstance(a, Borrowed) else as_data(a) for a in args]
         if message["keep"]:
             self._things.append(value)
             return {"thing": len(self._things) - 1, "echo": echo}
@@ -95,19 +93,23 @@ class Talk:
     def do_look(self, message: dict[str, Any]) -> dict[str, Any]:
         return {"value": as_data(self._things[message["thing"]])}
 
-    def ask(self, number: int, method: str, args: tuple[Any, ...]) -> Any:
-        lent = [isinstance(a, Borrowed) for a in args]
-        sent = [a._number if isinstance(a, Borrowed) else as_data(a) for a in args]
-        self._send(wire.pack({"ask": number, "method": method, "args": sent, "lent": lent}))
+    def ask(self, number: int, method: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Use something of the judge's."""
+        args_sent = [self._wrap(a) for a in args]
+        named_sent = {name: self._wrap(a) for name, a in named.items()}
+        self._send(
+            wire.pack({"ask": number, "method": method, "args": args_sent, "named": named_sent})
+        )
         reply = self._receive()
         if "refused" in reply:
             raise ValueError(reply["refused"])
         return self._unwrap(reply["value"])
 
+    def _wrap(self, value: Any) -> Any:
+        return wire.Ref(value.number) if isinstance(value, Borrowed) else as_data(value)
+
     def _unwrap(self, value: Any) -> Any:
-        if isinstance(value, dict) and "lent" in value:
-            return Borrowed(self, value["lent"], value["lends"])
-        return value
+        return Borrowed(self.ask, value) if isinstance(value, wire.Ref) else value
 
     def _run(self, action: Any) -> Any:
         try:
@@ -145,22 +147,28 @@ def _compiled(source: str) -> Any:
 
 
 class Refuse(MetaPathFinder):
-    """Imports that would answer the question for the learner are refused by name."""
+    """Imports that would answer the question for the learner are refused by name.
+
+    As a finder it meets what is not loaded yet, whoever asks. As the cell's own `__import__` it
+    also meets what this process has loaded for itself.
+    """
 
     def __init__(self, allows: list[str], forbids: list[str]) -> None:
         self._allows, self._forbids = allows, forbids
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        ours = name.startswith("kvlab.") and name not in self._allows
-        if ours or name in self._forbids or name.split(".")[0] in self._forbids:
-            raise ImportError(f"{name} may not be used in this exercise: write it yourself")
+        if why := refusal(name, self._allows, self._forbids):
+            raise ImportError(why)
+
+    def import_(self, name: str, *args: Any, **named: Any) -> Any:
+        self.find_spec(name)
+        return builtins.__import__(name, *args, **named)
 
 
 def run(order: dict[str, Any], incoming: BinaryIO, outgoing: BinaryIO) -> None:
     """Serve one answer to the end of its conversation."""
     torch.set_num_threads(1)
-    sys.meta_path.insert(0, Refuse(order["allows"], order["forbids"]))
-    Talk(incoming, outgoing, order["forbids"]).serve()
+    Talk(incoming, outgoing, order).serve()
 
 
 def fetch_allowed(allows: list[str]) -> None:
