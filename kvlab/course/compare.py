@@ -159,7 +159,7 @@ def _tensor_difference(
 def _wrong(came: Tensor, expected: Tensor, rtol: float, atol: float) -> Tensor:
     if not expected.is_floating_point():
         return came != expected
-    return ~torch.isclose(came.double(), expected.double(), rtol=rtol, atol=atol)
+    return ~torch.isclose(came.double(), expected.double(), rtol, atol, equal_nan=True)
 
 
 def _axes(name: str, n: int) -> str:
