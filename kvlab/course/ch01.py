@@ -122,14 +122,16 @@ _WIDTHS = (4, 16, 64, 256)
 
 
 def _run_spread(answer: Answer, case: Case) -> Outcome:
-    """How far scores of random tokens spread, over a wide range of widths."""
+    """How far scores of random tokens spread; the rows of the weights have length 1."""
     torch_rng = torch.Generator().manual_seed(case["_seed"])
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=torch_rng, dtype=torch.float64)
+
+    w_q, w_k = torch.linalg.qr(normal(2, max(_WIDTHS), max(_WIDTHS)))[0]
     seen = {}
     for d in _WIDTHS:
-        x_SC, w_q, w_k = (
-            torch.randn(n, 48, generator=torch_rng, dtype=torch.float64) for n in (64, d, d)
-        )
-        scores_ST = _matrix(answer(x_SC, w_q / 48**0.5, w_k / 48**0.5), "scores_ST")
+        scores_ST = _matrix(answer(normal(48, max(_WIDTHS)), w_q[:d], w_k[:d]), "scores_ST")
         seen[f"spread of the scores at D = {d}"] = scores_ST.std().item()
     return seen
 
@@ -146,7 +148,7 @@ SCORES = Exercise(
         agrees("the same as pair by pair", _scores_by_hand, "x_SC", "w_q", "w_k",
                gives="scores_ST"),
         Law("random tokens have scores of spread 1 at any width", _run_spread,
-            lambda _, seen: {name: Near(1.0, rtol=0.0, atol=0.3) for name in seen}),
+            lambda _, seen: {name: Near(1.0, rtol=0.0, atol=0.4) for name in seen}),
     ),
     hints=(
         "Three steps: project to queries and keys, compare each query with each key, divide. How "
@@ -210,7 +212,7 @@ def _huge(case: Case) -> Tensor:
 
 
 def _with_hidden(case: Case) -> Tensor:
-    return case["scores_ST"].masked_fill(case["_hidden_ST"], float("-inf"))
+    return _huge(case).masked_fill(case["_hidden_ST"], float("-inf"))
 
 
 def _run_shifted(answer: Answer, case: Case) -> Outcome:
@@ -455,6 +457,7 @@ KEY = Exercise(
 # --- 1.6 train the three matrices -----------------------------------------------------------------
 
 _N_KNOWN, _N_HELD_OUT, _N_LISTS = 100, 20, 1024
+_BAR, _SAME = 0.8, "the same matrices from the same seed"
 
 
 def _recall_case(rng: random.Random) -> Case:
@@ -501,29 +504,31 @@ def _trained(answer: Answer, case: Case) -> list[Tensor]:
 
 
 def _run_recall(answer: Answer, case: Case) -> Outcome:
-    """Train, then ask for names that no list of the training had; a tenth is fine enough."""
-    w_q, w_k, w_v = _trained(answer, case)
+    """Train, then ask for names that no list of the training had; if found, train once more."""
+    w_q, w_k, w_v = trained = _trained(answer, case)
     pairs_NTC, asks_NC, answers_NE, pick_N = case["_held_out"]
     scores_NT = torch.einsum("nd,ntd->nt", asks_NC @ w_q.T, pairs_NTC @ w_k.T)
     weights_NT = (scores_NT / w_q.shape[0] ** 0.5).softmax(-1)
     out_NE = torch.einsum("nt,nte->ne", weights_NT, pairs_NTC @ w_v.T)
     cosine_N = torch.nn.functional.cosine_similarity(out_NE, answers_NE)
     mass_N = weights_NT[torch.arange(len(pick_N)), pick_N]
-    return {
+    seen = {
         "attention on the right pair, names never seen": _tenths(mass_N),
         "cosine of what comes out with the right word": _tenths(cosine_N),
     }
+    if min(seen.values()) < _BAR:
+        return seen
+    same = all(map(torch.equal, trained, _trained(answer, case)))
+    return {**seen, _SAME: True} if same else {_SAME: False}
+
+
+def _expect_recall(_case: Case, seen: Outcome) -> Outcome:
+    return {name: True if name == _SAME else AtLeast(_BAR) for name in seen}
 
 
 def _tenths(some_N: Tensor) -> float:
     """The mean, cut to one digit, so that two trainings that fail alike are told to be alike."""
     return math.floor(some_N.mean().nan_to_num(0.0).item() * 10) / 10
-
-
-def _run_twice(answer: Answer, case: Case) -> Outcome:
-    once, again = _trained(answer, case), _trained(answer, case)
-    same = all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
-    return {"the same matrices from the same seed": same}
 
 
 TRAIN = Exercise(
@@ -537,16 +542,14 @@ TRAIN = Exercise(
     n_cases=5,
     size=lambda case: case["pairs_NTC"].numel(),
     laws=(
-        Law("names that were never seen are found, and their words come out", _run_recall,
-            lambda _, seen: {name: AtLeast(0.8) for name in seen}),
-        Law("the seed decides", _run_twice,
-            lambda _, seen: dict.fromkeys(seen, True)),
+        Law("names that were never seen are found, by the seed alone", _run_recall,
+            _expect_recall),
     ),
     hints=(
         "It is the training loop of the chapter with another loss. What comes out should be "
         "answers_NE; how far off it is, squared and averaged, is a loss.",
         "Draw three random matrices from a generator with the seed, call requires_grad_() on each, "
-        "give them to torch.optim.Adam with lr=0.05, and take 100 to 200 steps on 64 lists drawn "
+        "give them to torch.optim.Adam with lr=0.05, and take a hundred steps on 64 lists drawn "
         "at random. Attention: einsum('nd,ntd->nt', q, k), divide by the root of D, softmax, "
         "einsum('nt,nte->ne', weights, v).",
         "Each step: i = torch.randint(len(pairs_NTC), (64,), generator=rng); q = asks_NC[i] @ "

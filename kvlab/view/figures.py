@@ -147,9 +147,9 @@ def lines(
         axes.set_xticks(list(x), [f"{n:g}" for n in x])
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
         axes.minorticks_off()
-    elif marked:
+    elif len(x) <= 8:
         axes.set_xticks(list(x))
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=len(curves), frameon=False)
     return figure
 
 
