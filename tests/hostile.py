@@ -162,8 +162,8 @@ get_ipython().ast_transformers.append(NoAsserts())"""
 FORGE = """import gc, json
 for thing in gc.get_objects():
     if type(thing).__name__ == 'Talk':
-        from kvlab.course import wire
-        thing._send(wire.pack({'state': 'passed', 'value': 'reuses', 'echo': [None] * 4}))
+        wire = sys.modules['kvlab.course.wire']
+        thing._send(wire.pack({'state': 'passed', 'value': 'reuses', 'echo': [None, *args[1:]]}))
 return 'reuses'"""
 
 EVERYTHING = """class Everything:
@@ -172,7 +172,8 @@ EVERYTHING = """class Everything:
     def __iter__(self): return iter([Everything()] * 3)"""
 
 NO_RULES = """sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != 'Refuse']
-import kvlab.course.ch06
+import importlib
+importlib.import_module('kvlab.course.ch06')
 return 'reuses'"""
 
 SNOOP = """import gc, inspect
@@ -227,8 +228,9 @@ for path in ({str(ROOT / "kvlab")!r}, {str(ROOT / "solutions")!r}, '/'):
     libc.umount2(path.encode(), 2)
     libc.mount(b'none', path.encode(), b'tmpfs', 0, None)
     libc.mount({str(ROOT)!r}.encode(), b'/tmp', None, 4096, None)
-raise ValueError(f'found {{[p for p in ({str(ROOT / "kvlab" / "cache.py")!r},
-                  '/tmp/kvlab/cache.py') if os.path.exists(p)]}}')"""
+found = [p for p in ({str(ROOT / "kvlab" / "cache.py")!r}, '/tmp/kvlab/cache.py')
+         if os.path.exists(p)]
+raise ValueError(f'found {{found}}')"""
 
 CUSTOMIZE = """for name in ('sitecustomize', 'usercustomize', 'torch', 'kvlab/course/worker'):
     for place in ('.', os.environ['HOME'], *sys.path):
@@ -268,7 +270,7 @@ CASES = [
      "OSError.*No space"),
     ("writes a 1 GB file", attack("open('big', 'wb').write(bytes(2**29))"), 3, "OSError.*large"),
     ("returns an object equal to everything", attack("return Everything()", EVERYTHING), 3,
-     "returned a Everything"),
+     "of type Everything"),
     ("patches torch", attack("return 'nothing'", PATCH_TORCH), 3, "expected"),
     ("patches numpy", attack("return 'nothing'", PATCH_NUMPY), 3, "expected"),
     ("patches pytest, doctest and unittest", attack("return 'nothing'", PATCH_PYTEST), 3,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from kvlab.course import progress
@@ -46,25 +46,32 @@ def _refused(exercise: Exercise, thing: Any, seen: set[int]) -> str | None:
     if id(thing) in seen:
         return None
     seen.add(id(thing))
-    if isinstance(thing, type):
-        found = (_refused(exercise, part, seen) for part in vars(thing).values())
-        return next(filter(None, found), None)
-    if not isinstance(thing, types.FunctionType):
-        return None
-    for name in _names(thing.__code__):
-        used = thing.__globals__.get(name)
-        home = used.__name__ if isinstance(used, types.ModuleType) else _home(used)
-        why = refusal(home, exercise.allows, exercise.forbids)
-        why = why or (home == thing.__module__ and _refused(exercise, used, seen))
+    for home, used in _uses(thing):
+        if home == thing.__module__:
+            why = _refused(exercise, used, seen)
+        else:
+            why = refusal(home, exercise.allows, exercise.forbids)
         if why:
             return why
     return None
 
 
+def _uses(thing: Any) -> Iterator[tuple[str, Any]]:
+    """What a function names, or a class is made of, with the module that each is from."""
+    if isinstance(thing, type):
+        yield from ((_home(base), base) for base in thing.__bases__)
+        yield from ((thing.__module__, part) for part in vars(thing).values())
+    elif isinstance(thing, types.FunctionType):
+        for name in _names(thing.__code__):
+            used = thing.__globals__.get(name)
+            yield (name if "." in name else _home(used)), used  # a dot: an import in the function
+
+
 def _home(used: Any) -> str:
-    """The module a function or class comes from, "" for anything else."""
-    known = isinstance(used, (type, types.FunctionType))
-    return str(used.__module__) if known else ""
+    """The module that something is or comes from, "" for plain values."""
+    if isinstance(used, types.ModuleType):
+        return used.__name__
+    return str(used.__module__) if isinstance(used, (type, types.FunctionType)) else ""
 
 
 def _names(code: types.CodeType) -> set[str]:
