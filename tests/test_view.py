@@ -109,6 +109,8 @@ def test_each_figure_has_labels_and_shows_itself():
         figures.seconds_at_token([0.1, 0.2], [0.1, 0.4]),
         figures.rows_per_step(5, 3),
         figures.speedup([8, 16], [2.0, 3.0], {"rows, counted": [5.0, 9.0]}, [(1, 3), (2, 4)]),
+        figures.lines([4, 8], {"a": [2.0, 3.0], "b": [2.0, 2.8]}, "x", "y", doubling=True),
+        figures.lines([0, 1], {"a": [2.0, 3.0]}, "x", "y"),
     ):
         axes = figure.axes[0]
         assert axes.get_xlabel() and axes.get_ylabel()

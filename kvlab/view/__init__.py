@@ -3,6 +3,7 @@
 from kvlab.view.bytes import StepBytes
 from kvlab.view.cache_grid import CacheGrid
 from kvlab.view.panel import Panel
+from kvlab.view.query_dial import QueryDial
 from kvlab.view.timeline import Timeline
 
-__all__ = ["CacheGrid", "Panel", "StepBytes", "Timeline"]
+__all__ = ["CacheGrid", "Panel", "QueryDial", "StepBytes", "Timeline"]

@@ -140,6 +140,36 @@ _STYLES = [
 _MUTED = [("black", "*", ""), ("black", "X", ""), (GREY, "v", ":"), (GREY, "D", "--")]
 
 
+def lines(
+    x: Sequence[float],
+    curves: Mapping[str, Sequence[float]],
+    x_label: str,
+    y_label: str,
+    *,
+    doubling: bool = False,
+) -> Picture:
+    """Curves over the same x, each in a colour, marker and line of its own.
+
+    With `doubling` both axes are logarithmic and x is labelled where it was measured.
+    """
+    figure, axes = _figure(x_label, y_label)
+    marked = len(x) <= 32
+    styles = zip((BLUE, ORANGE, GREEN, GREY), "os^D", ("-", "--", ":", "-."), strict=True)
+    for (label, y), (colour, marker, style) in zip(curves.items(), styles, strict=False):
+        axes.plot(x, y, color=colour, marker=marker if marked else "", linestyle=style,
+                  linewidth=2, label=label)  # fmt: skip
+    if doubling:
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        axes.set_xticks(list(x), [f"{n:g}" for n in x])
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+        axes.minorticks_off()
+    elif len(x) <= 8:
+        axes.set_xticks(list(x))
+    figure.legend(loc="outside upper center", ncols=len(curves), frameon=False)
+    return figure
+
+
 def pareto(
     panels: Mapping[tuple[str, str], Mapping[str, Sequence[tuple[float, float, float, float]]]],
     muted: Sequence[str] = (),
