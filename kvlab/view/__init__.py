@@ -2,5 +2,6 @@
 
 from kvlab.view.cache_grid import CacheGrid
 from kvlab.view.panel import Panel
+from kvlab.view.pruning import Pruning
 
-__all__ = ["CacheGrid", "Panel"]
+__all__ = ["CacheGrid", "Panel", "Pruning"]
