@@ -183,7 +183,7 @@ def _curve(axes, points: Sequence[tuple[float, float, float, float]], style, nam
 def heatmaps(panels: Mapping[str, Tensor], tokens: Sequence[str]) -> Picture:
     """Matrices of tokens x channels side by side: orange below 0, blue above; one scale for each.
 
-    Shapes: (T, D), or (T, D) with NaN where there is nothing, which is grey.
+    Shapes: (T, D) each.
     """
     figure = Picture(
         figsize=(4.2 * len(panels), 1.0 + 0.145 * len(tokens)),
@@ -191,12 +191,11 @@ def heatmaps(panels: Mapping[str, Tensor], tokens: Sequence[str]) -> Picture:
         facecolor="white",
     )
     colours = LinearSegmentedColormap.from_list("sign", [ORANGE, "white", BLUE])
-    colours.set_bad("#B8B8B8")
     for axes, (title, x_TD) in zip(
         figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels.items(), strict=True
     ):
         x_TD = x_TD.detach().cpu().float().numpy()
-        top = float(abs(x_TD[x_TD == x_TD]).max())
+        top = float(abs(x_TD).max())
         drawn = axes.imshow(x_TD, cmap=colours, vmin=-top, vmax=top, aspect="auto")
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("channel")

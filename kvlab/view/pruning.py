@@ -173,20 +173,21 @@ class Pruning(Panel):
             svg.text(_LEFT - 6, _TOP + _CELL * (t + 0.85), svg.visible(token), anchor="end", size=9)
             for t, token in enumerate(self.tokens)
         ]
-        for i, (x, keep) in enumerate(
-            zip((self._e.k_BGTD, self._e.v_BGTD), self.keep, strict=True)
-        ):
+        halves = zip(
+            ("keys K", "values V"), (self._e.k_BGTD, self._e.v_BGTD), self.keep, strict=True
+        )
+        for i, (title, x_BGTD, keep_TD) in enumerate(halves):
             left = _LEFT + i * (side + _GAP)
-            parts.append(svg.text(left, _TOP - 10, ("keys K", "values V")[i], bold=True))
-            parts += _cells(x[0, 0], keep, left)
-        edge = _TOP + (n - self.window) * _CELL
+            parts.append(svg.text(left, _TOP - 10, title, bold=True))
+            parts += _cells(x_BGTD[0, 0], keep_TD, left)
+        legend = [(_PRUNED, "pruned"), (svg.BLUE, "above 0"), (svg.ORANGE, "below 0")]
+        for i, (colour, said) in enumerate(legend):
+            parts.append(svg.box(_LEFT + 90 * i, bottom - 20, 10, 10, colour))
+            parts.append(svg.text(_LEFT + 90 * i + 15, bottom - 11, said))
         if self.window:
+            edge = _TOP + (n - self.window) * _CELL - 0.5
             parts.append(svg.line(_LEFT - 4, edge, right - 10, edge, svg.INK, 1.5))
-            parts.append(svg.text(4, edge - 3, "window below"))
-        for x, colour, said in ((_LEFT, _PRUNED, "pruned"), (_LEFT + 90, svg.BLUE, "above 0"),
-                                (_LEFT + 180, svg.ORANGE, "below 0")):  # fmt: skip
-            parts.append(svg.box(x, bottom - 20, 10, 10, colour))
-            parts.append(svg.text(x + 15, bottom - 11, said))
+            parts.append(svg.text(_LEFT + 290, bottom - 11, "below the line: the window"))
         return svg.page(right, bottom, self.words(), parts)
 
 
