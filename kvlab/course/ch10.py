@@ -555,32 +555,32 @@ TOKENS = Exercise(
 
 # --- 10.5 beat magnitude ------------------------------------------------------------------------
 
-_BAR = 0.7
+_BAR = 0.5
 
 
 def _beat_case(rng: random.Random) -> Case:
     """A head with outlier channels that no query asks for, and loud values that nobody looks at.
 
-    Later queries are drawn as the latest were: around the same few directions.
+    Later queries are drawn as the latest were: around one direction, with a turn for each head.
     """
     n_heads, n_queries = rng.choice([2, 3]), rng.choice([6, 8])
     n_tokens, width = rng.choice([36, 44]), rng.choice([12, 16])
     k_TD, v_TD = _normal(rng, n_tokens, width), _normal(rng, n_tokens, width)
-    channels = rng.sample(range(width), width // 3)
-    loud = rng.sample(range(n_tokens), n_tokens // 3)
-    want_RD = 2.5 * _normal(rng, n_heads, width)
+    channels = rng.sample(range(width), width // 2)
+    loud = rng.sample(range(n_tokens), n_tokens // 2)
+    want_RD = 2.5 * _normal(rng, 1, width) + 0.5 * _normal(rng, n_heads, width)
     want_RD[:, channels] = 0
-    k_TD[:, channels] *= 4
     spread_D = torch.full((width,), 0.5, dtype=torch.float64)
     spread_D[channels] = 0.05
-    k_TD[loud] -= 0.4 * want_RD.sum(0)
-    v_TD[loud] *= 4
+    k_TD[:, channels] *= 4
+    k_TD[loud] -= 0.4 * want_RD.mean(0)
+    v_TD[loud] *= 2.5
     queries = want_RD[:, None] + spread_D * _normal(rng, n_heads, 2 * n_queries, width)
     return {
         "k_TD": k_TD,
         "v_TD": v_TD,
         "q_RWD": queries[:, :n_queries],
-        "n": round(0.3 * n_tokens * width),
+        "n": round(0.4 * n_tokens * width),
         "_later": queries[:, n_queries:],
     }
 
