@@ -217,10 +217,14 @@ def over_sparsity(
     """
     figure = Picture(figsize=(4.2 * len(panels), 3.9), layout="constrained", facecolor="white")
     every = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    drawn = [name for name in names if name not in muted]
+    # each seventh has another colour, another marker and another line
+    styles = {name: _STYLES[7 * i % len(_STYLES)] for i, name in enumerate(drawn)}
+    styles |= dict(zip([name for name in names if name in muted], _MUTED[2:], strict=False))
     for axes, (title, curves) in zip(every, panels.items(), strict=True):
-        styles, grey = iter(_STYLES), iter(_MUTED[2:])
         for name, values in curves.items():
-            colour, marker, line = next(grey) if name in muted else next(styles)
+            colour, marker, line = styles[name]
             axes.plot(sparsities, values, color=colour, marker=marker, linestyle=line,
                       linewidth=1.8, label=name)  # fmt: skip
         axes.set_title(title, fontsize=10)
