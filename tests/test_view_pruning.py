@@ -108,9 +108,12 @@ def test_moving_a_control_draws_again_and_says_what_is_left():
     before = panel.svg
     panel.score = "random"
     assert panel.svg != before and "random" in panel.status
+    first = panel.svg
+    panel.draw = 3
+    assert panel.svg != first
     assert re.search(r"error of attention's output \d+\.\d%", panel.status)
     assert {c["name"] for c in panel.controls} == {
-        "half", "direction", "score", "sparsity", "window",
+        "half", "direction", "score", "sparsity", "window", "draw",
     }  # fmt: skip
 
 

@@ -51,6 +51,9 @@ class Pruning(Panel):
     window = traitlets.Int(8, min=0).tag(
         sync=True, label="window", max="most", spoken="window: the latest tokens that stay whole"
     )
+    draw = traitlets.Int(0, min=0, max=9).tag(
+        sync=True, label="draw", spoken="draw: which of the random choices"
+    )
 
     def __init__(
         self,
@@ -119,8 +122,8 @@ class Pruning(Panel):
 
     def _element_score(self, which: str) -> Callable[[Evidence], Tensor]:
         if self.score == "random":
-            seed = torch.Generator().manual_seed(ord(which))
-            drawn = torch.rand(self._e.k_BGTD.shape, generator=seed)
+            rng = torch.Generator().manual_seed(2 * self.draw + (which == "v"))
+            drawn = torch.rand(self._e.k_BGTD.shape, generator=rng)
             return lambda _: drawn
         return {
             "k magnitude": policies.k_magnitude,
