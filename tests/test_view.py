@@ -3,6 +3,7 @@ import xml.etree.ElementTree as ElementTree
 from base64 import b64decode
 
 import pytest
+import torch
 import traitlets
 
 from kvlab.view import CacheGrid, Panel, figures, svg
@@ -138,3 +139,19 @@ def test_quality_over_bytes_tells_all_methods_apart():
     assert len(second.lines) == 24 and second.get_yscale() == "log"
     assert [t.get_text() for t in figure.legends[0].get_texts()] == names
     assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_figures_of_pruning_have_labels_and_tell_methods_apart():
+    x_TD = torch.randn(3, 4)
+    maps = figures.heatmaps({"keys": x_TD, "values": -x_TD}, ["a", "\n", "c"])
+    assert [a.get_title() for a in maps.axes[:2]] == ["keys", "values"]
+    curves = {name: [0.1, 0.2] for name in ("a", "b", "random")}
+    lines = figures.over_sparsity({"K": curves, "V": curves}, [0.5, 0.7], "error", ("random",))
+    looks = [[(a.get_color(), a.get_marker()) for a in axes.lines] for axes in lines.axes]
+    assert len(set(looks[0])) == 3 and looks[0] == looks[1]
+    assert len({marker for _, marker in looks[0]}) == 3
+    assert lines.axes[0].get_xlabel() and lines.axes[0].get_ylabel()
+    bars = figures.beside(["x", "y"], {"share": [0.5, 0.5], "nats": [1.0, 2.0]})
+    assert [a.get_xlabel() for a in bars.axes] == ["share", "nats"]
+    for figure in (maps, lines, bars):
+        assert figure._repr_png_().startswith(b"\x89PNG")

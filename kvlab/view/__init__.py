@@ -3,7 +3,8 @@
 from kvlab.view.bytes import StepBytes
 from kvlab.view.cache_grid import CacheGrid
 from kvlab.view.panel import Panel
+from kvlab.view.pruning import Pruning
 from kvlab.view.query_dial import QueryDial
 from kvlab.view.timeline import Timeline
 
-__all__ = ["CacheGrid", "Panel", "QueryDial", "StepBytes", "Timeline"]
+__all__ = ["CacheGrid", "Panel", "Pruning", "QueryDial", "StepBytes", "Timeline"]

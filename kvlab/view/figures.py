@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from torch import Tensor
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7A7A7A"
 
@@ -292,3 +294,84 @@ def since_the_start(
 def _lines() -> list[tuple[str, str, str]]:
     """Looks of a few lines, each with a colour, a marker and a dash of its own."""
     return [(BLUE, "o", "-"), (ORANGE, "s", "--"), (GREEN, "^", ":"), (GREY, "D", "-.")]
+
+
+def heatmaps(panels: Mapping[str, Tensor], tokens: Sequence[str]) -> Picture:
+    """Matrices of tokens x channels side by side: orange below 0, blue above; one scale for each.
+
+    Shapes: (T, D) each.
+    """
+    figure = Picture(
+        figsize=(4.2 * len(panels), 1.0 + 0.145 * len(tokens)),
+        layout="constrained",
+        facecolor="white",
+    )
+    colours = LinearSegmentedColormap.from_list("sign", [ORANGE, "white", BLUE])
+    for axes, (title, x_TD) in zip(
+        figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels.items(), strict=True
+    ):
+        x_TD = x_TD.detach().cpu().float().numpy()
+        top = float(abs(x_TD).max())
+        drawn = axes.imshow(x_TD, cmap=colours, vmin=-top, vmax=top, aspect="auto")
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("channel")
+        axes.set_yticks(range(len(tokens)), [t.replace("\n", "\\n") for t in tokens], fontsize=7)
+        figure.colorbar(drawn, ax=axes, shrink=0.6, label="element")
+    figure.axes[0].set_ylabel("token")
+    return figure
+
+
+def over_sparsity(
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    sparsities: Sequence[float],
+    y_label: str,
+    muted: Sequence[str] = (),
+) -> Picture:
+    """A line for each method over the share of elements that went, a panel for each title.
+
+    Methods named in `muted` are grey: they are what the others are compared with.
+    """
+    figure = Picture(figsize=(4.2 * len(panels), 3.9), layout="constrained", facecolor="white")
+    every = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    drawn = [name for name in names if name not in muted]
+    # each seventh has another colour, another marker and another line
+    styles = {name: _STYLES[7 * i % len(_STYLES)] for i, name in enumerate(drawn)}
+    styles |= dict(zip([name for name in names if name in muted], _MUTED[2:], strict=False))
+    for axes, (title, curves) in zip(every, panels.items(), strict=True):
+        for name, values in curves.items():
+            colour, marker, line = styles[name]
+            axes.plot(sparsities, values, color=colour, marker=marker, linestyle=line,
+                      linewidth=1.8, label=name)  # fmt: skip
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("share of elements zeroed")
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
+        axes.set_ylim(bottom=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#E5E5E5", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.legend(frameon=False, fontsize=8)
+    every[0].set_ylabel(y_label)
+    return figure
+
+
+def beside(labels: Sequence[str], panels: Mapping[str, Sequence[float]]) -> Picture:
+    """Bars for the same things in several measures, a panel each; the first label is on top."""
+    figure = Picture(
+        figsize=(3.6 * len(panels), 0.9 + 0.34 * len(labels)),
+        layout="constrained",
+        facecolor="white",
+    )
+    every = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    looks = [(BLUE, ""), (ORANGE, "//"), (GREEN, ".."), (GREY, "xx")]
+    for axes, (title, values), (colour, hatch) in zip(
+        every, panels.items(), looks[: len(panels)], strict=True
+    ):
+        bars = axes.barh(range(len(labels)), values, color=colour, hatch=hatch, edgecolor="white")
+        axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=9)
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_xlabel(title)
+        axes.margins(x=0.15)
+        axes.spines[["top", "right"]].set_visible(False)
+    every[0].invert_yaxis()
+    return figure

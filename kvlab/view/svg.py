@@ -40,10 +40,12 @@ def text(
     fill: str = INK,
     bold: bool = False,
     turn: float = 0,
+    size: float = 12,
 ) -> str:
     """Write words at a point; `turn` in degrees."""
     turned = f' transform="rotate({turn:g} {x:g} {y:g})"' if turn else ""
     weight = ' font-weight="bold"' if bold else ""
+    weight += f' font-size="{size:g}"' if size != 12 else ""
     return (
         f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" fill="{fill}"{weight}{turned}>'
         f"{escape(words)}</text>"
