@@ -76,7 +76,7 @@ IDEAS: tuple[Idea, ...] = (
     Idea(
         "high-valued tokens matter most for the prediction",
         "D",
-        (10, "Whole tokens: attention is not importance"),
+        (10, "Whole tokens: is attention importance?"),
         ("10.4", "10.6"),
         loose="attention is not importance",
     ),
