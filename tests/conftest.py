@@ -20,6 +20,15 @@ def device(request):
     return request.param
 
 
+@pytest.fixture(scope="session")
+def nursery():
+    """One process that starts answers' processes, for all tests that grade."""
+    from kvlab.course.remote import Nursery
+
+    with Nursery() as made:
+        yield made
+
+
 def tiny_config(**changes) -> ModelConfig:
     sizes = {
         "vocab_size": 61,

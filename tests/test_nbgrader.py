@@ -11,7 +11,7 @@ import pytest
 from kvlab.cli import ROOT
 from kvlab.course import notebooks
 from kvlab.course.exercises import ALL
-from tests.second_answers import ANSWERS
+from tests.hostile import ANSWERS
 
 pytest.importorskip("nbgrader", reason="needs nbgrader: pip install .[class]")
 

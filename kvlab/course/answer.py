@@ -1,9 +1,9 @@
 """An answer as the judge sees it: something to call, and only data comes back.
 
 The judge never touches a learner's object. What a call returns is either data (numbers, text,
-tensors, lists of them) or an object that stays on the answer's side and can only be called again.
-`LocalAnswer` runs in this process, for `check`; `course.remote` runs the same conversation with
-another process, for `grade`.
+tensors, lists and dicts of them) or an object that stays on the answer's side and can only be
+called again. `LocalAnswer` runs in this process, for `check`; `course.remote` runs the same
+conversation with another process, for `grade`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+from kvlab.course.wire import Ref
 
 
 class AnswerRaised(Exception):
@@ -45,6 +47,8 @@ class Object(Protocol):
 
     def call(self, method: str, *args: Any) -> Any: ...
 
+    def make(self, method: str, *args: Any) -> Object: ...
+
     def hold(self, method: str, *args: Any) -> Held: ...
 
 
@@ -56,32 +60,92 @@ class Answer(Protocol):
     def make(self, *args: Any) -> Object: ...
 
 
-class Lent:
-    """Something of the judge's that an answer may use: only the methods named in `lends`."""
-
-    lends: tuple[str, ...] = ()
-
-
 def as_data(value: Any) -> Any:
     """A value as plain data, tensors copied.
 
     A type of the learner's own, even one derived from a tensor or a number, is refused: such a
     thing could claim to be equal to everything.
     """
-    if value is None or type(value) in (bool, int, float, str):
+    if value is None or _is(value, bool, int, float, str):
         return value
-    if type(value) is torch.Tensor or type(value) is torch.nn.Parameter:
+    if _is(value, torch.Tensor, torch.nn.Parameter):
         if value.layout != torch.strided or value.is_quantized or value.is_complex():
             raise NotData(f"your code returned a {value.dtype} tensor of an unusual kind.")
         return value.detach().to("cpu", copy=True).contiguous()
-    if type(value) in (list, tuple):
+    if _is(value, list, tuple):
         return [as_data(v) for v in value]
+    if type(value) is dict and all(_is(key, str) for key in value):
+        return {key: as_data(v) for key, v in value.items()}
     if hasattr(value, "dtype") and hasattr(value, "item") and type(value).__module__ == "numpy":
         return as_data(value.item()) if value.ndim == 0 else as_data(torch.from_numpy(value))
     raise NotData(
         f"your code returned a {type(value).__name__}; expected numbers, text, tensors, "
         "or lists of them."
     )
+
+
+def _is(value: Any, *types: type) -> bool:
+    """Is it of one of these very types? A metaclass may answer `==`, but not `is`."""
+    return any(type(value) is kind for kind in types)
+
+
+# --- what the judge lends -----------------------------------------------------------------------
+
+
+class Lent:
+    """Something of the judge's that an answer may use: only the methods named in `lends`.
+
+    Name "__call__" to let it be called. What a method returns is data, or something lent.
+    """
+
+    lends: tuple[str, ...] = ()
+
+
+class Loan:
+    """Everything that is lent to one answer, by number, and the only way to use it."""
+
+    def __init__(self) -> None:
+        self._lent: list[Lent] = []
+
+    def add(self, thing: Lent) -> Ref:
+        self._lent.append(thing)
+        return Ref(len(self._lent) - 1, thing.lends)
+
+    def use(self, number: int, method: str, args: Sequence[Any], named: dict[str, Any]) -> Any:
+        """Call a method of something lent; an argument may be something lent as well.
+
+        Raises: ValueError with what went wrong: whatever odd use was made is the answer's mistake.
+        """
+        target = self._lent[number]
+        if method not in target.lends:
+            raise ValueError(f"this object does not lend {method}")
+        try:
+            return getattr(target, method)(
+                *map(self._own, args), **{name: self._own(v) for name, v in named.items()}
+            )
+        except Exception as error:
+            raise ValueError(f"{type(error).__name__}: {error}"[:2000]) from None
+
+    def _own(self, value: Any) -> Any:
+        return self._lent[value.number] if isinstance(value, (Ref, Borrowed)) else value
+
+
+class Borrowed:
+    """Something of the judge's, seen from the answer: using it asks the judge."""
+
+    def __init__(self, ask: Callable[..., Any], ref: Ref) -> None:
+        self._ask, self.number, self._lends = ask, ref.number, ref.lends
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._lends:
+            raise AttributeError(f"this object has {', '.join(self._lends)}; not {name}")
+        return lambda *args, **named: self._ask(self.number, name, args, named)
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        return self._ask(self.number, "__call__", args, named)
+
+
+# --- calls of torch that an exercise forbids ------------------------------------------------------
 
 
 class Without(TorchFunctionMode):
@@ -103,41 +167,60 @@ def without(names: Sequence[str]) -> contextlib.AbstractContextManager[Any]:
     return Without(frozenset(names)) if names else contextlib.nullcontext()
 
 
+# --- an answer in this process --------------------------------------------------------------------
+
+
 class LocalAnswer:
     """An answer in this process."""
 
     def __init__(self, answer: Callable[..., Any], forbids: Sequence[str] = ()) -> None:
-        self._answer, self._forbids = answer, forbids
+        self._inner = LocalObject(answer, forbids)
 
     def __call__(self, *args: Any) -> Any:
-        return as_data(_guarded(self._answer, args, self._forbids))
+        return self._inner.call("__call__", *args)
 
     def make(self, *args: Any) -> LocalObject:
-        return LocalObject(_guarded(self._answer, args, self._forbids), self._forbids)
+        return self._inner.make("__call__", *args)
 
 
 class LocalObject:
     """An object of the learner's in this process."""
 
-    def __init__(self, inner: Any, forbids: Sequence[str] = ()) -> None:
-        self._inner, self._forbids = inner, forbids
+    def __init__(self, inner: Any, forbids: Sequence[str], loan: Loan | None = None) -> None:
+        self._inner, self._forbids, self._loan = inner, forbids, loan or Loan()
 
     def call(self, method: str, *args: Any) -> Any:
-        return as_data(_guarded(self._method(method), args, self._forbids))
+        return as_data(self._run(method, args))
 
     def make(self, method: str, *args: Any) -> LocalObject:
-        inner = _guarded(self._method(method), args, self._forbids)
-        return LocalObject(inner, self._forbids)
+        return LocalObject(self._run(method, args), self._forbids, self._loan)
 
     def hold(self, method: str, *args: Any) -> LocalHeld:
-        return LocalHeld(_guarded(self._method(method), args, self._forbids))
+        return LocalHeld(self._run(method, args))
 
-    def _method(self, name: str) -> Callable[..., Any]:
-        found = getattr(self._inner, name, None)
-        if not callable(found):
+    def _run(self, name: str, args: tuple[Any, ...]) -> Any:
+        """Call the learner's code; its errors become AnswerRaised, changed inputs too."""
+        method = self._inner if name == "__call__" else getattr(self._inner, name, None)
+        if not callable(method):
             kind = type(self._inner).__name__
             raise AnswerRaised("AttributeError", f"{kind} has no method {name}")
-        return found
+        given = [self._lend(a) for a in args]
+        try:
+            with without(self._forbids):
+                value = method(*given)
+        except Exception as error:
+            raise AnswerRaised(type(error).__name__, str(error), last_line(error)) from None
+        refuse_changed(args, given)
+        return value
+
+    def _lend(self, value: Any) -> Any:
+        """What the answer gets for an argument: a copy of data, or the use of something lent."""
+        if isinstance(value, Lent):
+            return Borrowed(self._use, self._loan.add(value))
+        return as_data(value)
+
+    def _use(self, number: int, method: str, args: Sequence[Any], named: dict[str, Any]) -> Any:
+        return self._lend(self._loan.use(number, method, args, named))
 
 
 class LocalHeld:
@@ -150,25 +233,25 @@ class LocalHeld:
         return as_data(self._value)
 
 
-def _guarded(
-    function: Callable[..., Any], args: tuple[Any, ...], forbids: Sequence[str] = ()
-) -> Any:
-    """Call the learner's code; its errors become AnswerRaised, changed inputs too."""
-    before = [a.clone() if isinstance(a, torch.Tensor) else None for a in args]
-    try:
-        with without(forbids):
-            value = function(*args)
-    except Exception as error:
-        raise AnswerRaised(type(error).__name__, str(error), last_line(error)) from None
-    refuse_changed(before, args)
-    return value
-
-
-def refuse_changed(before: list[torch.Tensor | None], after: tuple[Any, ...] | list[Any]) -> None:
+def refuse_changed(before: Sequence[Any], after: Sequence[Any]) -> None:
     """Inputs belong to the caller: an answer that writes into them is wrong."""
     for i, (old, new) in enumerate(zip(before, after, strict=True)):
-        if old is not None and not torch.equal(old, new):
+        if not (isinstance(old, Lent) or _unchanged(old, new)):
             raise NotData(f"your code changed its argument number {i + 1}; work on a copy.")
+
+
+def _unchanged(old: Any, new: Any) -> bool:
+    if isinstance(old, torch.Tensor):
+        if type(new) is not torch.Tensor or new.dtype != old.dtype or new.shape != old.shape:
+            return False
+        old = old.cpu()
+        return bool(((old == new) | ((old != old) & (new != new))).all())  # NaN is NaN
+    if isinstance(old, (list, tuple)):
+        return type(new) is list and len(old) == len(new) and all(map(_unchanged, old, new))
+    if isinstance(old, dict):
+        same_keys = type(new) is dict and old.keys() == new.keys()
+        return same_keys and all(_unchanged(old[key], new[key]) for key in old)
+    return type(new) is type(old) and (new == old or old != old)
 
 
 def last_line(error: BaseException) -> str:

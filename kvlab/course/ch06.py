@@ -12,13 +12,13 @@ import random
 import torch
 from torch import Tensor
 
-from kvlab.config import ModelConfig
-from kvlab.course import ch06_wrong as wrong
-from kvlab.course.answer import Answer, AnswerRaised, Lent, LocalAnswer
-from kvlab.course.spec import Case, Clock, Exercise, Law, Outcome, Wrong, paired, raised_by
+from kvlab.course import ch06_answers as given
+from kvlab.course.answer import Answer, Lent, LocalAnswer, NotData
+from kvlab.course.compare import brief
+from kvlab.course.lending import LentModel, tiny_model
+from kvlab.course.spec import Case, Clock, Exercise, Law, Outcome, Wrong, named, paired, raised_by
 from kvlab.generation import generate_uncached
 from kvlab.measure import Comparison
-from kvlab.model import Transformer
 from kvlab.ops import apply_rope, rope_angles
 
 # --- 6.1 a cache that never moves -------------------------------------------------------------
@@ -115,7 +115,7 @@ def _run_overflow(answer: Answer, case: Case) -> Outcome:
     _fill(cache, chunks)
     torch_rng = torch.Generator().manual_seed(case["_seed"] + 9)
     too_many = case["capacity"] - sum(case["chunks"]) + 1
-    raised = raised_by(cache, "append", 0, *_fresh_kv(case, too_many, torch_rng))
+    raised = raised_by(cache.call, "append", 0, *_fresh_kv(case, too_many, torch_rng))
     return {"raised when one token too many came": raised, **_read_all(cache, case["n_layers"])}
 
 
@@ -175,22 +175,23 @@ PREALLOCATED = Exercise(
         "stop > capacity; then self.k[layer, :, :, start:stop] = k_BGSD (values alike) and "
         "self.used[layer] = stop. read returns the slices [layer, :, :, :self.used[layer]].",
     ),
+    second=given.SECOND_CACHE,
     wrong=(
-        Wrong(wrong.Concatenates, "torch.cat makes a new tensor each time, so the whole cache is "
+        Wrong(given.Concatenates, "torch.cat makes a new tensor each time, so the whole cache is "
               "copied for every token. Write into memory that you took once."),
-        Wrong(wrong.LastLayerForAll, "all layers share one store, so every layer reads what the "
+        Wrong(given.LastLayerForAll, "all layers share one store, so every layer reads what the "
               "last layer wrote. Each layer has keys and values of its own."),
-        Wrong(wrong.FirstTokenLost, "the first token is never stored: writing starts one slot too "
+        Wrong(given.FirstTokenLost, "the first token is never stored: writing starts one slot too "
               "late, or reading does."),
-        Wrong(wrong.OneCounter, "there is one counter for all layers, so it moves on once per "
+        Wrong(given.OneCounter, "there is one counter for all layers, so it moves on once per "
               "layer and not once per token."),
-        Wrong(wrong.ReturnsCopies, "read returns copies. A view costs nothing; a copy of the whole "
+        Wrong(given.ReturnsCopies, "read returns copies. A view costs nothing; a copy of the whole "
               "cache at every step costs as much as reading it."),
-        Wrong(wrong.GrowsFirstLayer, "the cache grows when it is full, and growth moves the upper "
+        Wrong(given.GrowsFirstLayer, "the cache grows when it is full, and growth moves the upper "
               "layers' rows. It should refuse instead."),
-        Wrong(wrong.HalfWrittenOverflow, "too many tokens are written as far as they fit before "
+        Wrong(given.HalfWrittenOverflow, "too many tokens are written as far as they fit before "
               "the error comes. Check first, then write."),
-        Wrong(wrong.ResetForgetsCounters, "reset clears the numbers but not the counters, so old "
+        Wrong(given.ResetForgetsCounters, "reset clears the numbers but not the counters, so old "
               "slots still count as used."),
     ),
 )  # fmt: skip
@@ -225,29 +226,27 @@ def _empty_past(case: Case) -> Tensor:
     return torch.zeros(batch, case["_groups"], 0, case["_head_dim"], dtype=torch.float64)
 
 
-def _call_attention(answer: Answer, case: Case, x_BSC: Tensor, k: Tensor, v: Tensor) -> list:
+def _call_attention(answer: Answer, case: Case, x_BSC: Tensor, k: Tensor, v: Tensor) -> Outcome:
     got = answer(x_BSC, case["w_q"], case["w_k"], case["w_v"], k, v)
-    if not isinstance(got, list) or len(got) != 3:
-        raise AnswerRaised("ValueError", "three tensors were expected: out_BHSD, k_BGTD, v_BGTD")
-    return got
+    seen = named(got, "out_BHSD", "k_BGTD", "v_BGTD")
+    for name, value in seen.items():
+        if not isinstance(value, Tensor) or value.dim() != 4:
+            raise NotData(f"your code returned {name} as {brief(value)}; expected 4 axes.")
+    return seen
 
 
 def _run_at_once(answer: Answer, case: Case) -> Outcome:
     past = _empty_past(case)
-    out, k, v = _call_attention(answer, case, case["x_BSC"], past, past)
-    return {"out_BHSD": out, "k_BGTD": k, "v_BGTD": v}
+    return _call_attention(answer, case, case["x_BSC"], past, past)
 
 
 def _run_chunked(answer: Answer, case: Case) -> Outcome:
     k = v = _empty_past(case)
     outs, start = [], 0
     for n in case["chunks"]:
-        out, k, v = _call_attention(answer, case, case["x_BSC"][:, start : start + n], k, v)
-        if not isinstance(out, Tensor) or out.dim() != 4:
-            return {"out_BHSD": out, "k_BGTD": k, "v_BGTD": v}
-        if not isinstance(k, Tensor) or not isinstance(v, Tensor):
-            raise AnswerRaised("ValueError", "the second and third result must be tensors")
-        outs.append(out)
+        seen = _call_attention(answer, case, case["x_BSC"][:, start : start + n], k, v)
+        out_BHSD, k, v = seen.values()
+        outs.append(out_BHSD)
         start += n
     return {"out_BHSD": torch.cat(outs, dim=2), "k_BGTD": k, "v_BGTD": v}
 
@@ -281,10 +280,9 @@ def _run_poisoned(answer: Answer, case: Case) -> Outcome:
     shape = (x_BSC.shape[0], case["_groups"], n_past, case["_head_dim"])
     k = torch.randn(shape, generator=torch_rng, dtype=torch.float64)
     v = torch.randn(shape, generator=torch_rng, dtype=torch.float64)
-    out, k2, v2 = _call_attention(answer, case, x_BSC[:, :1], k, v)
-    first = [t[:, :, :n_past] if isinstance(t, Tensor) and t.dim() == 4 else t for t in (k2, v2)]
-    return {"out_BHSD": out, "past keys, k_BGTD": first[0], "past values, v_BGTD": first[1],
-            "_k": k, "_v": v}  # fmt: skip
+    out, k2, v2 = _call_attention(answer, case, x_BSC[:, :1], k, v).values()
+    return {"out_BHSD": out, "past keys, k_BGTD": k2[:, :, :n_past],
+            "past values, v_BGTD": v2[:, :, :n_past], "_k": k, "_v": v}  # fmt: skip
 
 
 def _expect_poisoned(case: Case, outcome: Outcome) -> Outcome:
@@ -328,22 +326,23 @@ CACHED_ATTENTION = Exercise(
         "positions[:, None], of shape (S, T). Repeat each KV head for its query heads with "
         "repeat_interleave(H // G, dim=1), then scores, masked_fill(~mask, -inf), softmax, mix.",
     ),
+    second=given.SECOND_ATTENTION,
     wrong=(
-        Wrong(wrong.positions_restart, "positions start again at 0 in every call. The first new "
+        Wrong(given.positions_restart, "positions start again at 0 in every call. The first new "
               "token stands behind the past, at position n_past."),
-        Wrong(wrong.first_token_not_stored, "the first token's key and value are dropped when the "
+        Wrong(given.first_token_not_stored, "the first token's key and value are dropped when the "
               "past is put together."),
-        Wrong(wrong.prompt_bypasses_cache, "the prompt is attended to but its keys and values are "
+        Wrong(given.prompt_bypasses_cache, "the prompt is attended to but its keys and values are "
               "not given back, so the next call has no past."),
-        Wrong(wrong.square_mask, "the mask starts at the top left, as if the new queries stood at "
+        Wrong(given.square_mask, "the mask starts at the top left, as if the new queries stood at "
               "the start of the text. It must end at the bottom right."),
-        Wrong(wrong.offset_twice, "the offset is counted twice: new tokens are put at twice their "
+        Wrong(given.offset_twice, "the offset is counted twice: new tokens are put at twice their "
               "distance from the start."),
-        Wrong(wrong.keys_not_turned, "past and new keys are turned again in every call. A key is "
+        Wrong(given.keys_not_turned, "past and new keys are turned again in every call. A key is "
               "turned once, by its own position, and then stays as it is."),
-        Wrong(wrong.no_mask, "there is no mask, so tokens of one chunk see those that come after "
+        Wrong(given.no_mask, "there is no mask, so tokens of one chunk see those that come after "
               "them."),
-        Wrong(wrong.groups_interleaved, "query heads are paired with the wrong KV heads: "
+        Wrong(given.groups_interleaved, "query heads are paired with the wrong KV heads: "
               "neighbours share a KV head (repeat_interleave), not every G-th (repeat)."),
     ),
 )  # fmt: skip
@@ -455,100 +454,24 @@ AUDIT = Exercise(
         "slot (capacity - 1) whose poison changes the outputs: 'reads an empty slot'. Else "
         "'reuses'.",
     ),
+    second=given.SECOND_AUDIT,
     wrong=(
-        Wrong(wrong.audit_counts_only, "the count alone is trusted. One who stores rows and never "
+        Wrong(given.audit_counts_only, "the count alone is trusted. One who stores rows and never "
               "looks at some of them has the right count too."),
-        Wrong(wrong.audit_expects_p_plus_n, "the honest count is taken to be P + N. The last new "
+        Wrong(given.audit_expects_p_plus_n, "the honest count is taken to be P + N. The last new "
               "token is returned but never fed, so it is P + N - 1."),
-        Wrong(wrong.audit_poisons_first_only, "only slot 0 is poisoned. The row that is ignored "
+        Wrong(given.audit_poisons_first_only, "only slot 0 is poisoned. The row that is ignored "
               "may be another."),
-        Wrong(wrong.audit_never_tries_empty, "no unused slot is ever poisoned, so reading empty "
+        Wrong(given.audit_never_tries_empty, "no unused slot is ever poisoned, so reading empty "
               "slots goes unseen."),
-        Wrong(wrong.audit_trusts_everyone, "everyone is acquitted."),
-        Wrong(wrong.audit_reversed, "poison is read the wrong way round: outputs that move are "
+        Wrong(given.audit_trusts_everyone, "everyone is acquitted."),
+        Wrong(given.audit_reversed, "poison is read the wrong way round: outputs that move are "
               "proof that a row is used."),
     ),
 )  # fmt: skip
 
 
 # --- 6.4 cached generate ----------------------------------------------------------------------
-
-
-class LentCache(Lent):
-    """A cache for an answer to hand back to the model; it cannot look inside."""
-
-    def __init__(self, inner) -> None:
-        self.inner = inner
-
-
-# What is lent works in the judge's process: an answer must not be able to fill that with work.
-MAX_LENT = 2**13
-
-
-class LentModel(Lent):
-    """A model that counts: `new_cache(batch, capacity)` and calling it are all it lends."""
-
-    lends = ("new_cache", "__call__")
-
-    def __init__(self, model: Transformer, poison: int | None = None) -> None:
-        self._model, self._poison = model, poison
-        self.rows = 0
-        self.calls = 0
-
-    def new_cache(self, batch: int, capacity: int) -> LentCache:
-        if not 0 < batch * capacity <= MAX_LENT:
-            raise ValueError(
-                f"a cache for {batch} rows of {capacity} slots is beyond any need here"
-            )
-        return LentCache(self._model.new_cache(batch, capacity))
-
-    def __call__(self, tokens_BS: Tensor, pos_BS: Tensor, cache: LentCache | None = None) -> Tensor:
-        if tokens_BS.shape != pos_BS.shape:
-            raise ValueError(
-                f"tokens of shape {tuple(tokens_BS.shape)} came with positions of shape "
-                f"{tuple(pos_BS.shape)}; expected one position per token"
-            )
-        if tokens_BS.numel() > MAX_LENT:
-            raise ValueError(f"{tokens_BS.numel()} tokens at once are beyond any need here")
-        inner = cache.inner if cache is not None else None
-        with torch.inference_mode():
-            logits_BSV = self._model(tokens_BS, pos_BS, inner).clone()
-        self.rows += tokens_BS.shape[1]
-        self.calls += 1
-        if self.calls == 1 and self._poison is not None and inner is not None:
-            _poison(inner, self._poison)
-        return logits_BSV
-
-
-def _poison(cache, slot: int) -> None:
-    """Overwrite one slot's keys and values in every layer, the same way each time."""
-    torch_rng = torch.Generator().manual_seed(slot)
-    for store in (cache.k_LBGTD, cache.v_LBGTD):
-        noise = torch.randn(store[:, :, :, slot].shape, generator=torch_rng, dtype=store.dtype)
-        store[:, :, :, slot] = 3 * noise
-
-
-def _tiny_model(seed: int, dtype: torch.dtype = torch.float64, **sizes: int) -> Transformer:
-    config = ModelConfig(
-        **{
-            "vocab_size": 61,
-            "hidden_size": 24,
-            "intermediate_size": 40,
-            "n_layers": 3,
-            "n_heads": 4,
-            "n_kv_heads": 2,
-            "head_dim": 6,
-            "max_positions": 1024,
-            **sizes,
-        }
-    )
-    torch_rng = torch.Generator().manual_seed(seed)
-    model = Transformer(config).to(dtype).requires_grad_(False)
-    for weight in model.parameters():
-        if weight.dim() == 2:
-            scale = weight.shape[1] ** -0.5
-            weight.copy_(torch.randn(weight.shape, generator=torch_rng, dtype=dtype) * scale * 2)
-    return model
 
 
 def _generate_case(rng: random.Random) -> Case:
@@ -562,14 +485,14 @@ def _generate_case(rng: random.Random) -> Case:
 
 
 def _run_tokens(answer: Answer, case: Case) -> Outcome:
-    model = LentModel(_tiny_model(case["_seed"]))
+    model = LentModel(tiny_model(case["_seed"]))
     tokens = answer(model, case["tokens_BS"], case["n_new"])
     return {"tokens_BN": tokens, "rows projected": model.rows}
 
 
 def _expect_tokens(case: Case, _outcome: Outcome) -> Outcome:
     tokens_BS = case["tokens_BS"]
-    model = _tiny_model(case["_seed"])
+    model = tiny_model(case["_seed"])
     return {
         "tokens_BN": generate_uncached(model, tokens_BS, case["n_new"]),
         "rows projected": tokens_BS.shape[1] + case["n_new"] - 1,
@@ -577,7 +500,7 @@ def _expect_tokens(case: Case, _outcome: Outcome) -> Outcome:
 
 
 def _run_poisoned_tokens(answer: Answer, case: Case) -> Outcome:
-    model = LentModel(_tiny_model(case["_seed"]), poison=case["tokens_BS"].shape[1] // 2)
+    model = LentModel(tiny_model(case["_seed"]), poison=case["tokens_BS"].shape[1] // 2)
     return {"tokens_BN": answer(model, case["tokens_BS"], case["n_new"])}
 
 
@@ -604,7 +527,7 @@ N_TIMED = 128
 
 def _time_generate(answer: Answer, case: Case) -> Comparison:
     """The answer against a loop that reads the whole text at each step, same model, same tokens."""
-    model = _tiny_model(
+    model = tiny_model(
         1, torch.float32, hidden_size=128, intermediate_size=320, n_heads=8, head_dim=16, n_layers=4
     )
     tokens_BS = torch.arange(128)[None] % 61
@@ -638,22 +561,23 @@ CACHED_GENERATE = Exercise(
         "logits[:, -1].argmax(-1). Then n_new - 1 times: token = model(token[:, None], "
         "torch.full((batch, 1), n_prompt + i), cache)[:, -1].argmax(-1). Stack all tokens.",
     ),
+    second=given.SECOND_GENERATE,
     wrong=(
-        Wrong(wrong.generate_without_cache, "every step reads the whole text again. The tokens are "
+        Wrong(given.generate_without_cache, "every step reads the whole text again. The tokens are "
               "right, but nothing is reused."),
-        Wrong(wrong.generate_positions_restart, "positions start again at 0 in decode: the model "
+        Wrong(given.generate_positions_restart, "positions start again at 0 in decode: the model "
               "thinks each new token is the first of the text."),
-        Wrong(wrong.generate_prompt_bypasses, "the prompt is read without the cache, so decoding "
+        Wrong(given.generate_prompt_bypasses, "the prompt is read without the cache, so decoding "
               "has no past but its own tokens."),
-        Wrong(wrong.generate_offset_twice, "the offset is counted twice: positions in decode go up "
+        Wrong(given.generate_offset_twice, "the offset is counted twice: positions in decode go up "
               "by two, or start behind a gap."),
-        Wrong(wrong.generate_last_prompt_twice, "the last prompt token is fed twice: once in the "
+        Wrong(given.generate_last_prompt_twice, "the last prompt token is fed twice: once in the "
               "prompt and once again as the first step."),
-        Wrong(wrong.generate_feeds_everything, "the whole text is fed again into a cache that "
+        Wrong(given.generate_feeds_everything, "the whole text is fed again into a cache that "
               "already holds it."),
-        Wrong(wrong.generate_one_step_more, "the last new token is fed too. Its logits are thrown "
+        Wrong(given.generate_one_step_more, "the last new token is fed too. Its logits are thrown "
               "away: one row for nothing."),
-        Wrong(wrong.generate_first_prompt_token_lost, "the first prompt token never reaches the "
+        Wrong(given.generate_first_prompt_token_lost, "the first prompt token never reaches the "
               "cache."),
     ),
 )  # fmt: skip
@@ -741,7 +665,7 @@ def _run_rewind_forward(answer: Answer, case: Case) -> Outcome:
     chunks = _rows(case)
     _fill(cache, chunks)
     raised = {
-        f"raised by rewind({length})": raised_by(cache, "rewind", length)
+        f"raised by rewind({length})": raised_by(cache.call, "rewind", length)
         for length in (sum(case["chunks"]) + 1, -1)
     }
     return {**raised, **_read_all(cache, case["n_layers"])}
@@ -777,18 +701,19 @@ FORK_REWIND = Exercise(
         "twin.used = list(self.used); return twin. rewind: raise ValueError unless "
         "0 <= length <= min(self.used); then self.used = [length] * len(self.used).",
     ),
+    second=given.SECOND_FORK,
     wrong=(
-        Wrong(wrong.ForkShares, "the fork shares its memory with the first: what one writes, the "
+        Wrong(given.ForkShares, "the fork shares its memory with the first: what one writes, the "
               "other reads."),
-        Wrong(wrong.ForkSharesValues, "the fork has keys of its own but shares the values."),
-        Wrong(wrong.ForkSharesCounters, "both share one list of counters, so one moves the other "
+        Wrong(given.ForkSharesValues, "the fork has keys of its own but shares the values."),
+        Wrong(given.ForkSharesCounters, "both share one list of counters, so one moves the other "
               "along."),
-        Wrong(wrong.RewindOneLayer, "only layer 0 is rewound. Each layer counts its own tokens."),
-        Wrong(wrong.RewindOffByOne, "one token too many is kept: rewinding to length n leaves "
+        Wrong(given.RewindOneLayer, "only layer 0 is rewound. Each layer counts its own tokens."),
+        Wrong(given.RewindOffByOne, "one token too many is kept: rewinding to length n leaves "
               "slots 0 to n - 1."),
-        Wrong(wrong.RewindCopies, "rewind makes new tensors. Nothing needs to move: a slot is free "
+        Wrong(given.RewindCopies, "rewind makes new tensors. Nothing needs to move: a slot is free "
               "when it is no longer counted."),
-        Wrong(wrong.RewindUnchecked, "rewind goes to any length, even to slots that were never "
+        Wrong(given.RewindUnchecked, "rewind goes to any length, even to slots that were never "
               "written."),
     ),
 )  # fmt: skip

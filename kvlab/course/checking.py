@@ -10,7 +10,8 @@ from typing import Any
 from kvlab.course import progress
 from kvlab.course.answer import LocalAnswer
 from kvlab.course.exercises import find
-from kvlab.course.spec import Exercise, Verdict, judge
+from kvlab.course.judging import judge
+from kvlab.course.spec import Exercise, Verdict
 
 # Which hint comes next, per exercise, is a reader's place in a book and no result depends on it.
 _next_hint: dict[str, itertools.count] = {}

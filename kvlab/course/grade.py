@@ -10,18 +10,20 @@ import contextlib
 import os
 import re
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kvlab.course import notebooks
-from kvlab.course.answer import AnswerRaised, NotData, Stopped
-from kvlab.course.exercises import ALL
+from kvlab.course.answer import AnswerRaised, LocalAnswer, NotData, Stopped
+from kvlab.course.exercises import ALL, find
+from kvlab.course.judging import judge, not_answered
 from kvlab.course.remote import Nursery, RemoteAnswer
 from kvlab.course.sandbox import Level, Limits
-from kvlab.course.spec import Exercise, Verdict, judge, not_answered
+from kvlab.course.spec import Exercise, Verdict
 
 CLOCK_TRIES = 3
 
@@ -49,7 +51,7 @@ class Graded:
 class Rules:
     """What is the same for all submissions of one run: the cases, the chapter, the sandbox."""
 
-    seed: str = field(default_factory=lambda: f"grade {secrets.randbelow(2**32)}")
+    seed: str = field(default_factory=lambda: f"grade {secrets.randbelow(2**63)}")
     chapter: str | None = None
     private: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     level: Level | None = None
@@ -65,10 +67,27 @@ def grade(path: str | Path, rules: Rules | None = None, nursery: Nursery | None 
     Raises: ValueError when the file is no notebook, or holds no answer cell of any exercise.
     """
     rules = rules or Rules()
+    return _graded(path, _read(path, rules), rules, nursery)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The answer cells of one notebook: sources by grade id, and what was odd."""
+
+    exercises: list[Exercise]
+    sources: dict[str, str]
+    notes: list[str]
+
+
+def _read(path: str | Path, rules: Rules) -> _Found:
+    """Find the answers, by their metadata; for a chapter that is there, by names as well."""
     notebook = notebooks.read(path)
     known = [e for e in ALL if rules.chapter in (None, e.chapter)]
-    answers, notes = notebooks.collect(notebook, {e.grade_id: e.name for e in known})
-    chapters = {e.chapter for e in known if e.grade_id in answers}
+    marked = notebooks.answers(notebook)
+    chapters = {e.chapter for e in known if e.grade_id in marked} or {_chapter_by_name(path, rules)}
+    likely = [e for e in known if e.chapter in chapters] or known
+    sources, notes = notebooks.collect(notebook, {e.grade_id: e.name for e in likely})
+    chapters = {e.chapter for e in likely if e.grade_id in sources}
     if not chapters:
         of = f" of chapter {rules.chapter}" if rules.chapter else ""
         raise ValueError(
@@ -76,13 +95,19 @@ def grade(path: str | Path, rules: Rules | None = None, nursery: Nursery | None 
             f"{known[0].grade_id!r}, as in exercises/."
         )
     exercises = [e for e in known if e.chapter in chapters]
-    missing = [e.number for e in exercises if e.grade_id not in answers]
+    missing = [e.number for e in exercises if e.grade_id not in sources]
     if missing:
         notes.insert(0, f"no answer cell for {', '.join(missing)}")
+    return _Found(exercises, sources, notes)
+
+
+def _graded(path: str | Path, found: _Found, rules: Rules, nursery: Nursery | None) -> Graded:
     with contextlib.ExitStack() as stack:
         nursery = nursery or stack.enter_context(rules.nursery())
-        verdicts = [_judged(e, answers.get(e.grade_id), rules, nursery) for e in exercises]
-    return Graded(str(path), tuple(verdicts), nursery.level, "; ".join(notes))
+        verdicts = [
+            _judged(e, found.sources.get(e.grade_id), rules, nursery) for e in found.exercises
+        ]
+    return Graded(str(path), tuple(verdicts), nursery.level, "; ".join(found.notes))
 
 
 def _judged(exercise: Exercise, source: str | None, rules: Rules, nursery: Nursery) -> Verdict:
@@ -175,8 +200,9 @@ def grade_all(
     None raises: what is wrong with a submission stands in its note.
     """
     workers = workers or os.cpu_count() or 1
+    reading = threading.Lock()
     with rules.nursery() as shared, ThreadPoolExecutor(workers) as pool:
-        jobs = [pool.submit(_one, *item, rules, shared) for item in submissions.items()]
+        jobs = [pool.submit(_one, *item, rules, shared, reading) for item in submissions.items()]
         try:
             for job in as_completed(jobs):
                 yield job.result()
@@ -184,12 +210,14 @@ def grade_all(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _one(name: str, path: Path, rules: Rules, shared: Nursery) -> Graded:
+def _one(name: str, path: Path, rules: Rules, shared: Nursery, reading: threading.Lock) -> Graded:
     try:
         if path.is_symlink():
             raise ValueError(f"{path} is a link to another file, and links are not followed.")
-        found = grade(path, rules, shared if shared.shared else None)
-        return Graded(found.path, found.verdicts, found.level, found.note, name)
+        with reading:  # a large file of small things fills memory twenty times over: one by one
+            found = _read(path, rules)
+        graded = _graded(path, found, rules, shared if shared.shared else None)
+        return replace(graded, name=name)
     except Exception as error:
         note = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         verdicts = tuple(
@@ -200,9 +228,9 @@ def _one(name: str, path: Path, rules: Rules, shared: Nursery) -> Graded:
         return Graded(str(path), verdicts, shared.level, note, name)
 
 
-def _chapter_by_name(path: Path, rules: Rules) -> str | None:
+def _chapter_by_name(path: str | Path, rules: Rules) -> str | None:
     """The chapter that is graded, or that a file's name begins with (06_kv_cache.ipynb)."""
-    number = re.match(r"0*(\d+)", path.name)
+    number = re.match(r"0*(\d+)", Path(path).name)
     return rules.chapter or (number[1] if number else None)
 
 
@@ -225,7 +253,22 @@ def private_cases(path: str | Path) -> dict[str, Callable[..., Any]]:
             f'{path} has no CASES; expected a dict like {{"{numbers[0]}": make_case}}, where '
             "make_case(rng) gives one case."
         )
-    for number in found:
+    for number, make in found.items():
         if number not in numbers:
             raise ValueError(f"{path} has cases for {number!r}; there are {', '.join(numbers)}.")
+        _try_private(path, find(number), make)
     return found
+
+
+def _try_private(path: str | Path, exercise: Exercise, make: Callable[..., Any]) -> None:
+    """A wrong case would cost everybody marks: a right answer must pass it."""
+    names: dict[str, Any] = {}
+    exec(exercise.second, names)
+    answer = LocalAnswer(names[exercise.name], exercise.forbids)
+    try:
+        verdict = judge(replace(exercise, cases=make), answer, "private", clock=False)
+        wrong = "" if verdict.passed else verdict.message
+    except Exception as error:
+        wrong = f"{type(error).__name__}: {error}"
+    if wrong:
+        raise ValueError(f"{path}: a right answer to {exercise.number} fails its cases: {wrong}")

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from kvlab.course import progress, report, sandbox
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     quiet = "-" in (args.json, args.csv)
     journal = _journal(args, rules, submissions) if a_class else None
     if journal is not None:
-        rules = Rules(journal.seed, rules.chapter, rules.private, rules.level, rules.limits)
+        rules = replace(rules, seed=journal.seed)
     rows, broken = {}, 0
     for graded in _results(submissions, rules, args.workers, journal, rows, show=a_class):
         rows[graded.name] = report.row(graded)

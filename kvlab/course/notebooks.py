@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ _HIDDEN = re.compile(
     r"^[ \t]*### BEGIN HIDDEN TESTS\n.*?^[ \t]*### END HIDDEN TESTS\n?", re.M | re.S
 )
 
-MAX_BYTES = 64 * 2**20
+MAX_BYTES = 32 * 2**20
 
 Notebook = dict[str, Any]
 
@@ -106,8 +107,8 @@ def collect(notebook: Notebook, names: Mapping[str, str]) -> tuple[dict[str, str
     found by that.
     """
     found, notes = answers(notebook), []
-    ids = [grade_id(c) for c in notebook["cells"] if c.get("cell_type") == "code"]
-    twice = sorted({i for i in ids if i in names and ids.count(i) > 1})
+    ids = Counter(grade_id(c) for c in notebook["cells"] if c.get("cell_type") == "code")
+    twice = sorted(name for name in names if ids[name] > 1)
     if twice:
         notes.append(f"{', '.join(twice)} is there more than once: the last one that was filled in")
     lost = []

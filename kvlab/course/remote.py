@@ -20,11 +20,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
-import torch
-
 from kvlab.course import sandbox, wire
-from kvlab.course.answer import AnswerRaised, Lent, NotData, Stopped, as_data, refuse_changed
-from kvlab.course.sandbox import LEVELS, Level, Limits
+from kvlab.course.answer import (
+    AnswerRaised,
+    Lent,
+    Loan,
+    NotData,
+    Stopped,
+    as_data,
+    refuse_changed,
+)  # fmt: skip
+from kvlab.course.sandbox import Level, Limits
 
 START_SECONDS, SANDBOX_SECONDS = 120.0, 20.0
 # What an answer does with a lent object is work for the judge.
@@ -100,7 +106,7 @@ class _Child:
 
     def __init__(self, line: Line, limits: Limits) -> None:
         self._line, self._limits = line, limits
-        self._lent: list[Any] = []
+        self._loan = Loan()
         self._end = time.monotonic() + limits.answer_seconds
         self._deadline = self._end
         self._grace = SANDBOX_SECONDS  # before the first call stands the making of the sandbox
@@ -112,15 +118,10 @@ class _Child:
         sent = [self._wrap(a) for a in args]
         message = {"do": "call", "thing": thing, "method": method, "args": sent, "keep": keep}
         reply = self.converse(message)
-        before = [a if isinstance(a, torch.Tensor) else None for a in args]
         echo = reply.get("echo")
-        if not isinstance(echo, list) or len(echo) != len(before):
+        if not isinstance(echo, list) or len(echo) != len(args):
             raise Stopped("The answer's process sent a reply that makes no sense.")
-        for old, new in zip(before, echo, strict=True):
-            if old is not None and not isinstance(new, torch.Tensor):
-                raise Stopped("The answer's process sent a reply that makes no sense.")
-        pairs = zip(echo, before, strict=True)
-        refuse_changed(before, [b if e is None else e for e, b in pairs])
+        refuse_changed(args, echo)
         return reply.get("thing") if keep else as_data(reply.get("value"))
 
     def converse(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -158,23 +159,14 @@ class _Child:
 
     def _serve(self, request: dict[str, Any]) -> dict[str, Any]:
         """Let the child use a lent object, but only by the methods it lends."""
-        target, method = self._lent[request["ask"]], request["method"]
-        if method not in target.lends:
-            return {"refused": f"this object does not lend {method}"}
-        args = [
-            self._lent[a] if lent else a
-            for a, lent in zip(request["args"], request["lent"], strict=True)
-        ]
+        asked = (request[part] for part in ("ask", "method", "args", "named"))
         try:
-            return {"value": self._wrap(getattr(target, method)(*args))}
-        except Exception as error:  # whatever odd use was made of it is the answer's mistake
-            return {"refused": f"{type(error).__name__}: {error}"[:2000]}
+            return {"value": self._wrap(self._loan.use(*asked))}
+        except ValueError as error:
+            return {"refused": str(error)}
 
     def _wrap(self, value: Any) -> Any:
-        if isinstance(value, Lent):
-            self._lent.append(value)
-            return {"lent": len(self._lent) - 1, "lends": list(value.lends)}
-        return value
+        return self._loan.add(value) if isinstance(value, Lent) else value
 
     def _too_long(self) -> str:
         all_of_it = self._deadline >= self._end
@@ -204,9 +196,9 @@ class _Child:
 
 
 def _text(value: Any, most: int) -> str:
-    """Text that an answer sent, safe to print: short, and without control characters."""
-    text = str(value)[:most]
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+    """Text that an answer sent, safe to print: short, on one line, without control characters."""
+    text = " ".join(str(value)[:most].split())
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 # --- processes --------------------------------------------------------------------------------
@@ -439,10 +431,3 @@ def _left(deadline: float) -> float:
     if left <= 0:
         raise TimeoutError
     return left
-
-
-def level_of(name: str) -> Level:
-    """A level by its name."""
-    if name not in LEVELS:
-        raise ValueError(f"Isolation {name!r} was asked for; there are {', '.join(LEVELS)}.")
-    return LEVELS[name]

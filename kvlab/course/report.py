@@ -70,7 +70,8 @@ def as_csv(rows: Sequence[Row]) -> str:
     numbers = list(dict.fromkeys(q["number"] for r in rows for q in r["questions"]))
     numbers.sort(key=lambda n: [int(part) for part in n.split(".")])
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
+    # quotes, so that a spreadsheet with another separator does not cut a name in two
+    table = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     table.writerow(["name", "points", "out_of", *numbers, "note", "isolation"])
     for r in rows:
         marks = {q["number"]: q["points"] for q in r["questions"]}
@@ -81,10 +82,13 @@ def as_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # the wide ones of East Asian keyboards too
+
+
 def _cell(text: str) -> str:
     """Text that a spreadsheet will not take for a formula."""
     text = printable(text)
-    return "'" + text if text[:1] in ("=", "+", "-", "@") else text
+    return "'" + text if text[:1] in _FORMULA else text
 
 
 def printable(text: str) -> str:
@@ -161,7 +165,8 @@ class Journal:
 
 def digest(path: str | Path, name: str) -> str:
     """What tells one submission from another: its name and its content."""
-    found = hashlib.sha256(name.encode() + b"\0")
+    # a name may hold bytes that are no text
+    found = hashlib.sha256(name.encode(errors="surrogatepass") + b"\0")
     path = Path(path)
     try:
         if path.is_symlink() or not path.is_file():  # a named pipe would be read for ever

@@ -1,12 +1,9 @@
-"""What an exercise is, and how an answer is judged.
+"""What an exercise is, and what its author writes it with.
 
 An exercise has laws. A law drives the answer on one random case and returns named values (its
 outcome), and says which values were expected. Comparing the two is the judge's business, so that
 every failure can name the case, the first wrong index, and the known mistake that gives the very
-same outcome.
-
-Tensors in an outcome bear their axes in their name (`out_BHSD`), which is how the judge can say
-"batch 1, head 0, position 3".
+same outcome. A quiz is an exercise whose answer is a function without arguments.
 """
 
 from __future__ import annotations
@@ -16,78 +13,30 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from kvlab.course.answer import (
-    Answer,
-    AnswerRaised,
-    LocalAnswer,
-    NotData,
-    Object,
-    Stopped,
-    as_data,
-)  # fmt: skip
+from kvlab.course.answer import Answer, AnswerRaised, NotData, as_data
+from kvlab.course.compare import ATOL, RTOL, Hidden, Near, brief
 from kvlab.measure import Comparison
 
 Case = Mapping[str, Any]
 Outcome = dict[str, Any]
-
-AXES = {
-    "L": "layer",
-    "B": "batch",
-    "H": "head",
-    "G": "KV head",
-    "S": "position",
-    "T": "position",
-    "N": "new token",
-    "D": "channel",
-    "V": "token id",
-}
 
 
 @dataclass(frozen=True)
 class Law:
     """One thing that must hold: what to run, and what must come out.
 
-    `expect` also gets the outcome, so that a law may compare an answer with itself.
+    `expect` also gets the outcome, so that a law may compare an answer with itself. What it
+    expects is compared as it is, or is one of `Near`, `AtLeast`, `AtMost`, `Hidden`.
     """
 
     name: str
     run: Callable[[Answer, Case], Outcome]
     expect: Callable[[Case, Outcome], Outcome]
-
-
-def agrees(name: str, reference: Callable[..., Any], *arguments: str, gives: str = "result") -> Law:
-    """The law that an answer gives what a reference gives, called with these entries of a case.
-
-    `gives` names the result in messages: end it in axes ("out_BHSD") for a tensor, so that the
-    first wrong number is found by batch, head and position.
-    """
-
-    def arguments_of(case: Case) -> list[Any]:
-        return [
-            case[a].clone() if isinstance(case[a], torch.Tensor) else case[a] for a in arguments
-        ]
-
-    return Law(
-        name,
-        lambda answer, case: {gives: answer(*arguments_of(case))},
-        lambda case, _: {gives: as_data(reference(*arguments_of(case)))},
-    )
-
-
-def raised_by(thing: Object, method: str, *args: Any) -> str:
-    """The kind of error that a method raises, "nothing" if it does not: for an outcome."""
-    try:
-        thing.call(method, *args)
-    except AnswerRaised as error:
-        if _is_stub(error):
-            raise
-        return error.kind
-    return "nothing"
 
 
 @dataclass(frozen=True)
@@ -107,12 +56,25 @@ class Wrong:
     says: str
 
 
-@dataclass(frozen=True)
+def size_of(case: Case) -> int:
+    """How large a case is: all numbers in its tensors, and its counts added up."""
+    total = 0
+    for value in case.values():
+        if isinstance(value, torch.Tensor):
+            total += value.numel()
+        elif type(value) is int:
+            total += value
+    return total
+
+
+@dataclass(frozen=True, kw_only=True)
 class Exercise:
     """One question: what to define, how it is judged, how it goes wrong.
 
-    `allows` names modules of kvlab that an answer may import; one that imports others of ours
-    needs them named too. `forbids` names functions of torch that it may not call ("cat",
+    `second` is the source of a right answer in another style than the solution's. `size` orders
+    cases, so that the smallest failing one is shown. `because` is said to who answered a quiz
+    rightly. `allows` names modules of kvlab that an answer may import; one that imports others of
+    ours needs them named too. `forbids` names functions of torch that it may not call ("cat",
     "scaled_dot_product_attention") and packages that it may not import ("transformers").
     """
 
@@ -126,10 +88,13 @@ class Exercise:
     laws: Sequence[Law]
     hints: tuple[str, str, str]
     wrong: Sequence[Wrong]
+    second: str
     clock: Clock | None = None
     allows: tuple[str, ...] = ()
     forbids: tuple[str, ...] = ()
-    size: Callable[[Case], int] = field(default=lambda case: 0)
+    size: Callable[[Case], int] = size_of
+    n_cases: int = 6
+    because: str = ""
 
     @property
     def chapter(self) -> str:
@@ -175,145 +140,62 @@ class Verdict:
         return f"<pre>{html.escape(repr(self))}</pre>{self.picture}"
 
 
-N_CASES = 6
-PRIVATE = "a private case"
+# --- laws -----------------------------------------------------------------------------------------
 
 
-def judge(
-    exercise: Exercise,
-    answer: Answer,
-    seed: int | str,
-    *,
-    clock: bool = True,
-    private: Callable[[random.Random], Case] | None = None,
-) -> Verdict:
-    """Try an answer against every law, from the smallest case to the largest.
+def agrees(
+    name: str,
+    reference: Callable[..., Any],
+    *arguments: str,
+    gives: str | tuple[str, ...] = "result",
+    rtol: float = RTOL,
+    atol: float = ATOL,
+) -> Law:
+    """The law that an answer gives what a reference gives, called with these entries of a case.
 
-    `private` makes as many cases again, which no message describes.
+    `gives` names the result in messages: end it in axes ("out_BHSD") for a tensor, so that the
+    first wrong number is found by batch, head and position. Several names stand for several
+    results.
     """
-    drawn = [(case, describe(case)) for case in draw(exercise, exercise.cases, seed)]
-    if private is not None:
-        drawn += [(case, PRIVATE) for case in draw(exercise, private, f"private {seed}")]
-    drawn.sort(key=lambda pair: exercise.size(pair[0]))
-    held = 0
-    try:
-        for law in exercise.laws:
-            for case, called in drawn:
-                broken = _broken(law, answer, case, called)
-                if broken is not None:
-                    message, outcome, picture = broken
-                    mistake = _known_mistake(exercise, law, case, outcome)
-                    return Verdict(exercise, "failed", message, mistake, picture)
-            held += 1
-        if exercise.clock is not None and clock:
-            return _timed(exercise, answer, drawn[-1][0])
-    except NotAnswered:
-        return not_answered(exercise, held)
-    except Stopped as stop:
-        return Verdict(exercise, "failed", str(stop))
-    laws = "; ".join(law.name for law in exercise.laws)
-    return Verdict(exercise, "passed", f"Tried on {len(drawn)} random cases: {laws}.")
+    names = (gives,) if isinstance(gives, str) else gives
+
+    def outcome(value: Any) -> Outcome:
+        return {gives: value} if isinstance(gives, str) else named(value, *names)
+
+    def expect(case: Case, _: Outcome) -> Outcome:
+        wanted = outcome(as_data(reference(*(case[a] for a in arguments))))
+        return {n: Near(v, rtol, atol) for n, v in wanted.items()}
+
+    return Law(name, lambda answer, case: outcome(answer(*(case[a] for a in arguments))), expect)
 
 
-def draw(exercise: Exercise, cases: Callable[[random.Random], Case], seed: int | str) -> list[Case]:
-    """As many cases as an answer is tried on; the same for the same seed."""
-    return [cases(random.Random(f"{exercise.number}/{seed}/{i}")) for i in range(N_CASES)]
+def named(value: Any, *names: str) -> Outcome:
+    """Several results of one call, by name.
 
-
-def not_answered(exercise: Exercise, held: int = 0) -> Verdict:
-    """The verdict on a cell that still holds the stub, or a part of it."""
-    text = "The cell still holds the stub."
-    if held:
-        text = (
-            f"A part of the stub is left. What is there holds {held} of {len(exercise.laws)} laws."
+    Raises: NotData when the answer gave another number of them.
+    """
+    if not isinstance(value, list) or len(value) != len(names):
+        raise NotData(
+            f"your code returned {brief(value)}; expected {len(names)} results: {', '.join(names)}."
         )
-    return Verdict(exercise, "not answered", text)
+    return dict(zip(names, value, strict=True))
 
 
-class NotAnswered(Exception):
-    """The answer raised NotImplementedError: the stub is still there."""
+def raised_by(call: Callable[..., Any], *args: Any) -> str:
+    """The kind of error that an answer raises, "nothing" if it does not: for an outcome."""
+    try:
+        call(*args)
+    except AnswerRaised as error:
+        if is_stub(error):
+            raise
+        return error.kind
+    return "nothing"
 
 
-def _is_stub(raised: AnswerRaised) -> bool:
+def is_stub(raised: AnswerRaised) -> bool:
     """Is it the stub's error, or one like it? torch has a NotImplementedError of its own."""
     text = str(raised).removeprefix(raised.kind).removeprefix(": ")
     return raised.kind == "NotImplementedError" and text in ("", "not answered yet")
-
-
-def _broken(law: Law, answer: Answer, case: Case, called: str) -> tuple[str, Outcome, str] | None:
-    """None if the law holds on this case; else what to say, the outcome, and a picture."""
-    outcome = _outcome(law, answer, case)
-    if "raised" in outcome:
-        where = f" ({outcome['where']})" if outcome["where"] else ""
-        text = f'"{law.name}" on {called}: your code raised {outcome["raised"]}{where}.'
-        return text, outcome, ""
-    if "not data" in outcome:
-        return f'"{law.name}" on {called}: {outcome["not data"]}', outcome, ""
-    for name, expected in law.expect(case, outcome).items():
-        wrong = difference(name, outcome[name], expected)
-        if wrong:
-            text = f'"{law.name}" does not hold on {called}.\n{wrong}'
-            return text, outcome, picture(name, outcome[name], expected)
-    return None
-
-
-def _outcome(law: Law, answer: Answer, case: Case) -> Outcome:
-    try:
-        return law.run(answer, case)
-    except AnswerRaised as raised:
-        if _is_stub(raised):
-            raise NotAnswered from None
-        return {"raised": str(raised), "kind": raised.kind, "where": raised.where}
-    except NotData as bad:
-        return {"not data": str(bad)}
-    except Stopped:
-        raise
-    except Exception as error:  # a law may take an answer's result apart without looking first
-        kind = type(error).__name__
-        return {"not data": f"your code returned something of another form ({kind}: {error})."}
-
-
-def _known_mistake(exercise: Exercise, law: Law, case: Case, outcome: Outcome) -> str | None:
-    """What is said of the known wrong answers whose outcome is the very same."""
-    says = []
-    for wrong in exercise.wrong:
-        try:
-            theirs = _outcome(law, LocalAnswer(wrong.answer), case)
-        except NotAnswered:
-            continue
-        if _same_outcome(outcome, theirs):
-            says.append(wrong.says)
-    return " Or: ".join(says) or None
-
-
-def _same_outcome(a: Outcome, b: Outcome) -> bool:
-    if "raised" in a or "raised" in b:
-        return (
-            a.get("kind") is not None
-            and a.get("kind") == b.get("kind")
-            and (a.get("raised") == b.get("raised"))
-        )
-    if a.keys() != b.keys():
-        return False
-    return all(not difference(name, a[name], b[name]) for name in a)
-
-
-def _timed(exercise: Exercise, answer: Answer, case: Case) -> Verdict:
-    clock = exercise.clock
-    comparison = clock.compare(answer, case)
-    verdict = comparison.verdict(clock.at_least)
-    low, high = comparison.spread
-    seen = (
-        f"{clock.name}: {comparison.ratio:.1f} times as fast "
-        f"(pairs from {low:.1f} to {high:.1f}; at least {clock.at_least:g} is asked for)."
-    )
-    if verdict == "faster":
-        return Verdict(exercise, "passed", f"All laws hold. {seen}")
-    if verdict == "too noisy":
-        return Verdict(
-            exercise, "too noisy", f"All laws hold, but the clock cannot tell: {seen} Run it again."
-        )
-    return Verdict(exercise, "failed", f"All laws hold, but it is not faster. {seen}")
 
 
 def paired(slow: Callable[[], Any], fast: Callable[[], Any], pairs: int = 3) -> Comparison:
@@ -333,104 +215,75 @@ def paired(slow: Callable[[], Any], fast: Callable[[], Any], pairs: int = 3) -> 
     return Comparison(tuple(seconds["slow"]), tuple(seconds["fast"]))
 
 
-def describe(case: Case) -> str:
-    """The numbers of a case, tensors by their shapes."""
-    parts = []
-    for name, value in case.items():
-        if name.startswith("_"):
-            continue
-        if isinstance(value, torch.Tensor):
-            parts.append(f"{name} {tuple(value.shape)}")
-        else:
-            parts.append(f"{name} {value}")
-    return ", ".join(parts)
+# --- quizzes: the answer is a function without arguments ------------------------------------------
 
 
-def difference(name: str, came: Any, expected: Any) -> str | None:
-    """What is wrong with a value, in a sentence, or None."""
-    if isinstance(expected, torch.Tensor):
-        return _tensor_difference(name, came, expected)
-    if isinstance(expected, list):
-        if not isinstance(came, list) or len(came) != len(expected):
-            return f"{name}: expected {_brief(expected)}, got {_brief(came)}."
-        for i, (c, e) in enumerate(zip(came, expected, strict=True)):
-            wrong = difference(f"{name}[{i}]", c, e)
-            if wrong:
-                return wrong
-        return None
-    if isinstance(expected, float) and type(came) in (int, float):
-        same = math.isclose(came, expected, rel_tol=1e-9, abs_tol=1e-9)
-    else:
-        same = type(came) is type(expected) and came == expected
-    return None if same else f"{name}: expected {_brief(expected)}, got {_brief(came)}."
+def choice(*, right: str, wrong: Mapping[str, str], **about: Any) -> Exercise:
+    """A multiple choice: the answer returns a letter; each wrong one has its own explanation."""
+    letters = sorted([right, *wrong])
+
+    def run(answer: Answer, _: Case) -> Outcome:
+        value = answer()
+        if not isinstance(value, str) or value.strip().lower() not in letters:
+            raise NotData(f"your code returned {brief(value)}; expected one of {letters}.")
+        return {"your choice": value.strip().lower()}
+
+    law = Law("the right choice", run, lambda case, _: {"your choice": Hidden(right)})
+    return _quiz(right, (law,), wrong, about)
 
 
-def _tensor_difference(name: str, came: Any, expected: torch.Tensor) -> str | None:
-    if not isinstance(came, torch.Tensor):
-        return f"{name}: expected a tensor of shape {tuple(expected.shape)}, got {_brief(came)}."
-    if came.shape != expected.shape:
-        return f"{name}: expected shape {tuple(expected.shape)}, got {tuple(came.shape)}."
-    if expected.dtype in (torch.int64, torch.bool):
-        if came.dtype != expected.dtype:
-            return f"{name}: expected {expected.dtype}, got {came.dtype}."
-        wrong = came != expected
-    else:
-        wrong = ~torch.isclose(came.double(), expected.double(), rtol=1e-7, atol=1e-9)
-    if not wrong.any():
-        return None
-    index = tuple(wrong.nonzero()[0].tolist())
-    share = f"{int(wrong.sum())} of {wrong.numel()} numbers are wrong"
-    return (
-        f"{name}: {share}, first at {_where(name, index)}: "
-        f"expected {_brief(expected[index].item())}, got {_brief(came[index].item())}."
+def one_number(
+    *, right: float, wrong: Mapping[float, str], within: float = 0.0, **about: Any
+) -> Exercise:
+    """A question whose answer is one number; each known wrong number has its own explanation."""
+
+    def run(answer: Answer, _: Case) -> Outcome:
+        value = answer()
+        if type(value) not in (int, float) or math.isnan(value):
+            raise NotData(f"your code returned {brief(value)}; expected one number.")
+        return {"your number": float(value)}
+
+    expected = Hidden(float(right), within)
+    law = Law("the right number", run, lambda case, _: {"your number": expected})
+    return _quiz(right, (law,), wrong, about)
+
+
+def claims(*, right: Sequence[bool], wrong: Sequence[str], **about: Any) -> Exercise:
+    """True or false, claim by claim; `wrong` says what to tell who misjudged each of them."""
+    right = list(right)
+
+    def law(i: int) -> Law:
+        name = f"claim {i + 1}"
+
+        def run(answer: Answer, _: Case) -> Outcome:
+            value = answer()
+            well_formed = isinstance(value, list) and len(value) == len(right)
+            if not well_formed or not all(type(v) is bool for v in value):
+                raise NotData(
+                    f"your code returned {brief(value)}; expected a list of {len(right)}, each "
+                    "True or False."
+                )
+            return {name: value[i]}
+
+        return Law(name, run, lambda case, _: {name: Hidden(right[i])})
+
+    flipped = [[r if j != i else not r for j, r in enumerate(right)] for i in range(len(right))]
+    laws = tuple(law(i) for i in range(len(right)))
+    return _quiz(right, laws, list(zip(flipped, wrong, strict=True)), about)
+
+
+def _quiz(
+    right: Any,
+    laws: tuple[Law, ...],
+    wrong: Mapping[Any, str] | Sequence[tuple[Any, str]],
+    about: dict[str, Any],
+) -> Exercise:
+    pairs = wrong.items() if isinstance(wrong, Mapping) else wrong
+    return Exercise(
+        **about,
+        cases=lambda rng: {},
+        n_cases=1,
+        laws=laws,
+        wrong=[Wrong(lambda value=value: value, says) for value, says in pairs],
+        second=f"def {about['name']}():\n    return {right!r}\n",
     )
-
-
-MAX_PICTURE = 64
-
-
-def picture(name: str, came: Any, expected: Any) -> str:
-    """Where two tensors differ, as SVG; "" where there is nothing to draw.
-
-    A column is a place along the last axis but one (a position, mostly), a row is everything
-    before it; a cell is as dark as the share of wrong numbers in it.
-    """
-    if not isinstance(expected, torch.Tensor) or not isinstance(came, torch.Tensor):
-        return ""
-    if came.shape != expected.shape or expected.dim() < 3:
-        return ""
-    wrong = ~torch.isclose(came.double(), expected.double(), rtol=1e-7, atol=1e-9)
-    share = wrong.double().mean(-1).flatten(0, -2)[:MAX_PICTURE, :MAX_PICTURE]
-    side, left, top = 14, 10, 22
-    cells = [
-        f'<rect x="{left + side * x}" y="{top + side * y}" width="{side - 1}" height="{side - 1}" '
-        f'fill="#b22" fill-opacity="{0.08 + 0.92 * float(share[y, x]):.2f}"/>'
-        for y in range(share.shape[0])
-        for x in range(share.shape[1])
-    ]
-    letters = name.split("[")[0].rsplit("_", 1)[-1]
-    across = AXES.get(letters[-2], "index") if len(letters) == expected.dim() else "index"
-    width = max(left * 2 + side * share.shape[1], 320)
-    title = f"{html.escape(name)}: where it is wrong (across: {across})"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" '
-        f'height="{top + side * share.shape[0] + 6}" role="img" aria-label="{title}">'
-        f'<text x="{left}" y="15" font-size="12" fill="currentColor">{title}</text>'
-        f"{''.join(cells)}</svg>"
-    )
-
-
-def _where(name: str, index: tuple[int, ...]) -> str:
-    letters = name.split("[")[0].rsplit("_", 1)[-1]
-    if len(letters) != len(index) or not set(letters) <= AXES.keys():
-        return str(index)
-    return ", ".join(f"{AXES[a]} {i}" for a, i in zip(letters, index, strict=True))
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, torch.Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

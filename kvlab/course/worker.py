@@ -24,24 +24,9 @@ from typing import Any, BinaryIO
 import torch
 
 from kvlab.course import sandbox, wire
-from kvlab.course.answer import AnswerRaised, NotData, as_data, last_line, without
+from kvlab.course.answer import AnswerRaised, Borrowed, NotData, as_data, last_line, without
 
 _CELL = "<answer>"
-
-
-class Borrowed:
-    """The judge's object, seen from the answer: calling a method asks the judge."""
-
-    def __init__(self, talk: Talk, number: int, lends: list[str]) -> None:
-        self._talk, self._number, self._lends = talk, number, lends
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in self._lends:
-            raise AttributeError(f"this object has {', '.join(self._lends)}; not {name}")
-        return lambda *args: self._talk.ask(self._number, name, args)
-
-    def __call__(self, *args: Any) -> Any:
-        return self._talk.ask(self._number, "__call__", args)
 
 
 class Talk:
@@ -63,7 +48,8 @@ class Talk:
             except NotData as bad:
                 packed = wire.pack({"not data": str(bad)})
             except Exception as error:  # a list that holds itself, a text beyond all bounds
-                text = f"your code returned what cannot be sent ({type(error).__name__})."
+                why = str(error) if isinstance(error, wire.Broken) else type(error).__name__
+                text = f"your code returned what cannot be sent ({why})."
                 packed = wire.pack({"not data": text})
             self._send(packed)
 
@@ -86,7 +72,7 @@ class Talk:
                 raise AnswerRaised("AttributeError", f"the object has no method {name}")
         args = [self._unwrap(a) for a in message["args"]]
         value = self._run(lambda: target(*args))
-        echo = [a if isinstance(a, torch.Tensor) else None for a in args]
+        echo = [None if isinstance(a, Borrowed) else as_data(a) for a in args]
         if message["keep"]:
             self._things.append(value)
             return {"thing": len(self._things) - 1, "echo": echo}
@@ -95,19 +81,23 @@ class Talk:
     def do_look(self, message: dict[str, Any]) -> dict[str, Any]:
         return {"value": as_data(self._things[message["thing"]])}
 
-    def ask(self, number: int, method: str, args: tuple[Any, ...]) -> Any:
-        lent = [isinstance(a, Borrowed) for a in args]
-        sent = [a._number if isinstance(a, Borrowed) else as_data(a) for a in args]
-        self._send(wire.pack({"ask": number, "method": method, "args": sent, "lent": lent}))
+    def ask(self, number: int, method: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Use something of the judge's."""
+        args_sent = [self._wrap(a) for a in args]
+        named_sent = {name: self._wrap(a) for name, a in named.items()}
+        self._send(
+            wire.pack({"ask": number, "method": method, "args": args_sent, "named": named_sent})
+        )
         reply = self._receive()
         if "refused" in reply:
             raise ValueError(reply["refused"])
         return self._unwrap(reply["value"])
 
+    def _wrap(self, value: Any) -> Any:
+        return wire.Ref(value.number) if isinstance(value, Borrowed) else as_data(value)
+
     def _unwrap(self, value: Any) -> Any:
-        if isinstance(value, dict) and "lent" in value:
-            return Borrowed(self, value["lent"], value["lends"])
-        return value
+        return Borrowed(self.ask, value) if isinstance(value, wire.Ref) else value
 
     def _run(self, action: Any) -> Any:
         try:

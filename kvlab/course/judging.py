@@ -1,0 +1,152 @@
+"""How an answer is judged: every law, on random cases, from the smallest to the largest."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from kvlab.course.answer import Answer, AnswerRaised, LocalAnswer, NotData, Stopped
+from kvlab.course.compare import describe, difference, picture
+from kvlab.course.spec import Case, Exercise, Law, Outcome, Verdict, is_stub
+
+PRIVATE = "a private case"
+
+
+def judge(
+    exercise: Exercise,
+    answer: Answer,
+    seed: int | str,
+    *,
+    clock: bool = True,
+    private: Callable[[random.Random], Case] | None = None,
+) -> Verdict:
+    """Try an answer against every law.
+
+    `private` makes as many cases again, which no message describes.
+    """
+    drawn = [(case, describe(case)) for case in draw(exercise, exercise.cases, seed)]
+    if private is not None:
+        drawn += [(case, PRIVATE) for case in draw(exercise, private, f"private {seed}")]
+    drawn.sort(key=lambda pair: exercise.size(pair[0]))
+    held = 0
+    try:
+        for law in exercise.laws:
+            for case, called in drawn:
+                failed = _failure(exercise, law, answer, case, called)
+                if failed is not None:
+                    return failed
+            held += 1
+        if exercise.clock is not None and clock:
+            return _timed(exercise, answer, drawn[-1][0])
+    except NotAnswered:
+        return not_answered(exercise, held)
+    except Stopped as stop:
+        return Verdict(exercise, "failed", str(stop))
+    laws = "; ".join(law.name for law in exercise.laws)
+    return Verdict(
+        exercise, "passed", exercise.because or f"Tried on {len(drawn)} random cases: {laws}."
+    )
+
+
+def draw(exercise: Exercise, cases: Callable[[random.Random], Case], seed: int | str) -> list[Case]:
+    """As many cases as an answer is tried on; the same for the same seed."""
+    return [cases(random.Random(f"{exercise.number}/{seed}/{i}")) for i in range(exercise.n_cases)]
+
+
+def not_answered(exercise: Exercise, held: int = 0) -> Verdict:
+    """The verdict on a cell that still holds the stub, or a part of it."""
+    text = "The cell still holds the stub."
+    if held:
+        text = (
+            f"A part of the stub is left. What is there holds {held} of {len(exercise.laws)} laws."
+        )
+    return Verdict(exercise, "not answered", text)
+
+
+class NotAnswered(Exception):
+    """The answer raised NotImplementedError: the stub is still there."""
+
+
+def _failure(
+    exercise: Exercise, law: Law, answer: Answer, case: Case, called: str
+) -> Verdict | None:
+    """None if the law holds on this case; else the verdict, with the known mistake."""
+    outcome = _outcome(law, answer, case)
+    text, drawn = _fault(law, case, outcome)
+    if not text:
+        return None
+    if called:
+        text = f'"{law.name}" does not hold on {called}.\n{text}'
+    return Verdict(exercise, "failed", text, _known_mistake(exercise, law, case, outcome), drawn)
+
+
+def _fault(law: Law, case: Case, outcome: Outcome) -> tuple[str, str]:
+    """What is wrong with an outcome, and a picture of it; two empty texts if nothing is."""
+    if "raised" in outcome:
+        where = f" ({outcome['where']})" if outcome["where"] else ""
+        return f"your code raised {outcome['raised']}{where}.", ""
+    if "not data" in outcome:
+        return outcome["not data"], ""
+    for name, expected in law.expect(case, outcome).items():
+        wrong = difference(name, outcome[name], expected)
+        if wrong:
+            return wrong, picture(name, outcome[name], expected)
+    return "", ""
+
+
+def _outcome(law: Law, answer: Answer, case: Case) -> Outcome:
+    try:
+        return law.run(answer, case)
+    except AnswerRaised as raised:
+        if is_stub(raised):
+            raise NotAnswered from None
+        return {"raised": str(raised), "kind": raised.kind, "where": raised.where}
+    except NotData as bad:
+        return {"not data": str(bad)}
+    except Stopped:
+        raise
+    except Exception as error:  # a law may take an answer's result apart without looking first
+        kind = type(error).__name__
+        return {"not data": f"your code returned something of another form ({kind}: {error})."}
+
+
+def _known_mistake(exercise: Exercise, law: Law, case: Case, outcome: Outcome) -> str | None:
+    """What is said of the known wrong answers whose outcome is the very same."""
+    says = []
+    for wrong in exercise.wrong:
+        try:
+            theirs = _outcome(law, LocalAnswer(wrong.answer), case)
+        except NotAnswered:
+            continue
+        if _same_outcome(outcome, theirs):
+            says.append(wrong.says)
+    return " Or: ".join(says) or None
+
+
+def _same_outcome(a: Outcome, b: Outcome) -> bool:
+    if "raised" in a or "raised" in b:
+        return a.get("raised") == b.get("raised")
+    if a.keys() != b.keys():
+        return False
+    return all(not difference(name, a[name], b[name]) for name in a)
+
+
+# --- the clock ------------------------------------------------------------------------------------
+
+
+def _timed(exercise: Exercise, answer: Answer, case: Case) -> Verdict:
+    clock = exercise.clock
+    comparison = clock.compare(answer, case)
+    verdict = comparison.verdict(clock.at_least)
+    low, high = comparison.spread
+    seen = (
+        f"{clock.name}: {comparison.ratio:.1f} times as fast "
+        f"(pairs from {low:.1f} to {high:.1f}; at least {clock.at_least:g} is asked for)."
+    )
+    if verdict == "faster":
+        return Verdict(exercise, "passed", f"All laws hold. {seen}")
+    if verdict == "too noisy":
+        return Verdict(
+            exercise, "too noisy", f"All laws hold, but the clock cannot tell: {seen} Run it again."
+        )
+    return Verdict(exercise, "failed", f"All laws hold, but it is not faster. {seen}")

@@ -1,0 +1,115 @@
+"""What an exercise can lend to an answer: a function, or a model that counts and can be poisoned.
+
+It stays in the judge's process, where an answer can neither look inside nor change a counter.
+
+B rows of the batch, S new tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kvlab.config import ModelConfig
+from kvlab.course.answer import Lent
+from kvlab.model import Transformer
+
+
+class LentFunction(Lent):
+    """A function to call; `calls` counts."""
+
+    lends = ("__call__",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self.calls = 0
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        self.calls += 1
+        return self._function(*args, **named)
+
+
+class LentCache(Lent):
+    """A cache for an answer to hand back to the model; it cannot look inside."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+
+# The work is the judge's: an answer must not be able to fill its memory or its time with it.
+MAX_TOKENS, MAX_SLOTS = 2**9, 2**14
+
+
+class LentModel(Lent):
+    """A model that counts: `new_cache(batch, capacity)` and calling it are all it lends.
+
+    With `poison`, that slot of the cache is overwritten with noise after the first call.
+    """
+
+    lends = ("new_cache", "__call__")
+
+    def __init__(self, model: Transformer, poison: int | None = None) -> None:
+        self._model, self._poison = model, poison
+        self._slots = 0
+        self.rows = 0
+        self.calls = 0
+
+    def new_cache(self, batch: int, capacity: int) -> LentCache:
+        self._slots += batch * capacity
+        if batch < 1 or capacity < 1 or self._slots > MAX_SLOTS:
+            raise ValueError(
+                f"a cache for {batch} rows of {capacity} slots is beyond any need here"
+            )
+        return LentCache(self._model.new_cache(batch, capacity))
+
+    def __call__(self, tokens_BS: Tensor, pos_BS: Tensor, cache: LentCache | None = None) -> Tensor:
+        if tokens_BS.shape != pos_BS.shape:
+            raise ValueError(
+                f"tokens of shape {tuple(tokens_BS.shape)} came with positions of shape "
+                f"{tuple(pos_BS.shape)}; expected one position per token"
+            )
+        if tokens_BS.numel() > MAX_TOKENS:
+            raise ValueError(f"{tokens_BS.numel()} tokens at once are beyond any need here")
+        inner = cache.inner if cache is not None else None
+        with torch.inference_mode():
+            logits_BSV = self._model(tokens_BS, pos_BS, inner).clone()
+        self.rows += tokens_BS.shape[1]
+        self.calls += 1
+        if self.calls == 1 and self._poison is not None and inner is not None:
+            _poison(inner, self._poison)
+        return logits_BSV
+
+
+def _poison(cache: Any, slot: int) -> None:
+    """Overwrite one slot's keys and values in every layer, the same way each time."""
+    torch_rng = torch.Generator().manual_seed(slot)
+    for store in (cache.k_LBGTD, cache.v_LBGTD):
+        noise = torch.randn(store[:, :, :, slot].shape, generator=torch_rng, dtype=store.dtype)
+        store[:, :, :, slot] = 3 * noise
+
+
+def tiny_model(seed: int, dtype: torch.dtype = torch.float64, **sizes: int) -> Transformer:
+    """A model of random weights, large enough that every position and slot matters."""
+    config = ModelConfig(
+        **{
+            "vocab_size": 61,
+            "hidden_size": 24,
+            "intermediate_size": 40,
+            "n_layers": 3,
+            "n_heads": 4,
+            "n_kv_heads": 2,
+            "head_dim": 6,
+            "max_positions": 1024,
+            **sizes,
+        }
+    )
+    torch_rng = torch.Generator().manual_seed(seed)
+    model = Transformer(config).to(dtype).requires_grad_(False)
+    for weight in model.parameters():
+        if weight.dim() == 2:
+            scale = weight.shape[1] ** -0.5
+            weight.copy_(torch.randn(weight.shape, generator=torch_rng, dtype=dtype) * scale * 2)
+    return model
