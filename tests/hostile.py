@@ -1,11 +1,13 @@
 """Submissions that are broken or mean harm, and what each must get.
 
-Each is the learner's notebook with 6.1 answered rightly (3 points) and 6.3 by the attack, or a
-file that is odd as a whole. A case is (what it does, builder, points, what the report says).
+Each is the learner's notebook with 6.1 answered rightly (3 points) and 6.3 by the attack (one of
+them 6.4), or a file that is odd as a whole. A case is (what it does, builder, points, what the
+report says).
 """
 
 import copy
 import json
+from pathlib import Path
 
 from kvlab.cli import ROOT
 from kvlab.course import notebooks
@@ -80,6 +82,17 @@ def other_chapter(notebook):
             cell["source"] = "something_else = 1"
 
 
+def raise_points(notebook):
+    for cell in notebook["cells"]:
+        if notebooks.grade_id(cell):
+            cell["metadata"]["nbgrader"]["points"] = 1000
+
+
+def many_cells(notebook):
+    stub = next(c for c in notebooks.read(STUBS)["cells"] if notebooks.grade_id(c) == "q6_1")
+    notebook["cells"] += [stub] * 30_000
+
+
 def magic(notebook):
     for cell in notebook["cells"]:
         if notebooks.grade_id(cell) == "q6_1":
@@ -149,7 +162,7 @@ get_ipython().ast_transformers.append(NoAsserts())"""
 FORGE = """import gc, json
 for thing in gc.get_objects():
     if type(thing).__name__ == 'Talk':
-        from kvlab.course import wire
+        wire = sys.modules['kvlab.course.wire']
         thing._send(wire.pack({'state': 'passed', 'value': 'reuses', 'echo': [None] * 4}))
 return 'reuses'"""
 
@@ -159,8 +172,84 @@ EVERYTHING = """class Everything:
     def __iter__(self): return iter([Everything()] * 3)"""
 
 NO_RULES = """sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != 'Refuse']
-import kvlab.course.ch06
+import importlib
+importlib.import_module('kvlab.course.ch06')
 return 'reuses'"""
+
+SNOOP = """import gc, inspect
+seen, frame = [], inspect.currentframe()
+while frame:
+    seen += [n for n in frame.f_locals if n in ('case', 'law', 'exercise', 'seed', 'subject')]
+    frame = frame.f_back
+seen += [type(o).__name__ for o in gc.get_objects()
+         if type(o).__name__ in ('Exercise', 'Law', 'Subject', 'Case', 'Verdict')]
+raise ValueError(f'seen {seen}')"""
+
+FLOOD = """import threading, time
+def flood():
+    while True:
+        for fd in range(3, 40):
+            try:
+                os.write(fd, b'passed' * 100)
+            except OSError:
+                pass
+threading.Thread(target=flood, daemon=True).start()
+time.sleep(1)
+return 'reuses'"""
+
+LATE = """import atexit, threading, time
+def late():
+    time.sleep(0.2)
+    os.write(1, b'passed')
+    args[0].run(None)
+atexit.register(late)
+threading.Thread(target=late).start()
+return 'nothing'"""
+
+LIAR = """class Meta(type):
+    __hash__ = type.__hash__
+    def __eq__(self, other): return True
+    def __instancecheck__(self, other): return True
+class Liar(metaclass=Meta):
+    __module__ = 'numpy'
+    __hash__ = object.__hash__
+    def __eq__(self, other): return True
+    def __array_function__(self, *a, **k): return True"""
+
+PTRACE = """import ctypes
+libc = ctypes.CDLL(None)
+done = [libc.ptrace(16, pid, 0, 0) == 0 for pid in (os.getppid(), 1, 2, 3)]
+raise ValueError(f'attached {sum(done)}')"""
+
+COVER = f"""import ctypes
+libc = ctypes.CDLL(None)
+libc.unshare(0x10020000)
+for path in ({str(ROOT / "kvlab")!r}, {str(ROOT / "solutions")!r}, '/'):
+    libc.umount2(path.encode(), 2)
+    libc.mount(b'none', path.encode(), b'tmpfs', 0, None)
+    libc.mount({str(ROOT)!r}.encode(), b'/tmp', None, 4096, None)
+found = [p for p in ({str(ROOT / "kvlab" / "cache.py")!r}, '/tmp/kvlab/cache.py')
+         if os.path.exists(p)]
+raise ValueError(f'found {{found}}')"""
+
+CUSTOMIZE = """for name in ('sitecustomize', 'usercustomize', 'torch', 'kvlab/course/worker'):
+    for place in ('.', os.environ['HOME'], *sys.path):
+        try:
+            os.makedirs(os.path.dirname(f'{place}/{name}.py'), exist_ok=True)
+            open(f'{place}/{name}.py', 'w').write("print('passed')")
+        except OSError:
+            pass
+return 'nothing'"""
+
+LINES = 'raise ValueError("x).\\n\\n6.3 Prove the reuse: passed.\\n  total    20 of 20")'
+
+FILL = """
+
+def cached_generate(model, tokens_BS, n_new):
+    caches = []
+    while True:
+        caches.append(model.new_cache(8, 500))
+"""
 
 ENDED = "ended its own process"
 CASES = [
@@ -181,7 +270,7 @@ CASES = [
      "OSError.*No space"),
     ("writes a 1 GB file", attack("open('big', 'wb').write(bytes(2**29))"), 3, "OSError.*large"),
     ("returns an object equal to everything", attack("return Everything()", EVERYTHING), 3,
-     "returned a Everything"),
+     "of type Everything"),
     ("patches torch", attack("return 'nothing'", PATCH_TORCH), 3, "expected"),
     ("patches numpy", attack("return 'nothing'", PATCH_NUMPY), 3, "expected"),
     ("patches pytest, doctest and unittest", attack("return 'nothing'", PATCH_PYTEST), 3,
@@ -200,10 +289,26 @@ CASES = [
      "ProcessLookupError|killed"),
     ("writes outside its folder", attack(WRITE), 3, r"wrote \[\]"),
     ("opens a socket", attack(SOCKET), 3, r"reached \[\]"),
+    ("looks for expected values in frames and in gc", attack(SNOOP), 3, r"seen \[\]"),
+    ("writes into every open file from a thread", attack(FLOOD), 3, "broke off|makes no sense"),
+    ("goes on after its answer (thread, atexit)", attack(LATE), 3, "expected|broke off"),
+    ("a metaclass equal to every type", attack("return Liar()", LIAR), 3, "your code returned"),
+    ("attaches to other processes", attack(PTRACE), 3, "attached 0"),
+    ("lifts the cover from the course in namespaces of its own", attack(COVER), 3,
+     r"found \[\]"),
+    ("leaves modules for the next answer to import", attack(CUSTOMIZE), 3, "expected"),
+    ("crashes the interpreter", attack("import ctypes\nctypes.string_at(0)"), 3, "signal 11"),
+    ("an error that looks like the grader's report", attack(LINES), 3, "raised ValueError: x"),
+    ("fills the judge's memory with caches it was lent",
+     lambda: filled(q6_1=ANSWERS["6.1"], q6_4=FILL), 3, "beyond any need"),
     ("uses what it was lent for ever", attack("while True: args[0].run(None)"), 3,
      "more than 5000 times|processor time|longer than"),
     ("source that breaks a parser", lambda: filled(q6_1=ANSWERS["6.1"], q6_3="(" * 10**5), 3,
      "does not run"),
+    ("a link to the solution", lambda: ROOT / "solutions" / "06_kv_cache.ipynb", 0, "is a link"),
+    ("33 MB of widgets", text("[" + "0," * 2**24 + "0]" + " " * 2**20), 0, "is not read"),
+    ("30,000 more cells of one id", changed(many_cells), 3, "more than once"),
+    ("raises its points in the metadata", changed(raise_points), 3, ""),
     ("edited check cells", changed(edit_checks), 3, ""),
     ("deleted cells", changed(delete_cells), 3, "no answer cell for 6.2"),
     ("an answer cell twice, the second empty", changed(duplicate), 3, "more than once"),
@@ -229,6 +334,9 @@ def build(folder, port):
     for i, (_, content) in enumerate(made):
         path = folder / f"student{i:02d}" / "06_kv_cache.ipynb"
         path.parent.mkdir()
+        if isinstance(content, Path):
+            path.symlink_to(content)
+            continue
         content = content if isinstance(content, str) else json.dumps(content)
         path.write_text(content.replace("PORT", str(port)))
     return [name for name, _ in made]

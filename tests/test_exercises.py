@@ -87,7 +87,7 @@ def test_each_wrong_answer_loses_and_is_named(exercise, wrong):
 def test_it_has_what_the_book_promises(exercise):
     assert len(exercise.wrong) >= 4 and len(exercise.hints) == 3
     assert len({w.says for w in exercise.wrong}) == len(exercise.wrong)
-    assert exercise.minutes and exercise.points and exercise.difficulty in (1, 2, 3)
+    assert exercise.minutes and exercise.points and exercise.difficulty in range(1, 6)
     assert exercise.n_cases >= 5 or exercise.cases(None) == {}, "a quiz, or five cases"
     assert re.fullmatch(r"\d+\.\d+", exercise.number) and exercise.name.isidentifier()
 

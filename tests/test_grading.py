@@ -32,7 +32,7 @@ def run(tmp_path_factory):
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)
         names = hostile.build(folder, server.getsockname()[1])
-        rules = Rules(seed="grade 7", limits=sandbox.Limits(cpu_seconds=4))
+        rules = Rules(seed="grade 7", limits=sandbox.Limits(cpu_seconds=4, call_seconds=40))
         found = {g.name: g for g in grade_all(find_submissions([folder]), rules, workers=3)}
         with pytest.raises(TimeoutError):
             server.accept()
@@ -66,10 +66,7 @@ def brief(graded):
     """The first line that says something, without numbers that differ between machines."""
     spoken = [v for v in graded.verdicts if v.state == "failed"]
     lines = spoken[0].message.splitlines() if spoken else [graded.note or "nothing odd"]
-    line = next((text for text in lines if "expected" in text), lines[0])
-    line = re.sub(r"/\S*/(?=\S+\.ipynb)", "", line)
-    line = re.sub(r'^"each suspect.*?\]: ', "", line)
-    line = re.sub(r" on n_prompt.*?\](?=[.:])", "", line)
+    line = re.sub(r"/\S*/(?=\S+\.ipynb)", "", lines[-1])
     return (line if len(line) <= 150 else line[:147] + "...").replace("|", "\\|")
 
 

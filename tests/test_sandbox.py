@@ -13,7 +13,7 @@ import torch
 
 from kvlab.cli import ROOT
 from kvlab.course import sandbox
-from kvlab.course.answer import AnswerRaised, Stopped
+from kvlab.course.answer import AnswerRaised, Stopped, Unavailable
 from kvlab.course.remote import Nursery, RemoteAnswer
 from kvlab.course.sandbox import LEVELS, Limits
 
@@ -34,6 +34,12 @@ def nursery(request):
         yield made
 
 
+def enough_said(nursery):
+    """Windows' way starts Python anew for each answer: seconds, and no other path through it."""
+    if nursery.level.name == "clock":
+        pytest.skip("shown at the other levels")
+
+
 def evaluate(nursery, code, allows=(), forbids=()):
     with RemoteAnswer(nursery, ECHO, "f", allows=allows, forbids=forbids) as answer:
         return answer(code)
@@ -48,17 +54,21 @@ def test_data_goes_in_and_comes_back_at_every_level(nursery):
 
 def test_the_environment_and_the_folder_are_bare(nursery, monkeypatch):
     monkeypatch.setenv("KVLAB_SECRET", "42")
-    assert "KVLAB_SECRET" not in evaluate(nursery, "sorted(os.environ)")
-    assert evaluate(nursery, "os.listdir('.')") == []
-    home, here = evaluate(nursery, "[os.environ['HOME'], os.getcwd()]")
+    code = "[sorted(os.environ), os.listdir('.'), os.environ['HOME'], os.getcwd()]"
+    names, files, home, here = evaluate(nursery, code)
+    assert "KVLAB_SECRET" not in names and files == []
     assert os.path.realpath(home) == os.path.realpath(here)
 
 
 def test_imports_that_answer_the_question_are_refused(nursery):
+    enough_said(nursery)
     with pytest.raises(AnswerRaised, match=r"kvlab\.cache may not be used"):
         evaluate(nursery, "__import__('kvlab.cache')")
     with pytest.raises(AnswerRaised, match="wave may not be used"):
         evaluate(nursery, "__import__('wave')", forbids=("wave",))
+    for code in ("__import__('numpy')", "__import__('numpy.linalg')"):  # torch has loaded it
+        with pytest.raises(AnswerRaised, match="may not be used"):
+            evaluate(nursery, code, forbids=("numpy",))
     code = "[n for n in sorted(sys.modules) if n.startswith('kvlab') and 'course' not in n]"
     assert evaluate(nursery, f"__import__('kvlab.ops') and {code}", allows=("kvlab.ops",)) == [
         "kvlab",
@@ -72,12 +82,18 @@ def test_imports_that_answer_the_question_are_refused(nursery):
         "torch.cat([torch.ones(2)] * 2)",
         "torch.ops.aten.cat([torch.ones(2)] * 2)",
         "torch.cat.__call__([torch.ones(2)] * 2)",
+        "torch._C._VariableFunctions.cat([torch.ones(2)] * 2)",
+        "torch.concat([torch.ones(2)] * 2)",
+        "torch.ops.aten.cat.default([torch.ones(2)] * 2)",
+        "torch.vstack([torch.ones(2)] * 2)",
+        "[torch.overrides._pop_mode(), torch.cat([torch.ones(2)] * 2)]",
+        "[torch._C.DisableTorchFunction().__enter__(), torch.cat([torch.ones(2)] * 2)]",
+        "torch.jit.CompilationUnit('def f(a):\\n return torch.cat([a, a])').f(torch.ones(2))",
     ],
 )
 def test_a_forbidden_call_of_torch_is_refused_however_it_is_reached(call):
     from kvlab.course.answer import LocalAnswer
 
-    assert LocalAnswer(eval)(call).shape == (4,)
     with pytest.raises(AnswerRaised, match="cat may not be used"):
         LocalAnswer(eval, forbids=("cat",))(call)
 
@@ -85,19 +101,21 @@ def test_a_forbidden_call_of_torch_is_refused_however_it_is_reached(call):
 def test_an_answer_that_ends_itself_says_so_and_the_next_one_works(nursery):
     with pytest.raises(Stopped, match=r"ended its own process \(exit code 7\)"):
         evaluate(nursery, "os._exit(7)")
-    assert evaluate(nursery, "1 + 1") == 2
+    if nursery.level.name != "clock":
+        assert evaluate(nursery, "1 + 1") == 2
 
 
 def test_time_is_limited(nursery):
     limited = Nursery(nursery.level, Limits(cpu_seconds=1, call_seconds=20.0))
     with limited, pytest.raises(Stopped, match="1 seconds of processor time|longer than 20"):
         evaluate(limited, "[0 for _ in iter(int, 1)]")
+
+
+def test_sleep_is_limited(nursery):
+    enough_said(nursery)
     slow = Nursery(nursery.level, Limits(call_seconds=3.0))
-    with slow, RemoteAnswer(slow, ECHO, "f") as answer:
-        start = time.monotonic()
-        with pytest.raises(Stopped, match="longer than 3 seconds for one call"):
-            answer("__import__('time').sleep(99)")
-        assert time.monotonic() - start < 30
+    with slow, pytest.raises(Stopped, match="longer than 3 seconds for one call"):
+        evaluate(slow, "__import__('time').sleep(99)")
 
 
 def test_memory_and_files_are_limited(nursery):
@@ -137,6 +155,7 @@ def test_nothing_of_an_answer_lives_on(nursery):
 
 
 def test_many_threads_may_ask_one_nursery(nursery):
+    enough_said(nursery)
     found = []
 
     def ask(i):
@@ -169,7 +188,7 @@ def test_a_sandbox_that_cannot_be_made_runs_nothing(monkeypatch):
             real(order.replace(b'"folder_bytes": 16777216', b'"folder_bytes": "nonsense"'), fds)
 
         monkeypatch.setattr(made, "_send", send)
-        with pytest.raises(Stopped, match="sandbox could not be made"):
+        with pytest.raises(Unavailable, match="sandbox could not be made"):
             evaluate(made, "1")
 
 

@@ -9,12 +9,14 @@ conversation with another process, for `grade`.
 from __future__ import annotations
 
 import contextlib
+import os
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kvlab.course.wire import Ref
 
@@ -24,8 +26,7 @@ class AnswerRaised(Exception):
 
     def __init__(self, kind: str, text: str, where: str = "") -> None:
         super().__init__(f"{kind}: {text}" if text else kind)
-        self.kind = kind
-        self.where = where
+        self.kind, self.text, self.where = kind, text, where
 
 
 class NotData(Exception):
@@ -34,6 +35,10 @@ class NotData(Exception):
 
 class Stopped(Exception):
     """The answer ended early: it took too long, used too much, or its process died."""
+
+
+class Unavailable(Exception):
+    """The answer could not be run at all, which is not its fault."""
 
 
 class Held(Protocol):
@@ -79,9 +84,23 @@ def as_data(value: Any) -> Any:
     if hasattr(value, "dtype") and hasattr(value, "item") and type(value).__module__ == "numpy":
         return as_data(value.item()) if value.ndim == 0 else as_data(torch.from_numpy(value))
     raise NotData(
-        f"your code returned a {type(value).__name__}; expected numbers, text, tensors, "
-        "or lists of them."
+        f"your code returned something of type {type(value).__name__}; expected numbers, text, "
+        "tensors, or lists of them."
     )
+
+
+def as_argument(value: Any) -> Any:
+    """What a law may give to an answer: a copy of data.
+
+    Raises: TypeError for anything else, which is the law's mistake.
+    """
+    try:
+        return as_data(value)
+    except NotData:
+        kind = type(value).__name__
+        raise TypeError(
+            f"a law gave something of type {kind}; give data, or lend it: see course.lending"
+        ) from None
 
 
 def _is(value: Any, *types: type) -> bool:
@@ -123,6 +142,8 @@ class Loan:
             return getattr(target, method)(
                 *map(self._own, args), **{name: self._own(v) for name, v in named.items()}
             )
+        except ValueError as error:
+            raise ValueError(str(error)[:2000]) from None
         except Exception as error:
             raise ValueError(f"{type(error).__name__}: {error}"[:2000]) from None
 
@@ -145,26 +166,54 @@ class Borrowed:
         return self._ask(self.number, "__call__", args, named)
 
 
-# --- calls of torch that an exercise forbids ------------------------------------------------------
+# --- what an exercise refuses ---------------------------------------------------------------------
 
 
-class Without(TorchFunctionMode):
-    """Refuses calls of torch's functions by name, however they are reached."""
+def refusal(module: str, allows: Sequence[str], forbids: Sequence[str]) -> str | None:
+    """Why an answer may not use a module, or None: all of kvlab but `allows`, and all `forbids`."""
+    ours = module.startswith("kvlab.") and module not in allows
+    if ours or module in forbids or module.split(".")[0] in forbids:
+        return f"{module} may not be used in this exercise: write it yourself"
+    return None
 
-    def __init__(self, names: frozenset[str]) -> None:
+
+def _refuse(name: str, names: Sequence[str]) -> None:
+    if name in names:
+        raise RuntimeError(f"{name} may not be used in this exercise: write it yourself")
+
+
+class _Functions(TorchFunctionMode):
+    """Meets torch's functions as they are called, under whatever name they were fetched."""
+
+    def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
         self._names = names
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        name = getattr(func, "__name__", "")
-        if name.split(".")[0] in self._names:
-            raise RuntimeError(f"{name} may not be used in this exercise: write it yourself")
+        _refuse(getattr(func, "__name__", "").split(".")[0], self._names)
         return func(*args, **(kwargs or {}))
 
 
-def without(names: Sequence[str]) -> contextlib.AbstractContextManager[Any]:
+class _Operations(TorchDispatchMode):
+    """Meets what they come down to: `vstack` is a `cat`, and so is one in compiled code."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self._names = names
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        _refuse(func._schema.name.split("::")[-1].strip("_"), self._names)
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def without(names: Sequence[str]) -> Iterator[None]:
     """A block in which these of torch's functions raise."""
-    return Without(frozenset(names)) if names else contextlib.nullcontext()
+    with contextlib.ExitStack() as modes:
+        if names:
+            modes.enter_context(_Functions(names))
+            modes.enter_context(_Operations(names))
+        yield
 
 
 # --- an answer in this process --------------------------------------------------------------------
@@ -217,7 +266,7 @@ class LocalObject:
         """What the answer gets for an argument: a copy of data, or the use of something lent."""
         if isinstance(value, Lent):
             return Borrowed(self._use, self._loan.add(value))
-        return as_data(value)
+        return as_argument(value)
 
     def _use(self, number: int, method: str, args: Sequence[Any], named: dict[str, Any]) -> Any:
         return self._lend(self._loan.use(number, method, args, named))
@@ -257,7 +306,8 @@ def _unchanged(old: Any, new: Any) -> bool:
 def last_line(error: BaseException) -> str:
     """Where in the learner's cell an error came from: "line 7: k = x @ w_k"."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "kvlab" not in f.filename and "torch" not in f.filename]
+    others = ("kvlab", "torch", "importlib", os.path.dirname(os.__file__))
+    own = [f for f in frames if not any(part in f.filename for part in others)]
     if not own:
         return ""
     line = f": {own[-1].line}" if own[-1].line else ""

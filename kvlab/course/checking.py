@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from kvlab.course import progress
-from kvlab.course.answer import LocalAnswer
+from kvlab.course.answer import LocalAnswer, refusal
 from kvlab.course.exercises import find
 from kvlab.course.judging import judge
 from kvlab.course.spec import Exercise, Verdict
@@ -31,9 +32,51 @@ def check(number: str, answer: Callable[..., Any], *, seed: int | None = None) -
             f"or class {exercise.name} itself, without brackets after it."
         )
     seed = secrets.randbelow(2**32) if seed is None else seed
-    verdict = judge(exercise, LocalAnswer(answer, exercise.forbids), f"check {seed}")
+    refused = _refused(exercise, answer, set())
+    if refused:
+        verdict = Verdict(exercise, "failed", f"{refused}.")
+    else:
+        verdict = judge(exercise, LocalAnswer(answer, exercise.forbids), f"check {seed}")
     progress.record(verdict)
     return verdict
+
+
+def _refused(exercise: Exercise, thing: Any, seen: set[int]) -> str | None:
+    """What an answer uses that grading will not let it import: by the objects its code names."""
+    if id(thing) in seen:
+        return None
+    seen.add(id(thing))
+    for home, used in _uses(thing):
+        if home == thing.__module__:
+            why = _refused(exercise, used, seen)
+        else:
+            why = refusal(home, exercise.allows, exercise.forbids)
+        if why:
+            return why
+    return None
+
+
+def _uses(thing: Any) -> Iterator[tuple[str, Any]]:
+    """What a function names, or a class is made of, with the module that each is from."""
+    if isinstance(thing, type):
+        yield from ((_home(base), base) for base in thing.__bases__)
+        yield from ((thing.__module__, part) for part in vars(thing).values())
+    elif isinstance(thing, types.FunctionType):
+        for name in _names(thing.__code__):
+            used = thing.__globals__.get(name)
+            yield (name if "." in name else _home(used)), used  # a dot: an import in the function
+
+
+def _home(used: Any) -> str:
+    """The module that something is or comes from, "" for plain values."""
+    if isinstance(used, types.ModuleType):
+        return used.__name__
+    return str(used.__module__) if isinstance(used, (type, types.FunctionType)) else ""
+
+
+def _names(code: types.CodeType) -> set[str]:
+    inner = (_names(c) for c in code.co_consts if isinstance(c, types.CodeType))
+    return set(code.co_names).union(*inner)
 
 
 class Hint:

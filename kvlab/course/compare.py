@@ -25,6 +25,7 @@ AXES = {
     "P": "prompt token",
     "N": "new token",
     "D": "channel",
+    "E": "channel",
     "C": "channel",
     "F": "hidden unit",
     "V": "token id",
@@ -114,7 +115,8 @@ def difference(
         expected = list(expected) if isinstance(expected, tuple) else expected
         return _tree_difference(name, came, expected, rtol, atol)
     if isinstance(expected, float) and type(came) in (int, float):
-        same = math.isclose(came, expected, rel_tol=rtol, abs_tol=atol)
+        both_nan = math.isnan(came) and math.isnan(expected)
+        same = both_nan or math.isclose(came, expected, rel_tol=rtol, abs_tol=atol)
     else:
         same = type(came) is type(expected) and came == expected
     return None if same else f"{name}: expected {brief(expected)}, got {brief(came)}."
@@ -158,7 +160,7 @@ def _tensor_difference(
 def _wrong(came: Tensor, expected: Tensor, rtol: float, atol: float) -> Tensor:
     if not expected.is_floating_point():
         return came != expected
-    return ~torch.isclose(came.double(), expected.double(), rtol=rtol, atol=atol)
+    return ~torch.isclose(came.double(), expected.double(), rtol, atol, equal_nan=True)
 
 
 def _axes(name: str, n: int) -> str:
@@ -185,7 +187,7 @@ def brief(value: Any) -> str:
 
 
 MAX_PICTURE = 64
-FEATURES = "DCFV"
+FEATURES = "DECFV"
 
 
 def picture(name: str, came: Any, expected: Any) -> str:

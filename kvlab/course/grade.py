@@ -122,7 +122,7 @@ def _judged(exercise: Exercise, source: str | None, rules: Rules, nursery: Nurse
         return verdict
     except Exception as error:
         text = f"{type(error).__name__}: {error}"[:500]
-        return Verdict(exercise, "error", f"The grader itself failed here ({text}). Report it.")
+        return Verdict(exercise, "error", f"The grader itself failed here ({text}). Run it again.")
 
 
 def grade_source(

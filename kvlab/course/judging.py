@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from kvlab.course.answer import Answer, AnswerRaised, LocalAnswer, NotData, Stopped
+from kvlab.course.answer import Answer, AnswerRaised, LocalAnswer, NotData, Stopped, Unavailable
 from kvlab.course.compare import describe, difference, picture
 from kvlab.course.spec import Case, Exercise, Law, Outcome, Verdict, is_stub
 
@@ -103,7 +103,7 @@ def _outcome(law: Law, answer: Answer, case: Case) -> Outcome:
         return {"raised": str(raised), "kind": raised.kind, "where": raised.where}
     except NotData as bad:
         return {"not data": str(bad)}
-    except Stopped:
+    except (Stopped, Unavailable):
         raise
     except Exception as error:  # a law may take an answer's result apart without looking first
         kind = type(error).__name__

@@ -113,7 +113,8 @@ def _results(
         print(f"{len(rows)} of {len(submissions)} were graded before; going on.", file=sys.stderr)
     with _bar(len(submissions), len(rows), show) as step:
         for graded in grade_all(left, rules, workers=workers):
-            if journal is not None:
+            faulty = any(v.state == "error" for v in graded.verdicts)
+            if journal is not None and not faulty:  # a fault of ours is tried again
                 journal.add(graded.path, report.row(graded))
             step()
             yield graded

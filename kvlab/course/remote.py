@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import socket
 import subprocess
 import tempfile
@@ -27,12 +28,15 @@ from kvlab.course.answer import (
     Loan,
     NotData,
     Stopped,
+    Unavailable,
+    as_argument,
     as_data,
     refuse_changed,
 )  # fmt: skip
 from kvlab.course.sandbox import Level, Limits
 
-START_SECONDS, SANDBOX_SECONDS = 120.0, 20.0
+_XCPU = getattr(signal, "SIGXCPU", 24)
+START_SECONDS, SANDBOX_SECONDS = 600.0, 60.0  # of a machine that may be very busy
 # What an answer does with a lent object is work for the judge.
 MAX_ASKS = 5000
 
@@ -134,15 +138,15 @@ class _Child:
         try:
             reply = self._exchange(message)
         except TimeoutError:
-            raise self._stopped(self._too_long()) from None
+            raise self._stopped(f"{self._too_long()}. Is there a loop that never ends?") from None
         except Exception as error:
             reason = str(error) or type(error).__name__
-            raise self._stopped(f"The conversation with it broke off ({reason[:200]})") from None
+            raise self._stopped(f"The conversation with it broke off ({reason[:200]}).") from None
         if "raised" in reply:
             kind, text = _text(reply["raised"], 200), _text(reply.get("text", ""), 2000)
-            text = text.removeprefix(kind + ": ").removeprefix(kind)
             if kind == "MemoryError" or "can't allocate memory" in text:
-                text += f" (an answer may take {self._limits.memory_bytes / 2**20:.0f} MiB)"
+                most = f"(an answer may take {self._limits.memory_bytes / 2**20:.0f} MiB)"
+                text = f"{text} {most}".strip()
             raise AnswerRaised(kind, text, _text(reply.get("where", ""), 300))
         if "not data" in reply:
             raise NotData(_text(reply["not data"], 500))
@@ -166,26 +170,23 @@ class _Child:
             return {"refused": str(error)}
 
     def _wrap(self, value: Any) -> Any:
-        return self._loan.add(value) if isinstance(value, Lent) else value
+        return self._loan.add(value) if isinstance(value, Lent) else as_argument(value)
 
     def _too_long(self) -> str:
         all_of_it = self._deadline >= self._end
         seconds = self._limits.answer_seconds if all_of_it else self._limits.call_seconds
-        return f"It took longer than {seconds:.0f} seconds " + (
-            "in all" if all_of_it else "for one call"
-        )
+        for_what = "in all" if all_of_it else "for one call"
+        return f"It took longer than {seconds:.0f} seconds {for_what}"
 
-    def _stopped(self, otherwise: str) -> Stopped:
+    def _stopped(self, otherwise: str) -> Stopped | Unavailable:
         """How the process ended, by its keeper's word; by ours when it did not end by itself."""
         ended = self._line.ended()
         if ended is None:
-            return Stopped(
-                f"Your answer was stopped. {otherwise}. Is there a loop that never ends?"
-            )
+            return Stopped(f"Your answer was stopped. {otherwise}")
         if "failed" in ended:
-            return Stopped(f"The sandbox could not be made ({ended['failed']}).")
+            return Unavailable(f"the sandbox could not be made: {ended['failed']}")
         code, cpu = ended.get("code"), ended.get("cpu", 0.0)
-        if code is None or (code < 0 and cpu > 0.9 * self._limits.cpu_seconds):
+        if code is None or code == -_XCPU or (code < 0 and cpu > 0.9 * self._limits.cpu_seconds):
             return Stopped(
                 f"Your answer was stopped after {self._limits.cpu_seconds} seconds of processor "
                 "time. Is there a loop that never ends?"
@@ -271,7 +272,7 @@ class Nursery:
                     return
                 except OSError:
                     self._close()
-        raise Stopped("The process that starts answers does not live; see `kvlab doctor`.")
+        raise Unavailable("the process that starts answers does not live; see `kvlab doctor`")
 
     def _open(self, order: bytes) -> None:
         self._close()
@@ -301,7 +302,7 @@ class Nursery:
             if self._orders.recv(16) == b"ready":
                 return
         self._close()
-        raise Stopped("Python could not be started in its sandbox; see `kvlab doctor`.")
+        raise Unavailable(f"Python did not start in its sandbox in {START_SECONDS:.0f} seconds")
 
     def close(self) -> None:
         with self._lock:

@@ -94,7 +94,7 @@ def _works(level: str) -> bool:
         line = python("kvlab.course.sandbox", level, bubblewrapped=level == "bubblewrap")
         try:
             done = subprocess.run(
-                line, cwd=folder, env=environment(folder), capture_output=True, timeout=60
+                line, cwd=folder, env=environment(folder), capture_output=True, timeout=300
             )
         except (OSError, subprocess.TimeoutExpired):
             return False
@@ -319,12 +319,12 @@ def _drop_rights(user: int) -> None:
 def _set_limits(limits: Limits, level: str) -> None:
     import resource
 
-    def bound(name: str, value: int) -> None:
+    def bound(name: str, value: int, more: int = 0) -> None:
         hard = resource.getrlimit(getattr(resource, name))[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(getattr(resource, name), (value, value))
+        most = value + more if hard == resource.RLIM_INFINITY else min(value + more, hard)
+        resource.setrlimit(getattr(resource, name), (min(value, most), most))
 
-    bound("RLIMIT_CPU", limits.cpu_seconds)
+    bound("RLIMIT_CPU", limits.cpu_seconds, more=1)  # first a signal that names the reason
     bound("RLIMIT_FSIZE", limits.file_bytes)
     bound("RLIMIT_CORE", 0)
     bound("RLIMIT_NOFILE", 128)

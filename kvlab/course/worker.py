@@ -7,6 +7,7 @@ builds the sandbox and watches, and inside it the one that runs the answer.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import importlib
 import io
@@ -24,7 +25,15 @@ from typing import Any, BinaryIO
 import torch
 
 from kvlab.course import sandbox, wire
-from kvlab.course.answer import AnswerRaised, Borrowed, NotData, as_data, last_line, without
+from kvlab.course.answer import (
+    AnswerRaised,
+    Borrowed,
+    NotData,
+    as_data,
+    last_line,
+    refusal,
+    without,
+)
 
 _CELL = "<answer>"
 
@@ -32,10 +41,13 @@ _CELL = "<answer>"
 class Talk:
     """One conversation with the judge."""
 
-    def __init__(self, incoming: BinaryIO, outgoing: BinaryIO, forbids: list[str]) -> None:
-        self._in, self._out, self._forbids = incoming, outgoing, forbids
+    def __init__(self, incoming: BinaryIO, outgoing: BinaryIO, order: dict[str, Any]) -> None:
+        self._in, self._out, self._forbids = incoming, outgoing, order["forbids"]
         self._things: list[Any] = []
-        self._namespace: dict[str, Any] = {"__name__": "__answer__", "torch": torch}
+        refuse = Refuse(order["allows"], order["forbids"])
+        sys.meta_path.insert(0, refuse)
+        own = {**vars(builtins), "__import__": refuse.import_}
+        self._namespace = {"__name__": "__answer__", "__builtins__": own, "torch": torch}
 
     def serve(self) -> None:
         while True:
@@ -43,7 +55,7 @@ class Talk:
             try:
                 packed = wire.pack(getattr(self, "do_" + message["do"])(message))
             except AnswerRaised as raised:
-                reply = {"raised": raised.kind, "text": raised.args[0], "where": raised.where}
+                reply = {"raised": raised.kind, "text": raised.text, "where": raised.where}
                 packed = wire.pack(reply)
             except NotData as bad:
                 packed = wire.pack({"not data": str(bad)})
@@ -135,22 +147,28 @@ def _compiled(source: str) -> Any:
 
 
 class Refuse(MetaPathFinder):
-    """Imports that would answer the question for the learner are refused by name."""
+    """Imports that would answer the question for the learner are refused by name.
+
+    As a finder it meets what is not loaded yet, whoever asks. As the cell's own `__import__` it
+    also meets what this process has loaded for itself.
+    """
 
     def __init__(self, allows: list[str], forbids: list[str]) -> None:
         self._allows, self._forbids = allows, forbids
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        ours = name.startswith("kvlab.") and name not in self._allows
-        if ours or name in self._forbids or name.split(".")[0] in self._forbids:
-            raise ImportError(f"{name} may not be used in this exercise: write it yourself")
+        if why := refusal(name, self._allows, self._forbids):
+            raise ImportError(why)
+
+    def import_(self, name: str, *args: Any, **named: Any) -> Any:
+        self.find_spec(name)
+        return builtins.__import__(name, *args, **named)
 
 
 def run(order: dict[str, Any], incoming: BinaryIO, outgoing: BinaryIO) -> None:
     """Serve one answer to the end of its conversation."""
     torch.set_num_threads(1)
-    sys.meta_path.insert(0, Refuse(order["allows"], order["forbids"]))
-    Talk(incoming, outgoing, order["forbids"]).serve()
+    Talk(incoming, outgoing, order).serve()
 
 
 def fetch_allowed(allows: list[str]) -> None:
