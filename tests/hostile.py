@@ -163,7 +163,7 @@ FORGE = """import gc, json
 for thing in gc.get_objects():
     if type(thing).__name__ == 'Talk':
         wire = sys.modules['kvlab.course.wire']
-        thing._send(wire.pack({'state': 'passed', 'value': 'reuses', 'echo': [None] * 4}))
+        thing._send(wire.pack({'state': 'passed', 'value': 'reuses', 'echo': [None, *args[1:]]}))
 return 'reuses'"""
 
 EVERYTHING = """class Everything:

@@ -34,7 +34,7 @@ class Limits:
     for an answer that sleeps. Memory is counted on top of what torch takes.
     """
 
-    call_seconds: float = 60.0
+    call_seconds: float = 180.0
     answer_seconds: float = 600.0
     cpu_seconds: int = 30
     memory_bytes: int = 2**30

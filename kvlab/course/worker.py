@@ -240,10 +240,14 @@ def nursery() -> None:
         text, fds, _, _ = socket.recv_fds(orders, 2**16, 2)
         if not text:
             return
+        order = json.loads(text)
+        if order["forbids"]:  # its first use loads half of torch: here once, not in each answer
+            with without(["nothing"]):
+                torch.ones(1).add(1)
         if os.fork() == 0:
             try:
                 orders.close()
-                keep(json.loads(text), fds[0], socket.socket(fileno=fds[1]))
+                keep(order, fds[0], socket.socket(fileno=fds[1]))
             finally:
                 os._exit(0)  # nothing of the nursery's may run in here
         for fd in fds:
