@@ -104,6 +104,7 @@ class AttentionGrid(Panel):
         parts = [
             svg.text(_LEFT - 8, _TOP - 10, "query", anchor="end", fill=svg.GREY),
             svg.text(_LEFT, 14, "key", fill=svg.GREY),
+            svg.box(_LEFT - 1, _TOP - 1, side, side, HIDDEN),  # shows between cells as thin lines
         ]
         for i, token in enumerate(self.tokens):
             said, middle = svg.visible(token), cell * (i + 0.5)
