@@ -41,6 +41,11 @@ def test_notebooks_are_tidy(chapter):
         assert notebooks.normalise(found) == found, f"kvlab normalise {path.name}"
 
 
+def test_a_cell_that_takes_times_is_known_by_its_calls():
+    sources = [notebooks.source(c) for path in CHAPTERS for c in cells(path, "code")]
+    assert any(TIMED.search(source) for source in sources)
+
+
 def test_what_is_not_compared_is_asserted(chapter):
     """Times are not compared; a cell whose output is not compared says what must hold, or draws."""
     for cell in cells(chapter, "code"):

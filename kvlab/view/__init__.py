@@ -1,5 +1,6 @@
 """Figures and widgets of the book; they need its extra dependencies (`kvlab[book]`)."""
 
+from kvlab.view.attention_grid import AttentionGrid
 from kvlab.view.bytes import StepBytes
 from kvlab.view.cache_grid import CacheGrid
 from kvlab.view.panel import Panel
@@ -7,4 +8,12 @@ from kvlab.view.pruning import Pruning
 from kvlab.view.query_dial import QueryDial
 from kvlab.view.timeline import Timeline
 
-__all__ = ["CacheGrid", "Panel", "Pruning", "QueryDial", "StepBytes", "Timeline"]
+__all__ = [
+    "AttentionGrid",
+    "CacheGrid",
+    "Panel",
+    "Pruning",
+    "QueryDial",
+    "StepBytes",
+    "Timeline",
+]

@@ -134,6 +134,62 @@ def milliseconds_per_token(
     return figure
 
 
+def attention_by_head(weights_LHT, tokens: Sequence[str]) -> Picture:
+    """One query's weights: a column for each token it may use, a row for each layer and head.
+
+    Shapes: weights_LHT is a tensor of weights, one row of them for each layer and head.
+    """
+    n_layers, n_heads, n_tokens = weights_LHT.shape
+    figure = Picture(
+        figsize=(2.2 + 0.62 * n_tokens, 0.9 + 0.235 * n_layers * n_heads),
+        layout="constrained", facecolor="white",
+    )  # fmt: skip
+    axes = figure.subplots()
+    rows = weights_LHT.reshape(-1, n_tokens).tolist()
+    drawn = axes.imshow(rows, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for y, row in enumerate(rows):
+        for x, weight in enumerate(row):
+            colour = "white" if weight > 0.6 else "black"
+            axes.text(x, y, f"{weight:.2f}", ha="center", va="center", fontsize=7, color=colour)
+    for layer in range(1, n_layers):
+        axes.axhline(layer * n_heads - 0.5, color="white", linewidth=4)
+    axes.set_xticks(range(n_tokens), tokens, rotation=30, ha="left")
+    axes.xaxis.tick_top()
+    names = [f"layer {i // n_heads}, head {i % n_heads}" for i in range(len(rows))]
+    axes.set_yticks(range(len(rows)), names, fontsize=7)
+    axes.set_xlabel("token that is looked at")
+    axes.set_ylabel("layer and head that looks")
+    figure.colorbar(drawn, ax=axes, label="attention weight", shrink=0.5)
+    return figure
+
+
+def influence(moved_ST, tokens: Sequence[str], label: str) -> Picture:
+    """How far each position's output moves (row) when one token is changed (column).
+
+    Exact zeros are grey and crossed, so that they differ from what is merely small.
+    Shapes: moved_ST is a tensor of distances, outputs by inputs.
+    """
+    rows = moved_ST.tolist()
+    n_tokens = len(tokens)
+    figure = Picture(
+        figsize=(1.9 + 0.34 * n_tokens, 1.4 + 0.3 * n_tokens), layout="constrained",
+        facecolor="white",
+    )  # fmt: skip
+    axes = figure.subplots()
+    axes.set_facecolor("#E5E5E5")
+    shown = [[value or float("nan") for value in row] for row in rows]
+    drawn = axes.imshow(shown, cmap="Blues", norm="log", aspect="auto")
+    zeros = [(x, y) for y, row in enumerate(rows) for x, value in enumerate(row) if value == 0]
+    if zeros:
+        axes.plot(*zip(*zeros, strict=True), linestyle="", marker="x", color=GREY, markersize=3)
+    axes.set_xticks(range(n_tokens), tokens, rotation=60, ha="right", fontsize=8)
+    axes.set_yticks(range(n_tokens), tokens, fontsize=8)
+    axes.set_xlabel("token that is changed")
+    axes.set_ylabel("position whose output moves")
+    figure.colorbar(drawn, ax=axes, label=label, shrink=0.7)
+    return figure
+
+
 _STYLES = [
     (colour, marker, line)
     for marker, line in (("o", "-"), ("s", "--"), ("^", ":"), ("P", "-."))
