@@ -85,13 +85,13 @@ IDEAS: tuple[Idea, ...] = (
     Idea(
         "Today's weather is so: what the attention weights stress",
         "D",
-        (2, "Today's weather is so"),
+        (2, '"Today\'s weather is so"'),
         ("2.5",),
     ),
     Idea(
         "each token has a scalar value by its meaning",
         "D",
-        (2, "Today's weather is so"),
+        (2, '"Today\'s weather is so"'),
         ("2.5",),
         loose="a weight belongs to a query, a head and a layer",
     ),
