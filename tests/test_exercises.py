@@ -147,4 +147,5 @@ def test_the_cells_are_what_nbgrader_and_the_reader_expect(exercise):
     assert source.startswith(f'check("{exercise.number}", {exercise.name})')
     text = "\n".join(notebooks.source(c) for c in cells)
     assert f"## {exercise.number} {exercise.title}" in text
-    assert f"*{exercise.points} points, about {exercise.minutes} minutes*" in text
+    points = "1 point" if exercise.points == 1 else f"{exercise.points} points"
+    assert f"*{points}, about {exercise.minutes} minutes*" in text

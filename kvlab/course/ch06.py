@@ -16,7 +16,19 @@ from kvlab.course import ch06_answers as given
 from kvlab.course.answer import Answer, Lent, LocalAnswer, NotData
 from kvlab.course.compare import brief
 from kvlab.course.lending import LentModel, tiny_model
-from kvlab.course.spec import Case, Clock, Exercise, Law, Outcome, Wrong, named, paired, raised_by
+from kvlab.course.spec import (
+    Case,
+    Clock,
+    Exercise,
+    Law,
+    Outcome,
+    Wrong,
+    choice,
+    claims,
+    named,
+    paired,
+    raised_by,
+)
 from kvlab.generation import generate_uncached
 from kvlab.measure import Comparison
 from kvlab.ops import apply_rope, rope_angles
@@ -722,4 +734,68 @@ FORK_REWIND = Exercise(
     ),
 )  # fmt: skip
 
-EXERCISES = (PREALLOCATED, CACHED_ATTENTION, AUDIT, CACHED_GENERATE, FORK_REWIND)
+
+# --- 6.6 and 6.7 quizzes ------------------------------------------------------------------------
+
+SIXTH_TOKEN = choice(
+    number="6.6",
+    title="The 6th token",
+    name="for_the_6th_token",
+    points=1,
+    minutes=3,
+    difficulty=1,
+    right="c",
+    wrong={
+        "a": "that is the plain loop. The numbers come out the same each time, so the work was done "
+        "before.",
+        "b": "new weights mix the values, but the values themselves are as constant as the keys: "
+        "both are projections of the same token's stream.",
+        "d": "nothing flows back: an earlier token never looks at a later one, so its key and value "
+        "have nothing to learn from it.",
+        "e": "then the 6th token could not know what the first four said: the query looks through "
+        "all keys there are.",
+    },
+    because="One new pair is computed, of the 5th token; the four others are read as they are.",
+    hints=(
+        "Which of the pairs did not exist when the 5th token was made?",
+        "Can a key of token 2 change when token 5 is put behind it? The chapter looked.",
+        "Constant once computed, and still needed by the new query: they are read, not made.",
+    ),
+)
+
+REUSE_CLAIMS = claims(
+    number="6.7",
+    title="What stays, what goes",
+    name="about_reuse",
+    points=2,
+    minutes=5,
+    difficulty=2,
+    right=(False, False, True, False, True, False),
+    wrong=(
+        "nine pairs are used, but eight of them lie in the cache. A key cannot be out of date.",
+        "its query was used in its own step, and nobody looks at a query again: it is thrown away.",
+        "every later token may look at the first one, so behind layer 0 their streams change, and "
+        "the first one's own key changes in every layer.",
+        "only one query is new, but it is compared with every key: all of them are read.",
+        "in layer 0 a key is made of its own token's embedding and position, before any attention. "
+        "From layer 1 on the streams hold what attention mixed in.",
+        "it is the other way round: it takes memory, and saves the work of computing again.",
+    ),
+    because="Constant for a fixed prefix at fixed positions, computed once, and read at every step.",
+    hints=(
+        "For each claim ask: what is this key made of, and did that change?",
+        "A key of layer 0 is made of an embedding and a position; a key of layer 3 of what three "
+        "layers of attention mixed in.",
+        "Two of the six are true: the one about another first token, and the one about layer 0.",
+    ),
+)
+
+EXERCISES = (
+    PREALLOCATED,
+    CACHED_ATTENTION,
+    AUDIT,
+    CACHED_GENERATE,
+    FORK_REWIND,
+    SIXTH_TOKEN,
+    REUSE_CLAIMS,
+)

@@ -157,23 +157,23 @@ IDEAS: tuple[Idea, ...] = (
         ("6.2",),
         loose="for causal attention at fixed positions",
     ),
-    Idea("the query is thrown away", "C", (6, "Build it by hand: one head, no batch"), ("6.1",)),
+    Idea("the query is thrown away", "C", (6, "Build it by hand: one head, no batch"), ("6.7",)),
     Idea("the cache grows by a row a token", "A B C", (6, "See it fill"), ("6.1", "5.2")),
     Idea(
         "with a cache, attention only processes new tokens",
         "D",
         (6, "Predicted beside measured"),
-        ("6.3",),
+        ("6.3", "6.7"),
         loose="one new query, which reads every row",
     ),
     Idea(
-        "what is reused for the 6th token", "E", (6, "Three questions that courses ask"), ("6.3",)
+        "what is reused for the 6th token", "E", (6, "Three questions that courses ask"), ("6.6",)
     ),
     Idea(
         "for the 10th token all nine must be computed again: true or false",
         "E",
         (6, "Three questions that courses ask"),
-        ("6.3",),
+        ("6.7",),
     ),
     Idea(
         "the 5th token is made with pairs 1 to 4",
@@ -186,7 +186,7 @@ IDEAS: tuple[Idea, ...] = (
         "the KV cache is a memory optimisation",
         "B",
         (6, "What it costs"),
-        ("6.1",),
+        ("6.7",),
         loose="it spends memory to save work",
     ),
     Idea(
