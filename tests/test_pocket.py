@@ -229,6 +229,31 @@ def test_a_gate_gives_more_steps_then_fails_by_name(tmp_path, tokenizer):
     assert "recall pet" in going_on.failed[0]
 
 
+def test_a_gate_on_a_loss_passes_below_it(tmp_path, tokenizer):
+    gated = (train.Stage("first", 64, 1, 128, train.REPETITION, gate={"repeat": 0.5}),)
+    run = tiny_run(tmp_path / "low", tokenizer, gated, skills={"repeat": 0.4})
+    run.train()
+    assert run.step == 1
+    with pytest.raises(train.GateFailed, match=r"repeat is 0\.60, not 0\.50"):
+        tiny_run(tmp_path / "high", tokenizer, gated, skills={"repeat": 0.6}).train()
+
+
+def test_each_stage_may_ask_for_more_steps(tmp_path, tokenizer):
+    gate = {"recall pet": 0.8}
+    stages = [train.Stage(n, 64, 1, 128, train.REPETITION, gate=gate) for n in ("one", "two")]
+    run = tiny_run(tmp_path, tokenizer, stages, {"recall pet": 0.1}, keep_going=True)
+    run.train()
+    assert run.stage_steps == [1 + train.N_EXTENSIONS] * 2
+
+
+def test_gates_ask_for_what_is_measured(tokenizer):
+    skills = evaluate.Skills(tokenizer)
+    measured = {*skills.copies, *skills.recall, *skills.facts, *(name for _, name in skills.longer)}
+    for stage in train.SCHEDULE:
+        assert set(stage.gate) <= measured
+    assert set(train.COPYING) == set(skills.copies)
+
+
 def test_a_text_that_asks_for_what_it_opens_with():
     for seed in range(20):
         rng = random.Random(seed)
@@ -256,9 +281,12 @@ def test_a_short_schedule_keeps_the_camp_or_only_answers():
     full = train.schedule_for(train.FULL_MINUTES)
     assert full == train.SCHEDULE
     half = train.schedule_for((train.FULL_MINUTES + train.CAMP_MINUTES) / 2)
-    assert half[:3] == train.SCHEDULE[:3] == train.CAMP
-    assert [s.steps for s in half[3:]] == [round(s.steps / 2) for s in train.SCHEDULE[3:]]
-    assert not any(stage.gate for stage in half[3:])
+    n_camp = len(train.CAMP)
+    assert half[:n_camp] == train.SCHEDULE[:n_camp] == train.CAMP
+    assert all(stage.context == 128 for stage in train.CAMP)
+    long = train.SCHEDULE[n_camp:]
+    assert [s.steps for s in half[n_camp:]] == [round(s.steps / 2) for s in long]
+    assert not any(stage.gate for stage in half[n_camp:])
     double = train.schedule_for(2 * train.FULL_MINUTES - train.CAMP_MINUTES)
     assert [stage.gate for stage in double] == [stage.gate for stage in train.SCHEDULE]
     (answers,) = train.schedule_for(train.CAMP_MINUTES / 2)
