@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import ir
 from numba import njit, prange, types
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic, models, overload, register_model
 
 from kvlab.kernels.cpu import _exp, _widen
 
@@ -102,20 +102,14 @@ def _put_word(_typing, array, index, word):
 
 
 @intrinsic
-def _byte(_typing, array, index):
-    """The byte at `index`, as a place in a table."""
-
-    def read(context, builder, signature, args):
-        byte = builder.load(_address(context, builder, signature.args[0], *args))
-        return builder.zext(byte, _WIDE)
-
-    return types.intp(array, types.intp), read
-
-
-@intrinsic
 def _word(_typing, array, index):
+    """The eight bytes from `index` on."""
+
     def read(context, builder, signature, args):
-        return builder.load(_address(context, builder, signature.args[0], *args))
+        place = _address(context, builder, signature.args[0], *args, _WIDE)
+        found = builder.load(place)
+        found.align = 1
+        return found
 
     return types.uint64(array, types.intp), read
 
@@ -123,7 +117,7 @@ def _word(_typing, array, index):
 @intrinsic
 def _ones(_typing, number):
     """How many bits are set."""
-    return types.intp(types.intp), lambda context, builder, signature, args: builder.ctpop(args[0])
+    return types.intp(types.uint64), lambda context, builder, signature, args: builder.ctpop(args[0])
 
 
 @intrinsic
@@ -157,43 +151,55 @@ def _add(_typing, first, second):
     return _four(_four, _four), lambda context, builder, signature, args: builder.fadd(*args)
 
 
-@njit(cache=True)
-def _ready(values, marks, n_kept, row, n_rows, n_bytes, indices, numbers):
-    """Write `n_rows` rows' indices and float32 values, from row number `row` on.
+def _floats(values_N, scratch_N):
+    """Values as float32: as they lie, or widened into `scratch_N`."""
+    raise NotImplementedError("for compiled code only")
 
-    `n_bytes` is the length of a bitmap, or 0 where the marks are indices already.
+
+@overload(_floats)
+def _compiled_floats(values_N, scratch_N):
+    if values_N.dtype == types.float32:
+        return lambda values_N, scratch_N: values_N
+
+    def widened(values_N, scratch_N):
+        for j in range(values_N.size):
+            scratch_N[j] = _widen(values_N[j])
+        return scratch_N[: values_N.size]
+
+    return widened
+
+
+@njit(cache=True)
+def _places(marks, n_kept, row, n_rows, n_bytes, scratch):
+    """The places of `n_rows` rows' numbers, from row number `row` on.
+
+    `n_bytes` is the length of a bitmap, or 0 where the marks are places already. Slices, here and
+    for values, so that numba sees that no place is negative and reads many at once.
     """
-    n = n_rows * n_kept
-    # slices, so that numba sees that no place is negative and copies many at once
     if n_bytes == 0:
-        _copy(marks[row * n_kept : row * n_kept + n], indices)
-    else:
-        _places_of(marks[row * n_bytes : (row + n_rows) * n_bytes], n_bytes, indices)
-    _widen_all(values[row * n_kept : row * n_kept + n], numbers)
-
-
-@njit(cache=True)
-def _copy(source_N, target_N):
-    for j in range(source_N.size):
-        target_N[j] = source_N[j]
-
-
-@njit(cache=True)
-def _widen_all(source_N, target_N):
-    for j in range(source_N.size):
-        target_N[j] = _widen(source_N[j])
+        return marks[row * n_kept : (row + n_rows) * n_kept]
+    _places_of(marks[row * n_bytes : (row + n_rows) * n_bytes], n_bytes, scratch)
+    return scratch[: n_rows * n_kept]
 
 
 @njit(cache=True)
 def _places_of(bitmaps_U, n_bytes, indices):
     """Write the places of all ones of some bitmaps, one bitmap after the other."""
-    at = 0
+    at, words = 0, n_bytes // 8 * 8
     for first in range(0, bitmaps_U.size, n_bytes):
         base = np.uint64(0)
-        for j in range(n_bytes):
-            byte = _byte(bitmaps_U, first + j)
-            # what lies beyond a row's last index is written over by the next
-            _put_word(indices, at, _word(_PLACES, byte) + base)
+        for j in range(0, words, 8):
+            word = _word(bitmaps_U, first + j)
+            for _ in range(8):
+                byte = word & np.uint64(0xFF)
+                # what lies beyond a row's last place is written over by the next
+                _put_word(indices, at, _PLACES[byte] + base)
+                base += np.uint64(0x0808080808080808)
+                at += _ones(byte)
+                word >>= np.uint64(8)
+        for j in range(words, n_bytes):
+            byte = np.uint64(bitmaps_U[first + j])
+            _put_word(indices, at, _PLACES[byte] + base)
             base += np.uint64(0x0808080808080808)
             at += _ones(byte)
 
@@ -257,12 +263,14 @@ def _packed_part(k, v, row, n_rows, q_ZDZ, scale, seen, scores_RT, most_R, sum_R
     (k_values, k_marks, k_kept, k_bytes), (v_values, v_marks, v_kept, v_bytes) = k, v
     n_heads, width = mix_RD.shape
     room = _BLOCK * max(k_kept, v_kept)
-    indices, numbers = np.empty(room + 8, np.uint8), np.empty(room, np.float32)
+    some_places, some_numbers = np.empty(room + 8, np.uint8), np.empty(room, np.float32)
     sums = np.empty(_BLOCK * LANES, np.float32)
     mix_ZDZ = np.zeros((q_ZDZ.shape[0], width * LANES), np.float32)
     for low in range(0, n_rows, _BLOCK):
         n = min(_BLOCK, n_rows - low)
-        _ready(k_values, k_marks, k_kept, row + low, n, k_bytes, indices, numbers)
+        first = row + low
+        indices = _places(k_marks, k_kept, first, n, k_bytes, some_places)
+        numbers = _floats(k_values[first * k_kept : (first + n) * k_kept], some_numbers)
         for z in range(q_ZDZ.shape[0]):
             _products(indices, numbers, n, k_kept, q_ZDZ[z], sums)
             for lane in range(min(LANES, n_heads - z * LANES)):
@@ -275,7 +283,9 @@ def _packed_part(k, v, row, n_rows, q_ZDZ, scale, seen, scores_RT, most_R, sum_R
     sums[:] = 0
     for low in range(0, n_rows, _BLOCK):
         n = min(_BLOCK, n_rows - low)
-        _ready(v_values, v_marks, v_kept, row + low, n, v_bytes, indices, numbers)
+        first = row + low
+        indices = _places(v_marks, v_kept, first, n, v_bytes, some_places)
+        numbers = _floats(v_values[first * v_kept : (first + n) * v_kept], some_numbers)
         for z in range(q_ZDZ.shape[0]):
             for lane in range(min(LANES, n_heads - z * LANES)):
                 weight_T = scores_RT[z * LANES + lane, low : low + n]
