@@ -591,7 +591,7 @@ class PackedLayer:
         sinks, packed = min(self.used, cache.sinks), cache.packed_L[layer]
         whole = self.whole and q_pos_BS is None
         q_pos_B = self.pos_BGT[:, 0, -1] if q_pos_BS is None else q_pos_BS[:, 0]
-        q_BHD = q_BHD.detach().float().contiguous()
+        q_BHD = (q_BHD.detach().float() * q_BHD.shape[-1] ** -0.5).contiguous()
         out_BHD = torch.empty_like(q_BHD)
         k, v = (
             (kernels.numbers(values[layer]), marks[layer].numpy(), self._is_bitmap(rule))
@@ -602,8 +602,8 @@ class PackedLayer:
         with kernels.threads(torch.get_num_threads()):
             kernel.attend(
                 q_BHD.numpy(), k, v, dense, places, cache.pos_LBGT[layer].numpy(),
-                q_pos_B.long().contiguous().numpy(), whole,
-                np.float32(q_BHD.shape[-1] ** -0.5), out_BHD.numpy(),
+                q_pos_B.long().contiguous().numpy(), whole, kernel.spread(k, v, q_BHD.shape[-1]),
+                out_BHD.numpy(),
             )  # fmt: skip
         return out_BHD
 

@@ -4,15 +4,19 @@ memory.
 B rows (one new token each), H query heads, G key/value heads, R = H / G, T slots, D head width,
 N values kept per packed row, P parts of the slots, Z four query heads side by side (lanes).
 
-A kept number is multiplied into four query heads at once, which share its reading: the lanes of
-one vector. So work follows N, not D. More than four heads per group take turns of four; fewer leave
-lanes idle. Half precision comes in as integers of the same bits, as in `kernels.cpu`.
+Rows are read in one of two ways. By places: a kept number is multiplied into four query heads at
+once, which share its reading, the lanes of one vector; work follows N. Spread: 16 channels of a
+row are spread over a register by 16 bits of its bitmap, in one instruction (AVX-512), and meet four
+heads' registers; work follows D, but is so little that it wins unless N is small. More than four
+heads per group take turns of four; fewer leave lanes idle. Half precision comes in as integers of
+the same bits, as in `kernels.cpu`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import njit, prange, types
 from numba.extending import intrinsic, models, overload, register_model
 
@@ -20,14 +24,18 @@ from kvlab.kernels.cpu import _exp, _widen
 
 _SUMS = {"reassoc", "contract", "nsz", "arcp"}
 # Slots that one thread attends to before it looks for more work.
-PART = 256
+PART = 512
 # Rows that are made ready (indices, float32 values) at once, in the first-level cache.
 _BLOCK = 32
 # Query heads that share a read.
 LANES = 4
+# Channels that are spread at once, and whether one instruction does it.
+WIDE = 16
+_SPREADS = bool(get_host_cpu_features().get("avx512f"))
 
 _FLOAT, _WIDE = ir.FloatType(), ir.IntType(64)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
+_ROW = ir.VectorType(_FLOAT, WIDE)
 # For each byte of a bitmap, the places of its ones, in the bytes of a word, from the low end.
 _PLACES = np.array(
     [
@@ -52,6 +60,22 @@ class _FourModel(models.PrimitiveModel):
 
 
 _four = _Four()
+
+
+class _Sixteen(types.Type):
+    """Sixteen float32 in one register, or as many as the machine has registers for."""
+
+    def __init__(self) -> None:
+        super().__init__("float32x16")
+
+
+@register_model(_Sixteen)
+class _SixteenModel(models.PrimitiveModel):
+    def __init__(self, manager, kind) -> None:
+        super().__init__(manager, kind, _ROW)
+
+
+_sixteen = _Sixteen()
 
 
 def _address(context, builder, kind, array, index, vector=None):
@@ -151,6 +175,120 @@ def _add(_typing, first, second):
     return _four(_four, _four), lambda context, builder, signature, args: builder.fadd(*args)
 
 
+@intrinsic
+def _less(_typing, first, second):
+    return _four(_four, _four), lambda context, builder, signature, args: builder.fsub(*args)
+
+
+@intrinsic
+def _most(_typing, first, second):
+    """The greater one in each lane."""
+
+    def most(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered(">", *args), *args)
+
+    return _four(_four, _four), most
+
+
+@intrinsic
+def _bits(_typing, array, index):
+    """The 16 bits from the byte at `index` on."""
+
+    def read(context, builder, signature, args):
+        place = _address(context, builder, signature.args[0], *args)
+        found = builder.load(builder.bitcast(place, ir.IntType(16).as_pointer()))
+        found.align = 1
+        return builder.zext(found, _WIDE)
+
+    return types.uint64(array, types.intp), read
+
+
+@intrinsic
+def _spread(_typing, array, index, bits):
+    """The numbers from `index` on, one after the other where a bit is set, and 0 where not."""
+
+    def spread(context, builder, signature, args):
+        place = _address(context, builder, signature.args[0], args[0], args[1])
+        mask = ir.VectorType(ir.IntType(1), WIDE)
+        kind = ir.FunctionType(_ROW, [place.type, mask, _ROW])
+        expand = builder.module.globals.get("llvm.masked.expandload.v16f32")
+        if expand is None:
+            expand = ir.Function(builder.module, kind, "llvm.masked.expandload.v16f32")
+        bits = builder.bitcast(builder.trunc(args[2], ir.IntType(16)), mask)
+        return builder.call(expand, [place, bits, ir.Constant(_ROW, None)])
+
+    return _sixteen(array, types.intp, types.uint64), spread
+
+
+@intrinsic
+def _none16(_typing):
+    return _sixteen(), lambda context, builder, signature, args: ir.Constant(_ROW, None)
+
+
+@intrinsic
+def _load16(_typing, array, index):
+    def load(context, builder, signature, args):
+        found = builder.load(_address(context, builder, signature.args[0], *args, _ROW))
+        found.align = 4
+        return found
+
+    return _sixteen(array, types.intp), load
+
+
+@intrinsic
+def _store16(_typing, array, index, row):
+    def store(context, builder, signature, args):
+        place = _address(context, builder, signature.args[0], args[0], args[1], _ROW)
+        builder.store(args[2], place).align = 4
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, _sixteen), store
+
+
+@intrinsic
+def _fuse(_typing, total, first, second):
+    """total + first x second."""
+
+    def fuse(context, builder, signature, args):
+        flags = ("contract", "reassoc", "nsz")
+        return builder.fadd(args[0], builder.fmul(args[1], args[2], flags=flags), flags=flags)
+
+    return _sixteen(_sixteen, _sixteen, _sixteen), fuse
+
+
+@intrinsic
+def _everywhere(_typing, array, index):
+    """The number at `index`, sixteen times."""
+
+    def splat(context, builder, signature, args):
+        number = builder.load(_address(context, builder, signature.args[0], *args))
+        undefined = ir.Constant(_ROW, ir.Undefined)
+        one = builder.insert_element(undefined, number, ir.IntType(32)(0))
+        every = ir.Constant(ir.VectorType(ir.IntType(32), WIDE), [0] * WIDE)
+        return builder.shuffle_vector(one, undefined, every)
+
+    return _sixteen(array, types.intp), splat
+
+
+@intrinsic
+def _sums(_typing, a, b, c, d):
+    """The sum of each of four registers' numbers."""
+
+    def sums(context, builder, signature, args):
+        def pairs(x, y, n):  # sums of neighbours, those of x first
+            places = ir.VectorType(ir.IntType(32), n)
+            even = builder.shuffle_vector(x, y, ir.Constant(places, [2 * i for i in range(n)]))
+            odd = builder.shuffle_vector(x, y, ir.Constant(places, [2 * i + 1 for i in range(n)]))
+            return builder.fadd(even, odd)
+
+        a, b, c, d = args
+        both = pairs(pairs(a, b, WIDE), pairs(c, d, WIDE), WIDE)
+        half = pairs(both, both, WIDE // 2)
+        return pairs(half, half, LANES)
+
+    return _four(_sixteen, _sixteen, _sixteen, _sixteen), sums
+
+
 def _floats(values_N, scratch_N):
     """Values as float32: as they lie, or widened into `scratch_N`."""
     raise NotImplementedError("for compiled code only")
@@ -205,116 +343,192 @@ def _places_of(bitmaps_U, n_bytes, indices):
 
 
 @njit(fastmath=_SUMS, cache=True)
-def _products(indices, numbers, n_rows, n_kept, q_DZ, sums):
-    """Each row's product with four queries, four after four in `sums`."""
+def _products(places, numbers, n_rows, n_kept, q_DZ, scores, at):
+    """Each row's product with four queries, four after four in `scores` from `at` on."""
     fours = n_kept // 4 * 4
     for u in range(n_rows):
         a0, a1, a2, a3 = _zero(), _zero(), _zero(), _zero()
         start = u * n_kept
         for j in range(start, start + fours, 4):
-            a0 = _add_product(a0, numbers, j, _load(q_DZ, _lanes_of(indices, j)))
-            a1 = _add_product(a1, numbers, j + 1, _load(q_DZ, _lanes_of(indices, j + 1)))
-            a2 = _add_product(a2, numbers, j + 2, _load(q_DZ, _lanes_of(indices, j + 2)))
-            a3 = _add_product(a3, numbers, j + 3, _load(q_DZ, _lanes_of(indices, j + 3)))
+            a0 = _add_product(a0, numbers, j, _load(q_DZ, _lanes_of(places, j)))
+            a1 = _add_product(a1, numbers, j + 1, _load(q_DZ, _lanes_of(places, j + 1)))
+            a2 = _add_product(a2, numbers, j + 2, _load(q_DZ, _lanes_of(places, j + 2)))
+            a3 = _add_product(a3, numbers, j + 3, _load(q_DZ, _lanes_of(places, j + 3)))
         for j in range(start + fours, start + n_kept):
-            a0 = _add_product(a0, numbers, j, _load(q_DZ, _lanes_of(indices, j)))
-        _store(sums, u * LANES, _add(_add(a0, a1), _add(a2, a3)))
+            a0 = _add_product(a0, numbers, j, _load(q_DZ, _lanes_of(places, j)))
+        _store(scores, at + u * LANES, _add(_add(a0, a1), _add(a2, a3)))
 
 
 @njit(fastmath=_SUMS, cache=True)
-def _mix(indices, numbers, n_rows, n_kept, weights, mix_DZ):
+def _mix(places, numbers, n_rows, n_kept, weights, at, mix_DZ):
     """Add each row to four mixtures, by the four weights that `weights` has for it."""
     for u in range(n_rows):
-        weight = _load(weights, u * LANES)
+        weight = _load(weights, at + u * LANES)
         for j in range(u * n_kept, u * n_kept + n_kept):
-            at = _lanes_of(indices, j)
-            _store(mix_DZ, at, _add_product(_load(mix_DZ, at), numbers, j, weight))
+            lanes = _lanes_of(places, j)
+            _store(mix_DZ, lanes, _add_product(_load(mix_DZ, lanes), numbers, j, weight))
 
 
 @njit(fastmath=_SUMS, cache=True)
-def _softmax(scores_T):
-    """Weights in place of scores; gives back the greatest score and the weights' sum."""
-    most = np.float32(-np.inf)
-    for t in range(scores_T.size):
-        most = max(most, scores_T[t])
-    total = np.float32(0)
-    if most == -np.inf:
-        scores_T[:] = 0
-        return most, total
-    for t in range(scores_T.size):
-        weight = _exp(scores_T[t] - most)
-        scores_T[t] = weight if scores_T[t] > -np.inf else np.float32(0)
-        total += scores_T[t]
-    return most, total
+def _products_spread(bitmaps, numbers, n_rows, n_kept, q_ZD, scores, at):
+    """What `_products` does, from bitmaps. The queries lie one after the other.
+
+    Two rows share the reading of the queries; an odd last row is its own partner.
+    """
+    width = q_ZD.size // LANES
+    n_bytes = width // 8
+    for u in range(0, n_rows, 2):
+        a0, a1, a2, a3 = _none16(), _none16(), _none16(), _none16()
+        b0, b1, b2, b3 = _none16(), _none16(), _none16(), _none16()
+        other = min(u + 1, n_rows - 1)
+        a_at, b_at = u * n_kept, other * n_kept
+        for d in range(0, width, WIDE):
+            a_bits = _bits(bitmaps, u * n_bytes + d // 8)
+            b_bits = _bits(bitmaps, other * n_bytes + d // 8)
+            a_row, b_row = _spread(numbers, a_at, a_bits), _spread(numbers, b_at, b_bits)
+            a_at += _ones(a_bits)
+            b_at += _ones(b_bits)
+            q0, q1 = _load16(q_ZD, d), _load16(q_ZD, width + d)
+            q2, q3 = _load16(q_ZD, 2 * width + d), _load16(q_ZD, 3 * width + d)
+            a0, b0 = _fuse(a0, a_row, q0), _fuse(b0, b_row, q0)
+            a1, b1 = _fuse(a1, a_row, q1), _fuse(b1, b_row, q1)
+            a2, b2 = _fuse(a2, a_row, q2), _fuse(b2, b_row, q2)
+            a3, b3 = _fuse(a3, a_row, q3), _fuse(b3, b_row, q3)
+        _store(scores, at + u * LANES, _sums(a0, a1, a2, a3))
+        _store(scores, at + other * LANES, _sums(b0, b1, b2, b3))
+
+
+@njit(fastmath=_SUMS, cache=True)
+def _mix_spread(bitmaps, numbers, n_rows, n_kept, weights, at, mix_ZD, place_U):
+    """What `_mix` does, from bitmaps. The mixtures lie one after the other.
+
+    Two blocks of channels share the reading of the weights.
+    """
+    width = mix_ZD.size // LANES
+    second, third, fourth = width, 2 * width, 3 * width
+    for u in range(n_rows):
+        place_U[u] = u * n_kept
+    for d in range(0, width, 2 * WIDE):
+        e = d + WIDE
+        a0, b0 = _load16(mix_ZD, d), _load16(mix_ZD, e)
+        a1, b1 = _load16(mix_ZD, second + d), _load16(mix_ZD, second + e)
+        a2, b2 = _load16(mix_ZD, third + d), _load16(mix_ZD, third + e)
+        a3, b3 = _load16(mix_ZD, fourth + d), _load16(mix_ZD, fourth + e)
+        for u in range(n_rows):
+            mark, place, weight = (u * width + d) // 8, place_U[u], at + u * LANES
+            bits = _bits(bitmaps, mark)
+            a_row = _spread(numbers, place, bits)
+            place += _ones(bits)
+            bits = _bits(bitmaps, mark + 2)
+            b_row = _spread(numbers, place, bits)
+            place_U[u] = place + _ones(bits)
+            w0, w1 = _everywhere(weights, weight), _everywhere(weights, weight + 1)
+            w2, w3 = _everywhere(weights, weight + 2), _everywhere(weights, weight + 3)
+            a0, b0 = _fuse(a0, a_row, w0), _fuse(b0, b_row, w0)
+            a1, b1 = _fuse(a1, a_row, w1), _fuse(b1, b_row, w1)
+            a2, b2 = _fuse(a2, a_row, w2), _fuse(b2, b_row, w2)
+            a3, b3 = _fuse(a3, a_row, w3), _fuse(b3, b_row, w3)
+        _store16(mix_ZD, d, a0)
+        _store16(mix_ZD, e, b0)
+        _store16(mix_ZD, second + d, a1)
+        _store16(mix_ZD, second + e, b1)
+        _store16(mix_ZD, third + d, a2)
+        _store16(mix_ZD, third + e, b2)
+        _store16(mix_ZD, fourth + d, a3)
+        _store16(mix_ZD, fourth + e, b3)
+
+
+@njit(fastmath=_SUMS, cache=True)
+def _softmax(scores, most_Z, sum_Z):
+    """Weights in place of four heads' scores, side by side; their greatest score and their sum."""
+    if scores.size == 0:
+        most_Z[:], sum_Z[:] = -np.inf, 0
+        return
+    most = _load(scores, 0)
+    for t in range(LANES, scores.size, LANES):
+        most = _most(most, _load(scores, t))
+    _store(most_Z, 0, most)
+    for t in range(0, scores.size, LANES):
+        _store(scores, t, _less(_load(scores, t), most))
+    for i in range(scores.size):
+        # where nothing may be seen, it is minus infinity, or no number
+        scores[i] = _exp(scores[i]) if scores[i] > -np.inf else np.float32(0)
+    total = _zero()
+    for t in range(0, scores.size, LANES):
+        total = _add(total, _load(scores, t))
+    _store(sum_Z, 0, total)
 
 
 @njit(cache=True)
-def _hide(scores_RT, pos_T, q_pos, whole):
+def _hide(scores_ZT, pos_T, q_pos, whole):
     """Slots that may not be seen score minus infinity."""
     if not whole:
         for t in range(pos_T.size):
             if pos_T[t] < 0 or pos_T[t] > q_pos:
-                scores_RT[:, t] = -np.inf
+                scores_ZT[:, t * LANES : t * LANES + LANES] = -np.inf
 
 
 @njit(fastmath=_SUMS, cache=True)
-def _packed_part(k, v, row, n_rows, q_ZDZ, scale, seen, scores_RT, most_R, sum_R, mix_RD):
-    """Attention of R heads to one part of the body."""
+def _packed_part(k, v, row, n_rows, q_ZDZ, spread, seen, most_Z, sum_Z, mix_ZDZ):
+    """Attention of all Z x 4 heads of a group to one part of the body.
+
+    Queries and mixtures are laid out as rows are read; see `_laid_out`.
+    """
     (k_values, k_marks, k_kept, k_bytes), (v_values, v_marks, v_kept, v_bytes) = k, v
-    n_heads, width = mix_RD.shape
+    n_fours = q_ZDZ.shape[0]
+    scores_ZT = np.empty((n_fours, n_rows * LANES), np.float32)
     room = _BLOCK * max(k_kept, v_kept)
     some_places, some_numbers = np.empty(room + 8, np.uint8), np.empty(room, np.float32)
-    sums = np.empty(_BLOCK * LANES, np.float32)
-    mix_ZDZ = np.zeros((q_ZDZ.shape[0], width * LANES), np.float32)
+    place_U = np.empty(_BLOCK, np.int64)
     for low in range(0, n_rows, _BLOCK):
-        n = min(_BLOCK, n_rows - low)
-        first = row + low
-        indices = _places(k_marks, k_kept, first, n, k_bytes, some_places)
+        n, first, at = min(_BLOCK, n_rows - low), row + low, low * LANES
         numbers = _floats(k_values[first * k_kept : (first + n) * k_kept], some_numbers)
-        for z in range(q_ZDZ.shape[0]):
-            _products(indices, numbers, n, k_kept, q_ZDZ[z], sums)
-            for lane in range(min(LANES, n_heads - z * LANES)):
-                scores_T = scores_RT[z * LANES + lane, low : low + n]
-                for u in range(n):
-                    scores_T[u] = sums[u * LANES + lane] * scale
-    _hide(scores_RT, *seen)
-    for r in range(n_heads):
-        most_R[r], sum_R[r] = _softmax(scores_RT[r])
-    sums[:] = 0
+        if spread[0]:
+            marks = k_marks[first * k_bytes : (first + n) * k_bytes]
+            for z in range(n_fours):
+                _products_spread(marks, numbers, n, k_kept, q_ZDZ[z], scores_ZT[z], at)
+        else:
+            places = _places(k_marks, k_kept, first, n, k_bytes, some_places)
+            for z in range(n_fours):
+                _products(places, numbers, n, k_kept, q_ZDZ[z], scores_ZT[z], at)
+    _hide(scores_ZT, *seen)
+    for z in range(n_fours):
+        _softmax(scores_ZT[z], most_Z[z], sum_Z[z])
+    mix_ZDZ[:] = 0
     for low in range(0, n_rows, _BLOCK):
-        n = min(_BLOCK, n_rows - low)
-        first = row + low
-        indices = _places(v_marks, v_kept, first, n, v_bytes, some_places)
+        n, first, at = min(_BLOCK, n_rows - low), row + low, low * LANES
         numbers = _floats(v_values[first * v_kept : (first + n) * v_kept], some_numbers)
-        for z in range(q_ZDZ.shape[0]):
-            for lane in range(min(LANES, n_heads - z * LANES)):
-                weight_T = scores_RT[z * LANES + lane, low : low + n]
-                for u in range(n):
-                    sums[u * LANES + lane] = weight_T[u]
-            _mix(indices, numbers, n, v_kept, sums, mix_ZDZ[z])
-    for r in range(n_heads):
-        for d in range(width):
-            mix_RD[r, d] = mix_ZDZ[r // LANES, d * LANES + r % LANES]
+        if spread[1]:
+            marks = v_marks[first * v_bytes : (first + n) * v_bytes]
+            for z in range(n_fours):
+                _mix_spread(marks, numbers, n, v_kept, scores_ZT[z], at, mix_ZDZ[z], place_U)
+        else:
+            places = _places(v_marks, v_kept, first, n, v_bytes, some_places)
+            for z in range(n_fours):
+                _mix(places, numbers, n, v_kept, scores_ZT[z], at, mix_ZDZ[z])
 
 
 @njit(fastmath=_SUMS, cache=True)
-def _dense_part(k_TD, v_TD, n_first, at, q_RD, scale, seen, scores_RT, most_R, sum_R, mix_RD):
+def _dense_part(k_TD, v_TD, n_first, at, q_RD, seen, most_Z, sum_Z, mix_RD):
     """Attention of R heads to the dense slots: the first `n_first`, then those from `at` on."""
-    n_heads, n_slots = scores_RT.shape
+    n_heads, n_slots = q_RD.shape[0], seen[0].size
+    scores_ZT = np.zeros((most_Z.shape[0], n_slots * LANES), np.float32)
     for r in range(n_heads):
-        q_D = q_RD[r]
+        q_D, scores_T = q_RD[r], scores_ZT[r // LANES]
         for t in range(n_slots):
             k_D, total = k_TD[t if t < n_first else at + t - n_first], np.float32(0)
             for d in range(q_D.size):
                 total += q_D[d] * _widen(k_D[d])
-            scores_RT[r, t] = total * scale
-    _hide(scores_RT, *seen)
+            scores_T[t * LANES + r % LANES] = total
+    _hide(scores_ZT, *seen)
+    for z in range(scores_ZT.shape[0]):
+        _softmax(scores_ZT[z], most_Z[z], sum_Z[z])
     for r in range(n_heads):
-        most_R[r], sum_R[r] = _softmax(scores_RT[r])
-        mix_D = mix_RD[r]
+        mix_D, weights_T = mix_RD[r], scores_ZT[r // LANES]
         mix_D[:] = 0
         for t in range(n_slots):
-            weight, v_D = scores_RT[r, t], v_TD[t if t < n_first else at + t - n_first]
+            weight = weights_T[t * LANES + r % LANES]
+            v_D = v_TD[t if t < n_first else at + t - n_first]
             for d in range(mix_D.size):
                 mix_D[d] += weight * _widen(v_D[d])
 
@@ -338,44 +552,53 @@ def _join(most_HP, sum_HP, mix_HPD, out_HD):
 
 
 @njit(cache=True)
-def _side_by_side(q_RD):
-    """Four heads' queries for each channel, zeros where there is no head."""
+def _laid_out(q_RD, spread):
+    """The queries in fours: each channel's four side by side or, to be spread, head after head.
+
+    Zeros stand where there is no head.
+    """
     n_heads, width = q_RD.shape
     q_ZDZ = np.zeros(((n_heads + LANES - 1) // LANES, width * LANES), np.float32)
     for r in range(n_heads):
         for d in range(width):
-            q_ZDZ[r // LANES, d * LANES + r % LANES] = q_RD[r, d]
+            place = r % LANES * width + d if spread else d * LANES + r % LANES
+            q_ZDZ[r // LANES, place] = q_RD[r, d]
     return q_ZDZ
 
 
 @njit(cache=True)
-def _part(g, part, q_HD, k, v, dense, places, pos_GT, q_pos, whole, scale, row, joined):
+def _part(g, part, q_HD, k, v, dense, places, pos_GT, q_pos, whole, spread, row, joined):
     """What the heads of one group get from one part: part 0 is the dense slots."""
     n_sinks, n_packed, tail, n_tail = places
     most_HP, sum_HP, mix_HPD = joined
     sharing, width = q_HD.shape[0] // pos_GT.shape[0], q_HD.shape[1]
-    first = g * sharing
+    first, n_fours = g * sharing, (sharing + LANES - 1) // LANES
     q_RD = q_HD[first : first + sharing]
-    most_R, sum_R = np.empty(sharing, np.float32), np.empty(sharing, np.float32)
-    mix_RD = np.empty((sharing, width), np.float32)
+    most_Z, sum_Z = np.empty((n_fours, LANES), np.float32), np.empty((n_fours, LANES), np.float32)
     if part == 0:
         pos_T = np.empty(n_sinks + n_tail, np.int64)
         pos_T[:n_sinks] = pos_GT[g, :n_sinks]
         pos_T[n_sinks:] = pos_GT[g, n_sinks + n_packed : n_sinks + n_packed + n_tail]
-        scores_RT = np.empty((sharing, pos_T.size), np.float32)
+        mix_RD = np.empty((sharing, width), np.float32)
         seen = pos_T, q_pos, whole
-        k_TD, v_TD = dense[0][g], dense[1][g]
-        _dense_part(k_TD, v_TD, n_sinks, tail, q_RD, scale, seen, scores_RT, most_R, sum_R, mix_RD)
+        _dense_part(dense[0][g], dense[1][g], n_sinks, tail, q_RD, seen, most_Z, sum_Z, mix_RD)
+        for r in range(sharing):
+            mix_HPD[first + r, part] = mix_RD[r]
     else:
         low = (part - 1) * PART
         n_rows = min(PART, n_packed - low)
-        scores_RT = np.empty((sharing, n_rows), np.float32)
         seen = pos_GT[g, n_sinks + low : n_sinks + low + n_rows], q_pos, whole
-        q_ZDZ = _side_by_side(q_RD)
-        _packed_part(k, v, row + low, n_rows, q_ZDZ, scale, seen, scores_RT, most_R, sum_R, mix_RD)
+        mix_ZDZ = np.empty((n_fours, width * LANES), np.float32)
+        q_ZDZ = _laid_out(q_RD, spread[0])
+        _packed_part(k, v, row + low, n_rows, q_ZDZ, spread, seen, most_Z, sum_Z, mix_ZDZ)
+        for r in range(sharing):
+            z, lane = r // LANES, r % LANES
+            for d in range(width):
+                place = lane * width + d if spread[1] else d * LANES + lane
+                mix_HPD[first + r, part, d] = mix_ZDZ[z, place]
     for r in range(sharing):
-        most_HP[first + r, part], sum_HP[first + r, part] = most_R[r], sum_R[r]
-        mix_HPD[first + r, part] = mix_RD[r]
+        most_HP[first + r, part] = most_Z[r // LANES, r % LANES]
+        sum_HP[first + r, part] = sum_Z[r // LANES, r % LANES]
 
 
 @njit(cache=True)
@@ -433,16 +656,23 @@ def pack(x_RM, key_RM, values_RN, marks_RX, bitmap):
             values_RN[row] = value_M[: values_RN.shape[1]]
 
 
+def spread(k, v, width):
+    """Whether to spread keys' and values' rows: by bitmaps, where one instruction does it."""
+    fits = _SPREADS and width % (2 * WIDE) == 0
+    return fits and k[2], fits and v[2]
+
+
 @njit(parallel=True, cache=True, nogil=True)
-def attend(q_BHD, k, v, dense, places, pos_BGT, q_pos_B, whole, scale, out_BHD):
+def attend(q_BHD, k, v, dense, places, pos_BGT, q_pos_B, whole, spread, out_BHD):
     """Attention of one new token per row over sinks, packed rows, window and itself.
 
-    `k` and `v` are (values_BGTN, marks_BGTX, is bitmap); `dense` is (k_BGTD, v_BGTD), which holds
+    The queries come scaled. `k` and `v` are (values_BGTN, marks_BGTX, is bitmap), and `spread` says
+    for each whether to read it so; `dense` is (k_BGTD, v_BGTD), which holds
     the sinks first; `places` is (sinks, packed slots, where the tail begins among the dense slots,
     its slots). `pos_BGT` are all slots' positions, in the tokens' order. A slot counts when
     0 <= its position <= the query's; all do in a `whole` layer.
     Source: Dao et al. 2023, "Flash-Decoding for long-context inference": the dense slots and each
-    256 packed ones are softmaxed on their own and joined by their maxima and sums.
+    512 packed ones are softmaxed on their own and joined by their maxima and sums.
     """
     n_batch, n_heads, width = q_BHD.shape
     n_groups, room = pos_BGT.shape[1], k[0].shape[2]
@@ -457,7 +687,7 @@ def attend(q_BHD, k, v, dense, places, pos_BGT, q_pos_B, whole, scale, out_BHD):
         g, part = rest // n_parts, rest % n_parts
         _part(
             g, part, q_BHD[b], flat_k, flat_v, (dense[0][b], dense[1][b]), places, pos_BGT[b],
-            q_pos_B[b], whole, scale, (b * n_groups + g) * room,
+            q_pos_B[b], whole, spread, (b * n_groups + g) * room,
             (most_BHP[b], sum_BHP[b], mix_BHPD[b]),
         )  # fmt: skip
     for b in range(n_batch):
