@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import lcm
 
-import numpy as np
 import torch
 from torch import Tensor
 

@@ -5,7 +5,15 @@ import torch
 
 from kvlab import attend, kernels
 from kvlab.cache import LayerKV
+from kvlab.kernels import rows as kernel
 from kvlab.packed import PackedKVCache, PerToken
+
+
+@pytest.fixture(params=[True, False], ids=["spread", "places"])
+def way(request, monkeypatch):
+    """Bitmaps are read in two ways; which one is the processor's business, being right is not."""
+    monkeypatch.setattr(kernel, "_SPREADS", request.param)
+    return request.param
 
 
 def draw(*shape, seed=0):
@@ -39,7 +47,7 @@ def error(cache, sharing, q_pos=None):
 
 @pytest.mark.parametrize("sharing", [1, 3, 4, 6, 8])
 @pytest.mark.parametrize("marks", ["bitmap", "index"])
-def test_heads_of_a_group_share_the_rows(sharing, marks):
+def test_heads_of_a_group_share_the_rows(sharing, marks, way):
     rule = PerToken(19, marks=marks)
     assert error(filled(300, 64, rule, rule), sharing) < 1e-5
 
@@ -48,38 +56,44 @@ def test_heads_of_a_group_share_the_rows(sharing, marks):
     ("width", "k_kept", "v_kept"),
     [(8, 1, 8), (32, 3, 31), (128, 38, 13), (128, 128, 128), (256, 255, 77), (80, 5, 6)],
 )
-def test_any_width_and_any_count(width, k_kept, v_kept):
+def test_any_width_and_any_count(width, k_kept, v_kept, way):
     cache = filled(70, width, PerToken(k_kept, marks="bitmap"), PerToken(v_kept))
     assert error(cache, 4) < 1e-5
 
 
-@pytest.mark.parametrize("slots", [1, 2, 9, 12, 13, 44, 268, 269, 530])
+@pytest.mark.parametrize("slots", [1, 2, 9, 12, 13, 44, 268, 520, 521, 1034])
 @pytest.mark.parametrize("sinks", [0, 4])
-def test_any_length(slots, sinks):
-    """Nothing packed, less than a block, whole blocks and parts, and one more."""
-    rule = PerToken(5)
-    assert error(filled(slots, 16, rule, rule, sinks=sinks), 2) < 1e-5
+def test_any_length(slots, sinks, way):
+    """Nothing packed, an odd row, less than a block, whole blocks and parts, and one more."""
+    rule = PerToken(12, marks="bitmap")
+    assert error(filled(slots, 32, rule, rule, sinks=sinks, every=1), 2) < 1e-5
 
 
-def test_padding_and_the_future_are_not_seen():
+def test_a_row_is_spread_where_it_can_be(way):
+    tensors = (None, None)
+    assert kernel.spread((*tensors, True), (*tensors, False), 64) == (way, False)
+    assert kernel.spread((*tensors, True), (*tensors, True), 80) == (False, False)
+
+
+def test_padding_and_the_future_are_not_seen(way):
     pos = torch.arange(300).repeat(2, 1)
     pos[0, 40:90] = -1
     pos[1, :280] = -1  # a whole part of nothing
     pos[1, 280:] = torch.arange(20)
-    rule = PerToken(7)
-    cache = filled(300, 16, rule, rule, pos=pos, sinks=2)
+    rule = PerToken(7, marks="bitmap")
+    cache = filled(300, 32, rule, rule, pos=pos, sinks=2)
     assert error(cache, 4) < 1e-5
     assert error(cache, 4, torch.tensor([[200], [3]])) < 1e-5
-    q = draw(2, 8, 1, 16)
+    q = draw(2, 8, 1, 32)
     alone = attend(
         q, cache.read(0), torch.tensor([[-1], [3]])
     )  # sees nothing: a number all the same
     assert alone.out_BHSD.isfinite().all()
 
 
-def test_large_scores_do_not_overflow():
-    rule = PerToken(16)
-    cache = filled(300, 16, rule, rule)
+def test_large_scores_do_not_overflow(way):
+    rule = PerToken(20)
+    cache = filled(300, 32, rule, rule)
     for part in (cache._body[0][0], cache._dense[0]):
         part.mul_(200)
     assert error(cache, 4) < 1e-4
@@ -87,7 +101,7 @@ def test_large_scores_do_not_overflow():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("marks", ["bitmap", "index"])
-def test_half_precision_is_read_as_it_is_and_worked_with_in_float32(dtype, marks):
+def test_half_precision_is_read_as_it_is_and_worked_with_in_float32(dtype, marks, way):
     rule = PerToken(9, marks=marks)
     assert error(filled(300, 32, rule, rule, dtype=dtype, sinks=1), 4) < 1e-5
 

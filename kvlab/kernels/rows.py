@@ -141,7 +141,11 @@ def _word(_typing, array, index):
 @intrinsic
 def _ones(_typing, number):
     """How many bits are set."""
-    return types.intp(types.uint64), lambda context, builder, signature, args: builder.ctpop(args[0])
+
+    def ones(context, builder, signature, args):
+        return builder.ctpop(args[0])
+
+    return types.intp(types.uint64), ones
 
 
 @intrinsic
@@ -656,7 +660,7 @@ def pack(x_RM, key_RM, values_RN, marks_RX, bitmap):
             values_RN[row] = value_M[: values_RN.shape[1]]
 
 
-def spread(k, v, width):
+def spread(k: tuple, v: tuple, width: int) -> tuple[bool, bool]:
     """Whether to spread keys' and values' rows: by bitmaps, where one instruction does it."""
     fits = _SPREADS and width % (2 * WIDE) == 0
     return fits and k[2], fits and v[2]

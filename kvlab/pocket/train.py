@@ -505,8 +505,15 @@ def schedule_for(minutes: float) -> tuple[Stage, ...]:
         steps = round(minutes / CAMP_MINUTES * sum(stage.steps for stage in CAMP))
         return (Stage("answers", 128, max(1, steps), 2048, ANSWERS, rate=(3e-3, 0.3e-3)),)
     share = (minutes - CAMP_MINUTES) / (FULL_MINUTES - CAMP_MINUTES)
-    long = (replace(stage, steps=max(1, round(stage.steps * share))) for stage in SCHEDULE[len(CAMP) :])
-    return (*CAMP, *(replace(stage, gate=stage.gate if share >= 1 else {}) for stage in long))
+    cut = (
+        replace(
+            stage,
+            steps=max(1, round(stage.steps * share)),
+            gate=stage.gate if share >= 1 else {},
+        )
+        for stage in SCHEDULE[len(CAMP) :]
+    )
+    return (*CAMP, *cut)
 
 
 def export(model: Transformer, folder: Path) -> None:
