@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.readme import TABLES, filled
 from kvlab.cli import ROOT
+from kvlab.course.exercises import ALL
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -65,3 +66,19 @@ def test_commands_named_in_the_readme_exist():
     assert {"lab", "test", "demo", "generate", "doctor", "grade"} <= set(
         re.findall(r"kvlab (\w+)", text)
     )
+
+
+def test_the_readme_lists_the_chapters_that_are_there():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(
+        r"^\| \[(\d+)\. (.+?)\]\((.+?)\) \| (.+?) \| (\d+), about (\d+) minutes \|$", text, re.M
+    )
+    there = []
+    for path in sorted((ROOT / "chapters").glob("*.ipynb")):
+        opening = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+        number, title, question = re.match(r"# (\d+)\. (.+)\n\n\*(.+)\*\n", opening).groups()
+        own = [e for e in ALL if e.chapter == number]
+        minutes = sum(e.minutes for e in own)
+        file = f"chapters/{path.name}"
+        there.append((number, title, file, question, str(len(own)), str(minutes)))
+    assert listed == there
