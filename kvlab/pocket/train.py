@@ -81,11 +81,11 @@ PAIRS = {
 RELATIONS = {
     "facts": 0.07,
     "prose": 0.05,
-    "story": 0.12,
-    "key_value": 0.33,
-    "copy": 0.11,
-    "repeat": 0.11,
-    "pair": 0.21,
+    "story": 0.28,
+    "key_value": 0.36,
+    "copy": 0.03,
+    "repeat": 0.04,
+    "pair": 0.17,
 }
 CODES = {
     "facts": 0.06,
