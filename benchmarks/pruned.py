@@ -97,7 +97,7 @@ def attention(
         0, torch.rand(1, 1, tokens, generator=draw).argsort().expand(1, heads, -1) < tokens // 4
     )
     kept.shrink()
-    caches = {f"packed {s:.0%}".replace("%", " %"): packed_of(dense, s) for s in SPARSITIES}
+    caches = {packed_name(s): packed_of(dense, s) for s in SPARSITIES}
     runs: dict[str, Callable[[], Tensor]] = {
         DENSE[0]: numba_attention(q_BHSD, dense),
         DENSE[1]: lambda: attend(q_BHSD, dense.read(0), backend="sdpa").out_BHSD,
@@ -295,10 +295,7 @@ def decoding(config: ModelConfig, context: int, name: str, rounds: int) -> Itera
     runs: dict[str, Callable[[], object]] = {}
     caches = {
         "dense": lambda: model.new_cache(1, room),
-        **{
-            f"packed {s:.0%}".replace("%", " %"): partial(packed_cache, model, 1, room, s)
-            for s in SPARSITIES
-        },
+        **{packed_name(s): partial(packed_cache, model, 1, room, s) for s in SPARSITIES},
     }
     held: dict[str, KVCache] = {}
     for what, make in caches.items():
