@@ -475,6 +475,13 @@ def own_data(tmp_path, monkeypatch):
     return tmp_path / "data" / "progress.json"
 
 
+def test_titles_and_states_stand_apart(own_data, capsys):
+    main(["progress"])
+    shown = capsys.readouterr().out
+    for exercise in ALL:
+        assert re.search(rf"{re.escape(exercise.title)} +not answered yet\n", shown)
+
+
 def test_progress_is_noted_and_shown(own_data, capsys):
     assert main(["progress"]) == 0
     assert capsys.readouterr().out.count("not answered yet") == len(ALL)

@@ -67,6 +67,7 @@ def record(verdict: Verdict) -> None:
 def as_text() -> str:
     """All exercises of the book, chapter by chapter, and how far the reader is."""
     noted, lines, points = read(), [], 0
+    width = max(len(e.title) for e in ALL) + 2
     for exercise in ALL:
         row = noted.get(exercise.number, {})
         state = row.get("state") or "not answered"
@@ -78,7 +79,7 @@ def as_text() -> str:
         chapter = f"Chapter {exercise.chapter}"
         if chapter not in lines:
             lines.append(chapter)
-        lines.append(f"  {exercise.number:<5}{exercise.title:<28}{said}")
+        lines.append(f"  {exercise.number:<5}{exercise.title:<{width}}{said}")
     done = sum(bool(noted.get(e.number, {}).get("passed")) for e in ALL)
     total = sum(e.points for e in ALL)
     return "\n".join([*lines, f"{done} of {len(ALL)} done, {points} of {total} points"])

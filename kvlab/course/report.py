@@ -44,12 +44,13 @@ def row(graded: Graded) -> Row:
 def as_text(graded: Graded) -> str:
     """The table of one notebook's questions, and what to say about each that did not pass."""
     lines = [printable(graded.path)]
+    width = max((len(v.exercise.title) for v in graded.verdicts), default=0) + 2
     for v in graded.verdicts:
         got = v.exercise.points if v.passed else 0
-        title = f"{v.exercise.number:<5}{v.exercise.title:<28}"
+        title = f"{v.exercise.number:<5}{v.exercise.title:<{width}}"
         state = "not answered yet" if v.state == "not answered" else v.state
         lines.append(f"  {title}{got:>3} of {v.exercise.points}   {state}")
-    lines.append(f"  {'total':<33}{graded.points:>3} of {graded.out_of}")
+    lines.append(f"  {'total':<{width + 5}}{graded.points:>3} of {graded.out_of}")
     if graded.note:
         lines.append(f"  Note: {printable(graded.note)}.")
     lines.append(f"  Isolation: {graded.level.name}. {graded.level.says}")
