@@ -450,11 +450,14 @@ def test_a_packed_cache_takes_only_what_is_like_it():
     with pytest.raises(ValueError, match="50 tokens were to be appended"):
         PackedKVCache(1, 2, 2, 40, D, **how).take(dense)
     assert cache.live_bytes == before
-    bad = PerToken(4, score=lambda layer, x_BGTD, pos_BGT: x_BGTD * torch.nan)
-    cache = PackedKVCache(1, 2, 2, 60, D, k_rule=PerToken(4), v_rule=bad, recent=4)
+    two = KVCache(2, 2, 2, 60, D)
+    for layer in range(2):
+        two.append(layer, *draw(2, 2, 2, 50, D))
+    bad = PerToken(4, score=lambda layer, x, pos: x * (torch.nan if layer else 1.0))
+    cache = PackedKVCache(2, 2, 2, 60, D, k_rule=PerToken(4), v_rule=bad, recent=4)
     with pytest.raises(ValueError, match="NaN"):
-        cache.take(dense)
-    assert (cache.seen, cache.used_L, cache.packed_L, cache.live_bytes) == (0, (0,), (0,), 0)
+        cache.take(two)  # layer 0 was packed by then
+    assert (cache.seen, cache.used_L, cache.packed_L, cache.live_bytes) == (0, (0, 0), (0, 0), 0)
 
 
 def test_why_the_rows_are_not_read_is_said():

@@ -207,7 +207,9 @@ def test_think_is_held_as_a_packed_cache_holds_it():
     method = quality.METHODS["think"](0.5, Shape(230, 32, sink=2, recent=8))
     base = quality.read(wide, prompts, quality.collecting([method]))
     cache = quality.thinned(base, method).cache
-    narrow = quality.thinned(base, method.policy).cache
+    rule = {"sparsity": 1 - method.k_rule.n_kept / 32, "select": whole_channels}
+    scores = Elements(policies.think, **rule), Elements(policies.think_v, **rule)
+    narrow = quality.thinned(base, Sparsify(*scores, sink=2, recent=8)).cache
     how = {"k_rule": method.k_rule, "v_rule": method.v_rule, "sinks": 2, "recent": 8}
     packed = PackedKVCache.of(narrow, **how)
     assert quality.held_bytes(cache, method, torch.float64) == packed.live_bytes
