@@ -158,7 +158,10 @@ def test_a_failure_names_the_smallest_case_and_the_first_wrong_index():
     assert "x_BSC (" in message
 
 
-@pytest.mark.parametrize("exercise", [e for e in ALL if e.chapter == "6"], ids=lambda e: e.number)
+DRAWN = [e for e in ALL if e.chapter == "6" and e.n_cases > 1]  # quizzes have one case
+
+
+@pytest.mark.parametrize("exercise", DRAWN, ids=lambda e: e.number)
 def test_of_all_failing_cases_the_smallest_is_shown(exercise):
     cases = draw(exercise, exercise.cases, 4)
     smallest, largest = min(cases, key=exercise.size), max(cases, key=exercise.size)
@@ -433,6 +436,21 @@ def test_a_law_that_gives_a_function_is_told_to_lend_it(nursery):
         assert "something of type builtin_function_or_method; give data, or lend" in verdict.message
 
 
+def test_the_call_that_a_law_shows_is_named_and_the_inputs_can_be_had(nursery):
+    law = spec.Law("f", lambda a, c: {"x": a(c["n"] + 1)}, lambda c, _: {"x": 0},
+                   shows=lambda c: f"f({c['n'] + 1})")  # fmt: skip
+    source = "def f(n):\n    return n\n"
+    one = small(name="f", laws=(law,), cases=lambda rng: {"n": rng.randint(1, 9), "_seed": 3})
+    here = local(one, source)
+    n = here.case["n"]
+    assert here.case == {"n": n} and f'"f" does not hold on f({n + 1}).' in here.message
+    assert "`.case` of this verdict" in repr(here)
+    private = judge(one, LocalAnswer(lambda n: n), 1, private=lambda rng: {"n": 0})
+    assert private.case is None and "a private case" in private.message
+    there = grade_source(one, source, 1, nursery)
+    assert there.case is None and ".case" not in repr(there)
+
+
 def test_a_result_of_another_form_is_the_answers_fault_and_not_the_laws():
     law = spec.Law("two", lambda a, c: dict(zip("xy", a(), strict=True)), lambda c, _: {"x": 1})
     verdict = judge(small(laws=(law,)), LocalAnswer(lambda: 7), 1)
@@ -464,7 +482,7 @@ def test_a_picture_shows_where_it_is_wrong_and_only_then():
 
     shown = check("6.2", off)._repr_html_()
     assert shown.count("<rect") >= 8 and shown.count('fill-opacity="1.00"') == 1
-    assert "across: position" in shown and "out_BHSD" in shown
+    assert "across: position; down: batch and head; the redder" in shown and "out_BHSD" in shown
     assert check("6.2", right)._repr_html_() is None
     assert check("6.3", lambda *a: "<b>")._repr_html_() is None
 

@@ -75,9 +75,14 @@ def _failure(
     text, drawn = _fault(law, case, outcome)
     if not text:
         return None
+    private = called == PRIVATE
+    if law.shows and not private:
+        called = law.shows(case)
     if called:
         text = f'"{law.name}" does not hold on {called}.\n{text}'
-    return Verdict(exercise, "failed", text, _known_mistake(exercise, law, case, outcome), drawn)
+    mistake = _known_mistake(exercise, law, case, outcome)
+    inputs = {name: value for name, value in case.items() if not name.startswith("_")}
+    return Verdict(exercise, "failed", text, mistake, drawn, None if private else inputs)
 
 
 def _fault(law: Law, case: Case, outcome: Outcome) -> tuple[str, str]:
