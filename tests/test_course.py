@@ -451,6 +451,16 @@ def test_the_call_that_a_law_shows_is_named_and_the_inputs_can_be_had(nursery):
     assert there.case is None and ".case" not in repr(there)
 
 
+def test_a_known_mistake_that_breaks_an_earlier_law_is_not_the_one_that_was_made():
+    laws = [spec.Law(f"{i}", lambda a, c, i=i: {"x": a(i)}, lambda c, _: {"x": 0}) for i in (1, 2)]
+    wrong = [spec.Wrong(lambda i: 7, "always"), spec.Wrong(lambda i: 7 * (i == 2), "sometimes")]
+    one = small(name="f", laws=laws, cases=lambda rng: {"n": 1}, wrong=wrong)
+    named = [judge(one, LocalAnswer(w.answer), 1).mistake for w in wrong]
+    assert named == ["always", "sometimes"]
+    alone = small(name="f", laws=laws, cases=lambda rng: {"n": 1}, wrong=wrong[:1])
+    assert judge(alone, LocalAnswer(wrong[1].answer), 1).mistake == "always", "better than no name"
+
+
 def test_a_result_of_another_form_is_the_answers_fault_and_not_the_laws():
     law = spec.Law("two", lambda a, c: dict(zip("xy", a(), strict=True)), lambda c, _: {"x": 1})
     verdict = judge(small(laws=(law,)), LocalAnswer(lambda: 7), 1)

@@ -393,6 +393,10 @@ CACHED_ATTENTION = Exercise(
               "positions."),
         Wrong(given.keys_unturned, "only the queries are turned. New keys are turned as well, each "
               "by its own position."),
+        Wrong(given.queries_unturned, "only the keys are turned. New queries are turned as well, "
+              "each by its own position."),
+        Wrong(given.one_too_far, "positions are one too far. With n_past tokens before it, the "
+              "first new token stands at position n_past."),
         Wrong(given.not_scaled, "scores are not divided by the root of D."),
         Wrong(given.heads_not_transposed, "the projection is cut into (B, H, S, D) at once, which "
               "mixes tokens and heads. Cut into (B, S, H, D), then transpose axes 1 and 2."),
@@ -563,8 +567,8 @@ def _run_tokens(answer: Answer, case: Case) -> Outcome:
     tokens = answer(model, case["tokens_BS"], case["n_new"])
     slots, positions = map(list, zip(*model.calls, strict=True)) if model.calls else ([], [])
     return {
-        "positions, call by call": positions,
-        "tokens found in the cache, call by call": slots,
+        "positions by call": positions,
+        "tokens found in the cache by call": slots,
         "rows projected": model.rows,
         "tokens_BN": tokens,
     }
@@ -575,8 +579,8 @@ def _expect_tokens(case: Case, _outcome: Outcome) -> Outcome:
     n_prompt = tokens_BS.shape[1]
     fed = range(n_prompt, n_prompt + n_new - 1)
     return {
-        "positions, call by call": [list(range(n_prompt)), *([position] for position in fed)],
-        "tokens found in the cache, call by call": [0, *fed],
+        "positions by call": [list(range(n_prompt)), *([position] for position in fed)],
+        "tokens found in the cache by call": [0, *fed],
         "rows projected": n_prompt + n_new - 1,
         "tokens_BN": generate_uncached(tiny_model(case["_seed"]), tokens_BS, n_new),
     }
@@ -631,7 +635,7 @@ CACHED_GENERATE = Exercise(
     cases=_generate_case,
     size=lambda case: case["tokens_BS"].numel() * case["n_new"],
     laws=(
-        Law("the prompt in one call, then one token a call, and the same tokens as without a cache",
+        Law("the prompt in one call, then a token a call; same tokens as without a cache",
             _run_tokens, _expect_tokens),
         Law("what stands in the cache decides", _run_poisoned_tokens, _expect_poisoned_tokens),
     ),

@@ -298,6 +298,14 @@ def keys_unturned(*given):
     return _attend(*given, turn_k=False)
 
 
+def queries_unturned(*given):
+    return _attend(*given, turn_q=False)
+
+
+def one_too_far(x, w_q, w_k, w_v, k_past, v_past):
+    return _attend(x, w_q, w_k, w_v, k_past, v_past, start=k_past.shape[2] + 1)
+
+
 def not_scaled(*given):
     return _attend(*given, scale=False)
 
