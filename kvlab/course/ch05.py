@@ -296,6 +296,8 @@ TRACE = Exercise(
         Wrong(given.last_token_stored, "the last new token is fed as well. Nobody needs the logits "
               "behind it, so it is returned and not read."),
         Wrong(given.ignores_eos, "the ending token does not end the answer."),
+        Wrong(given.searches_beyond_limit, "an ending token that comes after n_new tokens is found "
+              "and followed. The limit ends the answer first: look in would_write[:n_new]."),
         Wrong(given.zero_is_no_eos, "the ending token 0 is taken for none: `if eos` is false for "
               "0. Ask whether eos is None."),
         Wrong(given.feeds_eos, "the ending token is fed before the loop stops: one call too many, "
@@ -315,11 +317,13 @@ TRACE = Exercise(
 
 
 def _work_case(rng: random.Random) -> Case:
-    """Sizes of a model, and lengths; no two alike."""
+    """Sizes of a model, and lengths. No share of the work is half of it by chance: a mistake that
+    halves attention is told from one that leaves out layers or heads.
+    """
     n_prompt, n_new = rng.randint(3, 9), rng.randint(3, 5)
-    n_kv_heads = rng.choice([1, 2, 3])
+    n_kv_heads = rng.choice([2, 3, 4])
     sizes = {
-        "n_layers": rng.choice([2, 3]),
+        "n_layers": rng.choice([3, 5]),
         "n_heads": 2 * n_kv_heads,
         "n_kv_heads": n_kv_heads,
         "head_dim": rng.choice([4, 6, 8]),
@@ -448,6 +452,8 @@ WORK = Exercise(
         Wrong(given.divides_with_slash, "/ makes a float. Whole numbers are divided with //."),
         Wrong(given.triangle, "only the pairs that the causal mask leaves are counted. The counter "
               "counts the whole rectangle, S x T."),
+        Wrong(given.matrices_per_layer, "`matrices` is taken times the number of layers. It holds "
+              "all of them together."),
         Wrong(given.head_left_out, "the head is left out: each call makes logits for one row."),
         Wrong(given.one_head, "attention is counted for one head. Each layer has n_heads."),
         Wrong(given.head_for_every_row, "every row gets logits. Only the last row of a call is "
@@ -769,24 +775,28 @@ def _measured(name: str, which: int) -> Law:
     return Law(f"{name} where it is known", run, lambda case, _: {name: _known(case, which)})
 
 
-def _run_unknown(answer: Answer, case: Case) -> Outcome:
-    table = _table(answer, case)
-    right = _reference_latencies(case["events"])
+def _run_one_token(answer: Answer, case: Case) -> Outcome:
+    """A token without another one has no gap."""
+    table, right = _table(answer, case), _reference_latencies(case["events"])
+    single = [who for who, (ttft, tpot) in right.items() if ttft is not None and tpot is None]
+    return {"TPOT of a request with one token": [table.get(who, [0, 0])[1] for who in single]}
+
+
+def _run_no_token(answer: Answer, case: Case) -> Outcome:
+    table, right = _table(answer, case), _reference_latencies(case["events"])
+    waiting = [who for who, (ttft, _) in right.items() if ttft is None]
     return {
         "the requests of the table": sorted(table),
-        **{
-            f"{quantity} of a request with {tokens}": table.get(who, [None, None])[which]
-            for which, quantity in enumerate(("TTFT", "TPOT"))
-            for who, entry in right.items()
-            if entry[which] is None
-            for tokens in ("no token" if entry[0] is None else "one token",)
-        },
+        "entries of a request without a token": [table.get(who) for who in waiting],
     }
 
 
-def _expect_unknown(case: Case, outcome: Outcome) -> Outcome:
-    names = sorted({who for _, who, _ in case["events"]})
-    return dict.fromkeys(outcome) | {"the requests of the table": names}
+def _expect_no_token(case: Case, outcome: Outcome) -> Outcome:
+    entries = outcome["entries of a request without a token"]
+    return {
+        "the requests of the table": sorted({who for _, who, _ in case["events"]}),
+        "entries of a request without a token": [[None, None]] * len(entries),
+    }
 
 
 def _run_alone(answer: Answer, case: Case) -> Outcome:
@@ -830,7 +840,12 @@ LATENCIES = Exercise(
     laws=(
         _measured("TTFT", 0),
         _measured("TPOT", 1),
-        Law("each request is there, and what is not known is None", _run_unknown, _expect_unknown),
+        Law(
+            "one token has no gap",
+            _run_one_token,
+            lambda *_: {"TPOT of a request with one token": [None]},
+        ),
+        Law("a request without a token is there", _run_no_token, _expect_no_token),
         Law(
             "who else is in the log does not matter",
             _run_alone,
@@ -863,6 +878,8 @@ LATENCIES = Exercise(
                                        "`sent`."),
         Wrong(given.one_stream, "the gaps go across requests: another reader's token ends the "
                                 "gap."),
+        Wrong(given.from_any_token, "each gap begins with the log's token before it, of whomever "
+              "it is. Keep the last token of each request."),
         Wrong(given.zero_for_one, "one token has no gap, so its TPOT is not 0 but unknown: None."),
         Wrong(given.forgets_the_waiting, "a request without a token is missing. It waits: "
               "[None, None]. A table without it looks better than the truth."),
@@ -885,6 +902,7 @@ ROWS = one_number(
         170: "that is N P: the text grows by one token with each step.",
         225: "one token too many is read: the last new token is written and never fed.",
         26: "that is with a cache.",
+        68: "that is for 4 new tokens, and as if the text did not grow.",
         74: "that is for 4 new tokens, as in the chapter.",
         189: "the last step is missing: it reads 26.",
         206: "the sum of 0 to 9 is 10 x 9 / 2 = 45.",

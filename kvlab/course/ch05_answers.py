@@ -162,6 +162,10 @@ def zero_is_no_eos(n_prompt, would_write, n_new, eos):
     return _trace(n_prompt, _written(would_write, n_new, eos or None))
 
 
+def searches_beyond_limit(n_prompt, would_write, n_new, eos):
+    return _trace(n_prompt, _written(would_write, n_new if eos is None else None, eos))
+
+
 def feeds_eos(n_prompt, would_write, n_new, eos):
     n = _written(would_write, n_new, eos)
     return _trace(n_prompt, n + (eos in would_write[:n_new]))
@@ -279,6 +283,10 @@ def divides_with_slash(n_prompt, n_new, sizes):
 
 def triangle(n_prompt, n_new, sizes):
     return _work(n_prompt, n_new, sizes, pairs=lambda s, t: s * t - s * (s - 1) // 2)
+
+
+def matrices_per_layer(n_prompt, n_new, sizes):
+    return _work(n_prompt, n_new, {**sizes, "matrices": sizes["n_layers"] * sizes["matrices"]})
 
 
 def head_left_out(n_prompt, n_new, sizes):
@@ -483,14 +491,26 @@ def from_start_of_log(events):
 
 
 def one_stream(events):
+    return _across(events, first_too=True)
+
+
+def from_any_token(events):
+    return _across(events, first_too=False)
+
+
+def _across(events, *, first_too):
+    """Gaps from one token of the log to the next, with or without those that begin an answer."""
     table, last, gaps = _latencies(events), None, {}
     for at, who, what in events:
         if what == "token":
-            if last is not None:
-                gaps.setdefault(who, []).append(at - last)
+            its = gaps.setdefault(who, [] if first_too else None)
+            if its is None:
+                gaps[who] = []
+            elif last is not None:
+                its.append(at - last)
             last = at
     return {
-        who: [ttft, sum(gaps[who]) / len(gaps[who]) if who in gaps else None]
+        who: [ttft, sum(gaps[who]) / len(gaps[who]) if gaps.get(who) else None]
         for who, (ttft, _) in table.items()
     }
 
