@@ -68,7 +68,7 @@ def arrivals(logs: Mapping[str, Sequence[float]]) -> Picture:
         axes.barh(i, seconds[0], height=0.5, color=colour, alpha=0.3, hatch="//", edgecolor="white",
                   label="" if i else "time to the first token")  # fmt: skip
         axes.plot(seconds, [i] * len(seconds), color=colour, marker="|", linestyle="",
-                  markersize=22, markeredgewidth=1.2, label="" if i else "a token")  # fmt: skip
+                  markersize=22, markeredgewidth=0.8, label="" if i else "a token")  # fmt: skip
     figure.legend(loc="outside upper center", ncols=2, frameon=False, markerscale=0.5)
     axes.set_yticks(range(len(logs)), list(logs))
     axes.set_ylim(len(logs) - 0.5, -0.5)
