@@ -21,6 +21,7 @@ from tests.test_exercises import local, run_cell
 
 SOLUTION = ROOT / "solutions" / "06_kv_cache.ipynb"
 STUBS = ROOT / "exercises" / "06_kv_cache.ipynb"
+OUT_OF = sum(e.points for e in ALL if e.chapter == "6")
 BY_NUMBER = {e.number: e for e in ALL}
 ANSWERS = {e.number: e.second for e in ALL}
 
@@ -33,7 +34,7 @@ def test_a_stub_that_is_partly_filled_is_not_answered_yet_and_says_how_far(nurse
         local(BY_NUMBER["6.5"], source),
         grade_source(BY_NUMBER["6.5"], source, 1, nursery),
     ):
-        assert verdict.state == "not answered" and "1 of 4 laws" in verdict.message
+        assert verdict.state == "not answered" and "1 of 6 laws" in verdict.message
 
 
 def test_an_error_of_torch_is_no_stub():
@@ -186,7 +187,7 @@ def test_speed_is_judged_only_after_the_laws_and_by_the_clock(monkeypatch):
         changed = spec.Exercise(**{**vars(exercise), "clock": clock})
         assert local(changed, source, clock=True).state == state
         slow = judge(changed, LocalAnswer(ch06_answers.generate_without_cache), 1)
-        assert "rows projected" in slow.message
+        assert "positions by call" in slow.message
 
 
 # --- in another process -----------------------------------------------------------------------
@@ -194,7 +195,7 @@ def test_speed_is_judged_only_after_the_laws_and_by_the_clock(monkeypatch):
 
 def test_solutions_get_full_marks_and_stubs_none(nursery):
     full = grade(SOLUTION, nursery=nursery)
-    assert full.points == full.out_of == 20, [repr(v) for v in full.verdicts]
+    assert full.points == full.out_of == OUT_OF, [repr(v) for v in full.verdicts]
     none = grade(STUBS, nursery=nursery)
     assert none.points == 0 and {v.state for v in none.verdicts} == {"not answered"}
 
@@ -572,14 +573,14 @@ def test_a_mixed_submission_gets_its_marks_question_by_question(tmp_path, capsys
     out = tmp_path / "marks.json", tmp_path / "marks.csv"
     assert main(["grade", str(path), "--json", str(out[0]), "--csv", str(out[1])]) == 1
     text = capsys.readouterr().out
-    assert "3 of 20" in text and "everyone is acquitted" in text
+    assert f"3 of {OUT_OF}" in text and "everyone is acquitted" in text
     marks = json.loads(out[0].read_text())["notebooks"][0]
-    assert [q["points"] for q in marks["questions"]] == [3, 0, 0, 0, 0]
+    assert [q["points"] for q in marks["questions"]] == [3, 0, 0, 0, 0, 0, 0]
     assert [q["state"] for q in marks["questions"]] == [
-        "passed", "failed", "failed", "not answered", "not answered",
+        "passed", "failed", "failed", *["not answered"] * 4,
     ]  # fmt: skip
     rows = list(csv.reader(out[1].open()))
-    assert rows[1][1:8] == ["3", "20", "3", "0", "0", "0", "0"]
+    assert rows[1][1:10] == ["3", str(OUT_OF), "3", *"000000"]
 
 
 @pytest.mark.parametrize("text", ["", "not json", "[]", "{}", '{"cells": 3}', '{"cells": [1]}'])
@@ -603,7 +604,7 @@ def test_a_notebook_that_lacks_a_cell_loses_that_question_only(tmp_path, nursery
     path = tmp_path / "x.ipynb"
     notebooks.write(path, notebook)
     graded = grade(path, nursery=nursery)
-    assert [v.state for v in graded.verdicts] == ["not answered", "no cell", *["not answered"] * 3]
+    assert [v.state for v in graded.verdicts] == ["not answered", "no cell", *["not answered"] * 5]
     assert "6.2" in graded.note
 
 
