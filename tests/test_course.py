@@ -21,6 +21,7 @@ from tests.test_exercises import local, run_cell
 
 SOLUTION = ROOT / "solutions" / "06_kv_cache.ipynb"
 STUBS = ROOT / "exercises" / "06_kv_cache.ipynb"
+OUT_OF = sum(e.points for e in ALL if e.chapter == "6")
 BY_NUMBER = {e.number: e for e in ALL}
 ANSWERS = {e.number: e.second for e in ALL}
 
@@ -33,7 +34,7 @@ def test_a_stub_that_is_partly_filled_is_not_answered_yet_and_says_how_far(nurse
         local(BY_NUMBER["6.5"], source),
         grade_source(BY_NUMBER["6.5"], source, 1, nursery),
     ):
-        assert verdict.state == "not answered" and "1 of 4 laws" in verdict.message
+        assert verdict.state == "not answered" and "1 of 6 laws" in verdict.message
 
 
 def test_an_error_of_torch_is_no_stub():
@@ -158,7 +159,10 @@ def test_a_failure_names_the_smallest_case_and_the_first_wrong_index():
     assert "x_BSC (" in message
 
 
-@pytest.mark.parametrize("exercise", [e for e in ALL if e.chapter == "6"], ids=lambda e: e.number)
+DRAWN = [e for e in ALL if e.chapter == "6" and e.n_cases > 1]  # quizzes have one case
+
+
+@pytest.mark.parametrize("exercise", DRAWN, ids=lambda e: e.number)
 def test_of_all_failing_cases_the_smallest_is_shown(exercise):
     cases = draw(exercise, exercise.cases, 4)
     smallest, largest = min(cases, key=exercise.size), max(cases, key=exercise.size)
@@ -183,7 +187,7 @@ def test_speed_is_judged_only_after_the_laws_and_by_the_clock(monkeypatch):
         changed = spec.Exercise(**{**vars(exercise), "clock": clock})
         assert local(changed, source, clock=True).state == state
         slow = judge(changed, LocalAnswer(ch06_answers.generate_without_cache), 1)
-        assert "rows projected" in slow.message
+        assert "positions by call" in slow.message
 
 
 # --- in another process -----------------------------------------------------------------------
@@ -191,7 +195,7 @@ def test_speed_is_judged_only_after_the_laws_and_by_the_clock(monkeypatch):
 
 def test_solutions_get_full_marks_and_stubs_none(nursery):
     full = grade(SOLUTION, nursery=nursery)
-    assert full.points == full.out_of == 20, [repr(v) for v in full.verdicts]
+    assert full.points == full.out_of == OUT_OF, [repr(v) for v in full.verdicts]
     none = grade(STUBS, nursery=nursery)
     assert none.points == 0 and {v.state for v in none.verdicts} == {"not answered"}
 
@@ -433,6 +437,31 @@ def test_a_law_that_gives_a_function_is_told_to_lend_it(nursery):
         assert "something of type builtin_function_or_method; give data, or lend" in verdict.message
 
 
+def test_the_call_that_a_law_shows_is_named_and_the_inputs_can_be_had(nursery):
+    law = spec.Law("f", lambda a, c: {"x": a(c["n"] + 1)}, lambda c, _: {"x": 0},
+                   shows=lambda c: f"f({c['n'] + 1})")  # fmt: skip
+    source = "def f(n):\n    return n\n"
+    one = small(name="f", laws=(law,), cases=lambda rng: {"n": rng.randint(1, 9), "_seed": 3})
+    here = local(one, source)
+    n = here.case["n"]
+    assert here.case == {"n": n} and f'"f" does not hold on f({n + 1}).' in here.message
+    assert "`.case` of this verdict" in repr(here)
+    private = judge(one, LocalAnswer(lambda n: n), 1, private=lambda rng: {"n": 0})
+    assert private.case is None and "a private case" in private.message
+    there = grade_source(one, source, 1, nursery)
+    assert there.case is None and ".case" not in repr(there)
+
+
+def test_a_known_mistake_that_breaks_an_earlier_law_is_not_the_one_that_was_made():
+    laws = [spec.Law(f"{i}", lambda a, c, i=i: {"x": a(i)}, lambda c, _: {"x": 0}) for i in (1, 2)]
+    wrong = [spec.Wrong(lambda i: 7, "always"), spec.Wrong(lambda i: 7 * (i == 2), "sometimes")]
+    one = small(name="f", laws=laws, cases=lambda rng: {"n": 1}, wrong=wrong)
+    named = [judge(one, LocalAnswer(w.answer), 1).mistake for w in wrong]
+    assert named == ["always", "sometimes"]
+    alone = small(name="f", laws=laws, cases=lambda rng: {"n": 1}, wrong=wrong[:1])
+    assert judge(alone, LocalAnswer(wrong[1].answer), 1).mistake == "always", "better than no name"
+
+
 def test_a_result_of_another_form_is_the_answers_fault_and_not_the_laws():
     law = spec.Law("two", lambda a, c: dict(zip("xy", a(), strict=True)), lambda c, _: {"x": 1})
     verdict = judge(small(laws=(law,)), LocalAnswer(lambda: 7), 1)
@@ -464,7 +493,7 @@ def test_a_picture_shows_where_it_is_wrong_and_only_then():
 
     shown = check("6.2", off)._repr_html_()
     assert shown.count("<rect") >= 8 and shown.count('fill-opacity="1.00"') == 1
-    assert "across: position" in shown and "out_BHSD" in shown
+    assert "across: position; down: batch and head; the redder" in shown and "out_BHSD" in shown
     assert check("6.2", right)._repr_html_() is None
     assert check("6.3", lambda *a: "<b>")._repr_html_() is None
 
@@ -551,14 +580,14 @@ def test_a_mixed_submission_gets_its_marks_question_by_question(tmp_path, capsys
     out = tmp_path / "marks.json", tmp_path / "marks.csv"
     assert main(["grade", str(path), "--json", str(out[0]), "--csv", str(out[1])]) == 1
     text = capsys.readouterr().out
-    assert "3 of 20" in text and "everyone is acquitted" in text
+    assert f"3 of {OUT_OF}" in text and "everyone is acquitted" in text
     marks = json.loads(out[0].read_text())["notebooks"][0]
-    assert [q["points"] for q in marks["questions"]] == [3, 0, 0, 0, 0]
+    assert [q["points"] for q in marks["questions"]] == [3, 0, 0, 0, 0, 0, 0]
     assert [q["state"] for q in marks["questions"]] == [
-        "passed", "failed", "failed", "not answered", "not answered",
+        "passed", "failed", "failed", *["not answered"] * 4,
     ]  # fmt: skip
     rows = list(csv.reader(out[1].open()))
-    assert rows[1][1:8] == ["3", "20", "3", "0", "0", "0", "0"]
+    assert rows[1][1:10] == ["3", str(OUT_OF), "3", *"000000"]
 
 
 @pytest.mark.parametrize("text", ["", "not json", "[]", "{}", '{"cells": 3}', '{"cells": [1]}'])
@@ -582,7 +611,7 @@ def test_a_notebook_that_lacks_a_cell_loses_that_question_only(tmp_path, nursery
     path = tmp_path / "x.ipynb"
     notebooks.write(path, notebook)
     graded = grade(path, nursery=nursery)
-    assert [v.state for v in graded.verdicts] == ["not answered", "no cell", *["not answered"] * 3]
+    assert [v.state for v in graded.verdicts] == ["not answered", "no cell", *["not answered"] * 5]
     assert "6.2" in graded.note
 
 

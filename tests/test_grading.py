@@ -21,6 +21,7 @@ pytestmark = pytest.mark.timeout(1800)
 TABLE = re.compile(r"(<!-- hostile -->\n).*?(<!-- end -->)", re.S)
 SEALED = ("namespaces", "bubblewrap")
 STUBS, ANSWERS = hostile.STUBS, hostile.ANSWERS
+OUT_OF = sum(e.points for e in ALL if e.chapter == "6")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_a_hostile_or_broken_submission_gets_what_it_earned(run, case):
 
 @pytest.mark.parametrize("name", ["an honest neighbour", "another"])
 def test_its_neighbours_in_the_same_run_get_their_marks(run, name):
-    assert run[name].points == run[name].out_of == 20, said(run[name])
+    assert run[name].points == run[name].out_of == OUT_OF, said(run[name])
 
 
 def test_nothing_was_written_outside_and_nothing_lives_on(run):
@@ -73,7 +74,7 @@ def brief(graded):
 def test_the_table_in_the_docs_is_what_came_out(run):
     earned = {name: points for name, _, points, _ in hostile.CASES}
     assert {name: g.points for name, g in run.items() if name in earned} == earned
-    lines = ["| submission | marks of 20 | what the report says |", "|---|---|---|"]
+    lines = [f"| submission | marks of {OUT_OF} | what the report says |", "|---|---|---|"]
     lines += [f"| {name} | {g.points} | {brief(g)} |" for name, g in run.items()]
     text = PAGE.read_text(encoding="utf-8")
     if os.environ.get("KVLAB_WRITE_DOCS"):
@@ -156,9 +157,9 @@ def test_one_notebook_for_a_cluster_job_and_for_gradescope(tmp_path, capsys):
     assert found["notebooks"][0]["points"] == 4
     assert found["notebooks"][0]["isolation"] == sandbox.best().name
     shown = json.loads(results.read_text())
-    assert shown["score"] == 4 and len(shown["tests"]) == 5
+    assert shown["score"] == 4 and len(shown["tests"]) == 7
     assert sandbox.best().says in shown["output"]
-    assert sum(t["max_score"] for t in shown["tests"]) == 20
+    assert sum(t["max_score"] for t in shown["tests"]) == OUT_OF
     assert {t["status"] for t in shown["tests"]} == {"passed", "failed"}
     path.write_text("?")
     assert main(["grade", "--one", str(path), "--json"]) == 0
@@ -251,7 +252,7 @@ def test_a_link_a_pipe_and_a_huge_file_are_not_read(tmp_path):
     found = {g.name: g for g in grade_all(find_submissions([tmp_path]), Rules(), workers=1)}
     assert {name: g.points for name, g in found.items()} == {"link": 0, "pipe": 0, "06_huge": 0}
     assert "link" in found["link"].note and "not a file" in found["pipe"].note
-    assert "32 is not read" in found["06_huge"].note and found["06_huge"].out_of == 20
+    assert "32 is not read" in found["06_huge"].note and found["06_huge"].out_of == OUT_OF
     assert report.digest(tmp_path / "pipe.ipynb", "pipe")
 
 
@@ -285,4 +286,4 @@ def test_a_name_that_steers_a_terminal_is_shown_harmless(tmp_path, capsys):
 
 
 def test_points_of_a_chapter_are_complete():
-    assert sum(e.points for e in ALL if e.chapter == "6") == 20
+    assert OUT_OF == 23

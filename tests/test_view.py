@@ -31,7 +31,8 @@ def test_the_picture_shows_those_counts():
     assert count(grid.svg, "computed") == 5 + 1 + 1 + 1
     assert count(grid.svg, "reused") == 5 + 6 + 1
     grid.cached = False
-    assert count(grid.svg, "computed") == 5 + 6 + 7 + 1 and count(grid.svg, "reused") == 1
+    assert count(grid.svg, "computed") == 5 + 1 + 1 + 1 and count(grid.svg, "reused") == 1
+    assert count(grid.svg, "again") == 5 + 6 + 1
     grid.step = 0
     assert count(grid.svg, "empty") == 2 + 7 + 7
 
@@ -118,13 +119,22 @@ def test_each_figure_has_labels_and_shows_itself():
         assert figure._repr_png_().startswith(b"\x89PNG")
 
 
-def test_arrivals_are_told_apart_by_marker_and_begin_with_a_bar():
+def test_arrivals_lie_on_lines_of_their_own_and_begin_with_a_bar():
     figure = figures.arrivals({"one": [0.5, 0.6, 0.7], "two": [0.9, 1.0]})
     axes = figure.axes[0]
     assert axes.get_xlabel() and [t.get_text() for t in axes.get_yticklabels()] == ["one", "two"]
     assert [list(line.get_xdata()) for line in axes.lines] == [[0.5, 0.6, 0.7], [0.9, 1.0]]
     assert [bar.get_width() for bar in axes.patches] == [0.5, 0.9]
-    assert len({(line.get_color(), line.get_marker()) for line in axes.lines}) == 2
+    assert len({line.get_color() for line in axes.lines}) == 2
+    named = {t.get_text() for t in figure.legends[0].get_texts()}
+    assert named == {"a token", "time to the first token"}
+
+
+def test_rows_are_counted_once_where_they_are_computed_for_the_first_time():
+    axes = figures.rows_per_step(5, 3).axes[0]
+    labels = [t.get_text() for t in axes.get_legend().get_texts()]
+    assert labels == ["again, without a cache: 11", "for the first time, with or without: 7"]
+    assert [bar.get_height() for bar in axes.patches] == [0, 5, 6, 5, 1, 1]
 
 
 def test_quality_over_bytes_tells_all_methods_apart():

@@ -13,6 +13,10 @@ def heights(panel, name):
     return [float(r.get("height")) for r in rects if r.get("class") == name]
 
 
+def texts(panel):
+    return [t.text for t in ElementTree.fromstring(panel.svg).iter(RECT.replace("rect", "text"))]
+
+
 def test_without_a_cache_all_rows_before_the_newest_are_computed_again():
     panel = Timeline(n_prompt=17, n_new=4)
     assert panel.rows == [(17, 0), (1, 17), (1, 18), (1, 19)]
@@ -36,6 +40,8 @@ def test_bars_are_as_high_as_rows_on_one_scale_for_both_ways():
     panel = Timeline(n_prompt=6, n_new=3)
     unit = heights(panel, "first")[0] / 6
     assert heights(panel, "again") == pytest.approx([6 * unit, 7 * unit])
+    assert [t for t in texts(panel) if t.isdigit()][:2] == ["0", "8"], "the axis"
+    assert [t for t in texts(panel) if t.isdigit()][2:] == ["6", "0", "7", "1", "8", "2"]
     panel.cached = True
     assert heights(panel, "again") == []
     assert heights(panel, "first") == pytest.approx([6 * unit, unit, unit])

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from itertools import accumulate, pairwise
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -176,6 +177,17 @@ PREFILL = Exercise(
               "decode were to read it. Decode reads the first new token."),
         Wrong(given.stores_first_new, "the first new token's key and value are kept as well, but "
               "nobody has read it yet: decode does, and would then find it twice."),
+        Wrong(given.masked_to_zero, "hidden scores are 0. A score of 0 still has a weight; "
+              "only one of -inf, before the softmax, has none."),
+        Wrong(given.masks_itself, "a token does not see itself. The first one then sees nothing at "
+              "all, and its softmax is nan: hide column > row, which is triu(1)."),
+        Wrong(given.sees_later_only, "the mask hides the past and shows the future: hide column > "
+              "row."),
+        Wrong(given.softmax_over_queries, "softmax goes down the columns. Each query shares its "
+              "attention among keys: the last axis of scores_SS."),
+        Wrong(given.wrong_root, "scores are divided by the root of the model width C. It is the "
+              "root of the head width D."),
+        Wrong(given.swapped, "keys and values are handed over in each other's place."),
         Wrong(given.no_mask, "every query sees the whole prompt, so from the second layer on keys "
               "know tokens that come after them."),
         Wrong(given.last_layer_for_all, "the last layer's keys and values stand for all layers. "
@@ -193,7 +205,7 @@ PREFILL = Exercise(
 def _trace_case(rng: random.Random) -> Case:
     """An answer that would go on past the limit, and an ending token that comes before it."""
     n_prompt, n_new = rng.randint(2, 20), rng.randint(4, 8)
-    would_write = rng.sample(range(5, 60), n_new + 2)
+    would_write = rng.sample(range(5, 60), n_new + 2)  # 0 is kept for a scenario of its own
     return {
         "n_prompt": n_prompt,
         "would_write": would_write,
@@ -202,51 +214,55 @@ def _trace_case(rng: random.Random) -> Case:
     }
 
 
-def _scenarios(case: Case) -> dict[str, tuple[int, int | None]]:
-    """Limits and ending tokens that every answer is asked about."""
-    return {
-        "no ending token": (case["n_new"], None),
-        "with an ending token": (case["n_new"], case["eos"]),
-        "an ending token beyond the limit": (case["n_new"], case["would_write"][-1]),
-        "one new token": (1, None),
-    }
+_Call = tuple[int, list[int], int, int | None]
 
 
-def _run_trace(answer: Answer, case: Case) -> Outcome:
-    seen = {}
-    for name, (n_new, eos) in _scenarios(case).items():
-        got = named(
-            answer(case["n_prompt"], list(case["would_write"]), n_new, eos), "fed", "lengths"
-        )
-        seen |= {f"fed, {name}": got["fed"], f"lengths, {name}": got["lengths"]}
-    return seen
+def _without_end(case: Case) -> _Call:
+    return case["n_prompt"], case["would_write"], case["n_new"], None
 
 
-def _expect_trace(case: Case, _outcome: Outcome) -> Outcome:
+def _with_end(case: Case) -> _Call:
+    return case["n_prompt"], case["would_write"], case["n_new"], case["eos"]
+
+
+def _end_beyond_limit(case: Case) -> _Call:
+    return case["n_prompt"], case["would_write"], case["n_new"], case["would_write"][-1]
+
+
+def _one_new(case: Case) -> _Call:
+    return case["n_prompt"], case["would_write"], 1, None
+
+
+def _end_is_zero(case: Case) -> _Call:
+    zeroed = [0 if token == case["eos"] else token for token in case["would_write"]]
+    return case["n_prompt"], zeroed, case["n_new"], 0
+
+
+def _grows(name: str, arguments: Callable[[Case], _Call]) -> Law:
+    """The law that an answer's lists are those of a real cache, for one kind of call."""
+    return Law(
+        f"as a real cache grows, {name}",
+        lambda answer, case: named(answer(*arguments(case)), "fed", "lengths"),
+        lambda case, _: _grown(*arguments(case)),
+        shows=lambda case: f"trace{arguments(case)}",
+    )
+
+
+def _grown(n_prompt: int, would_write: list[int], n_new: int, eos: int | None) -> Outcome:
     """A real model with a real cache, whose words are put into its mouth."""
-    model, seen = tiny_model(1), {}
-    prompt = [i % 50 + 1 for i in range(case["n_prompt"])]
-    for name, (n_new, eos) in _scenarios(case).items():
-        script = iter(case["would_write"])
-        cache = model.new_cache(1, case["n_prompt"] + n_new)
-        with Probe(model) as probe:
-            steps = stream(
-                model,
-                prompt,
-                n_new,
-                cache=cache,
-                pick=lambda _, script=script: torch.tensor([next(script)]),
-                eos=() if eos is None else (eos,),
-            )
-            seen[f"lengths, {name}"] = [cache.length for _ in steps]
-        seen[f"fed, {name}"] = [forward.new for forward in probe.forwards]
-    return seen
-
-
-def _expect_running(case: Case, outcome: Outcome) -> Outcome:
-    return {
-        f"lengths, {name}": list(accumulate(outcome[f"fed, {name}"])) for name in _scenarios(case)
-    }
+    model, script = tiny_model(1), iter(would_write)
+    cache = model.new_cache(1, n_prompt + n_new)
+    with Probe(model) as probe:
+        steps = stream(
+            model,
+            [i % 50 + 1 for i in range(n_prompt)],
+            n_new,
+            cache=cache,
+            pick=lambda _: torch.tensor([next(script)]),
+            eos=() if eos is None else (eos,),
+        )
+        lengths = [cache.length for _ in steps]
+    return {"fed": [forward.new for forward in probe.forwards], "lengths": lengths}
 
 
 TRACE = Exercise(
@@ -258,8 +274,11 @@ TRACE = Exercise(
     difficulty=2,
     cases=_trace_case,
     laws=(
-        Law("as a real cache grows", _run_trace, _expect_trace),
-        Law("what was fed is what is in the cache", _run_trace, _expect_running),
+        _grows("no ending token", _without_end),
+        _grows("with an ending token", _with_end),
+        _grows("an ending token beyond the limit", _end_beyond_limit),
+        _grows("one new token", _one_new),
+        _grows("the ending token 0", _end_is_zero),
     ),
     second=given.SECOND_TRACE,
     hints=(
@@ -277,6 +296,10 @@ TRACE = Exercise(
         Wrong(given.last_token_stored, "the last new token is fed as well. Nobody needs the logits "
               "behind it, so it is returned and not read."),
         Wrong(given.ignores_eos, "the ending token does not end the answer."),
+        Wrong(given.searches_beyond_limit, "an ending token that comes after n_new tokens is found "
+              "and followed. The limit ends the answer first: look in would_write[:n_new]."),
+        Wrong(given.zero_is_no_eos, "the ending token 0 is taken for none: `if eos` is false for "
+              "0. Ask whether eos is None."),
         Wrong(given.feeds_eos, "the ending token is fed before the loop stops: one call too many, "
               "and a token in the cache that does not belong to the text."),
         Wrong(given.swallows_eos, "the loop stops before the ending token is written. It is chosen "
@@ -294,11 +317,13 @@ TRACE = Exercise(
 
 
 def _work_case(rng: random.Random) -> Case:
-    """Sizes of a model, and lengths; no two alike."""
+    """Sizes of a model, and lengths. No share of the work is half of it by chance: a mistake that
+    halves attention is told from one that leaves out layers or heads.
+    """
     n_prompt, n_new = rng.randint(3, 9), rng.randint(3, 5)
-    n_kv_heads = rng.choice([1, 2, 3])
+    n_kv_heads = rng.choice([2, 3, 4])
     sizes = {
-        "n_layers": rng.choice([2, 3]),
+        "n_layers": rng.choice([3, 5]),
         "n_heads": 2 * n_kv_heads,
         "n_kv_heads": n_kv_heads,
         "head_dim": rng.choice([4, 6, 8]),
@@ -331,17 +356,29 @@ def _asked(answer: Answer, case: Case, n_prompt: int, n_new: int) -> dict[str, A
         raise NotData(
             f"your code returned {brief(got)}; expected a dict with {', '.join(_COUNTS)}."
         )
-    return {name: _whole(got[name]) for name in _COUNTS}
+    for name in _COUNTS:
+        if type(got[name]) is float:
+            raise NotData(
+                f"your code returned {name} as {got[name]}, a float; expected a whole number (int)."
+            )
+    return got
 
 
-def _whole(value: Any) -> Any:
-    """3.0 as 3: who divides by 2 with / has a float."""
-    return int(value) if type(value) is float and value.is_integer() else value
+def _counts(name: str) -> Law:
+    """The law that one of the four numbers is what counters count."""
+    return Law(
+        f"{name}, as counters count in a real model",
+        lambda answer, case: {name: _asked(answer, case, case["n_prompt"], case["n_new"])[name]},
+        lambda case, _: {
+            name: _counted(tuple(case["_model"].items()), case["n_prompt"], case["n_new"])[name]
+        },
+    )
 
 
-def _counted(case: Case, n_prompt: int, n_new: int) -> dict[str, int]:
+@lru_cache(64)
+def _counted(sizes: tuple[tuple[str, int], ...], n_prompt: int, n_new: int) -> dict[str, int]:
     """The same by counters, of a real model that writes token 1 again and again."""
-    model = tiny_model(0, **case["_model"])
+    model = tiny_model(0, **dict(sizes))
     prompt_BS, token_B = torch.ones(1, n_prompt, dtype=torch.int64), torch.ones(1).long()
     with torch.inference_mode(), Probe(model) as naive, _flops() as naive_flops:
         for i in range(n_new):
@@ -386,11 +423,7 @@ WORK = Exercise(
     cases=_work_case,
     size=lambda case: case["n_prompt"] * case["n_new"],
     laws=(
-        Law(
-            "as counters count in a real model",
-            lambda answer, case: _asked(answer, case, case["n_prompt"], case["n_new"]),
-            lambda case, _: _counted(case, case["n_prompt"], case["n_new"]),
-        ),
+        *(_counts(name) for name in _COUNTS),
         Law(
             "a step without a cache is a prefill",
             _run_a_step_is_a_prefill,
@@ -412,6 +445,17 @@ WORK = Exercise(
               "did not grow."),
         Wrong(given.last_token_read, "one token too many is read: the last new token is written "
               "and never fed, with a cache or without."),
+        Wrong(given.each_token_once, "P + N is the length of the finished text. Without a cache "
+              "each step reads all there is again."),
+        Wrong(given.rows_of_all_layers, "the rows of all layers are added up. A row counts once, "
+              "in each layer."),
+        Wrong(given.divides_with_slash, "/ makes a float. Whole numbers are divided with //."),
+        Wrong(given.triangle, "only the pairs that the causal mask leaves are counted. The counter "
+              "counts the whole rectangle, S x T."),
+        Wrong(given.matrices_per_layer, "`matrices` is taken times the number of layers. It holds "
+              "all of them together."),
+        Wrong(given.head_left_out, "the head is left out: each call makes logits for one row."),
+        Wrong(given.one_head, "attention is counted for one head. Each layer has n_heads."),
         Wrong(given.head_for_every_row, "every row gets logits. Only the last row of a call is "
               "asked for: the head counts once per call."),
         Wrong(given.scores_only, "attention counts half: queries meet keys, and then values are "
@@ -435,7 +479,8 @@ class Device(Lent):
 
     `cold` seconds come on top of each work's first run. With `queues`, `run` returns before the
     work is done. With `disturbed`, some runs of each work take eight times as long and some a
-    fifth. With `drift`, each run takes that much longer than the one before it.
+    fifth. With `drift`, each run takes that much longer than the one before it; with `drops_after`,
+    every run behind that many takes three times as long.
     """
 
     lends = ("now", "run", "synchronize")
@@ -448,13 +493,16 @@ class Device(Lent):
         queues: bool = False,
         disturbed: bool = False,
         drift: float = 0.0,
+        drops_after: int | None = None,
     ) -> None:
         self._seconds, self._cold, self._queues = seconds, cold, queues
-        self._disturbed, self._drift = disturbed, drift
+        self._disturbed, self._drift, self._drops_after = disturbed, drift, drops_after
         self._time, self._free_at, self._pace = 1000.0, 0.0, 1.0
         self.runs = dict.fromkeys(seconds, 0)
+        self.looks, self.longest_row, self._row = 0, 0, ("", 0)  # a row: runs of one work, at once
 
     def now(self) -> float:
+        self.looks += 1
         return self._time
 
     def run(self, work: str) -> None:
@@ -463,7 +511,11 @@ class Device(Lent):
         self._time += 1e-6
         self._free_at = max(self._free_at, self._time) + self._takes(work)
         self.runs[work] += 1
+        self._row = (work, self._row[1] + 1 if self._row[0] == work else 1)
+        self.longest_row = max(self.longest_row, self._row[1])
         self._pace *= 1 + self._drift
+        if sum(self.runs.values()) == self._drops_after:
+            self._pace *= 3
         if not self._queues:
             self.synchronize()
 
@@ -503,8 +555,16 @@ def _times(answer: Answer, case: Case, n: int, **kind: Any) -> tuple[Outcome, De
     return named(got, *_RESULTS), device
 
 
+def _looks(answer: Answer, case: Case) -> Outcome:
+    return {"calls of device.now()": _times(answer, case, 1)[1].looks}
+
+
 def _on_cold(answer: Answer, case: Case) -> Outcome:
     return _times(answer, case, 1, cold=case["_cold"])[0]
+
+
+def _on_cold_queue(answer: Answer, case: Case) -> Outcome:
+    return _times(answer, case, 1, cold=case["_cold"], queues=True)[0]
 
 
 def _on_queued(answer: Answer, case: Case) -> Outcome:
@@ -519,7 +579,42 @@ def _on_drift(answer: Answer, case: Case) -> Outcome:
     return _times(answer, case, case["n"], queues=True, drift=case["_drift"])[0]
 
 
-def _finds(name: str, run: Callable[[Answer, Case], Outcome], *results: str) -> Law:
+def _in_turn(answer: Answer, case: Case) -> Outcome:
+    _, device = _times(answer, case, case["n"], queues=True)
+    return {"the order of the runs": "in turn" if device.longest_row <= 4 else "not in turn"}
+
+
+DROP_PAIRS, DROPS = 5, range(5, 13)
+
+
+def _on_drop(answer: Answer, case: Case) -> Outcome:
+    """The pace drops once, in the middle of a pair for one of these places at least.
+
+    The median of slow readings and that of fast ones may then come from before and behind the drop;
+    of the pairs at most one is split, which a median of ratios does not notice.
+    """
+    return {
+        f"ratio, with a drop after run {run}": _times(
+            answer, case, DROP_PAIRS, queues=True, drops_after=run
+        )[0]["ratio"]
+        for run in DROPS
+    }
+
+
+def _expect_drop(case: Case, _outcome: Outcome) -> Outcome:
+    slow, fast = case["_seconds"]
+    true = Near(slow / fast, rtol=0.025)
+    return {f"ratio, with a drop after run {run}": true for run in DROPS}
+
+
+def _watched(n: int | None = None) -> Callable[[Case], str]:
+    """The call, for a message: n is the case's unless given."""
+    return lambda case: f"stopwatch(device, {case['slow']!r}, {case['fast']!r}, {n or case['n']})"
+
+
+def _finds(
+    name: str, run: Callable[[Answer, Case], Outcome], *results: str, n: int | None = None
+) -> Law:
     """The law that these results are the truth about a device; all three unless named.
 
     The ratio may be off by the drift of two runs, since one of a pair comes first.
@@ -535,7 +630,7 @@ def _finds(name: str, run: Callable[[Answer, Case], Outcome], *results: str) -> 
         known = dict(zip(_RESULTS, (slow, fast, slow / fast), strict=True))
         return {result: Near(known[result], rtol=0.025) for result in results}
 
-    return Law(name, some, truth)
+    return Law(name, some, truth, shows=_watched(n))
 
 
 def _run_enough(answer: Answer, case: Case) -> Outcome:
@@ -566,12 +661,26 @@ STOPWATCH = Exercise(
     cases=_watch_case,
     size=lambda case: case["n"],
     laws=(
-        _finds("the first run is cold, and one pair is asked for", _on_cold),
+        Law(
+            "the device's own clock is read",
+            _looks,
+            lambda *_: {"calls of device.now()": AtLeast(2)},
+            shows=_watched(1),
+        ),
+        _finds("the first run is cold, and one pair is asked for", _on_cold, n=1),
         _finds("run returns before the work is done", _on_queued),
+        _finds("run returns early, and the cold runs still go on", _on_cold_queue, n=1),
         _finds("some runs are disturbed", _on_disturbed, "slow_seconds", "fast_seconds"),
         _finds("some runs are disturbed: the ratio", _on_disturbed, "ratio"),
+        Law(
+            "slow and fast take turns",
+            _in_turn,
+            lambda *_: {"the order of the runs": "in turn"},
+            shows=_watched(),
+        ),
         _finds("the device slows down all the time", _on_drift, "ratio"),
-        Law("n runs of each, and few more", _run_enough, _expect_enough),
+        Law("the device slows down once", _on_drop, _expect_drop, shows=_watched(DROP_PAIRS)),
+        Law("n runs of each, and few more", _run_enough, _expect_enough, shows=_watched()),
     ),
     second=given.SECOND_STOPWATCH,
     hints=(
@@ -587,6 +696,12 @@ STOPWATCH = Exercise(
               "hands the work over: synchronize before the second reading."),
         Wrong(given.waits_before_only, "you wait before the first reading but not before the "
               "second, so what is timed is the handing over."),
+        Wrong(given.waits_behind_only, "you wait before the second reading but not before the "
+              "first, so the first reading also times the warm-up that still runs."),
+        Wrong(given.own_clock, "the time is read from another clock than the device's: use "
+              "device.now()."),
+        Wrong(given.ratio_of_medians, "the two medians are divided. When the pace changes they may "
+              "come from different times: take one ratio for each pair, and the median of those."),
         Wrong(given.cold_counts, "nothing is run before the first reading, so it times the "
                                  "start-up."),
         Wrong(given.warms_one, "only one of the two works is warmed up. Each has a cold first "
@@ -632,6 +747,58 @@ def _reference_latencies(events: list) -> dict[str, list[float | None]]:
     return found
 
 
+def _table(answer: Answer, case: Case) -> dict[str, list]:
+    """The answer's table; whatever else came is the answer's fault.
+
+    Raises: NotData unless each request that is there has two entries.
+    """
+    table = _by_name(answer(_copied(case)))
+    for name, entry in table.items():
+        if not isinstance(entry, list) or len(entry) != 2:
+            raise NotData(f"your code returned {brief(entry)} for {name!r}; expected [TTFT, TPOT].")
+    return table
+
+
+def _known(case: Case, which: int) -> dict[str, float]:
+    """The TTFT (0) or TPOT (1) of the requests that have one."""
+    right = _reference_latencies(case["events"])
+    return {name: entry[which] for name, entry in right.items() if entry[which] is not None}
+
+
+def _measured(name: str, which: int) -> Law:
+    """The law that one of the two numbers is right wherever it is known."""
+
+    def run(answer: Answer, case: Case) -> Outcome:
+        table = _table(answer, case)
+        return {name: {who: table.get(who, [None, None])[which] for who in _known(case, which)}}
+
+    return Law(f"{name} where it is known", run, lambda case, _: {name: _known(case, which)})
+
+
+def _run_one_token(answer: Answer, case: Case) -> Outcome:
+    """A token without another one has no gap."""
+    table, right = _table(answer, case), _reference_latencies(case["events"])
+    single = [who for who, (ttft, tpot) in right.items() if ttft is not None and tpot is None]
+    return {"TPOT of a request with one token": [table.get(who, [0, 0])[1] for who in single]}
+
+
+def _run_no_token(answer: Answer, case: Case) -> Outcome:
+    table, right = _table(answer, case), _reference_latencies(case["events"])
+    waiting = [who for who, (ttft, _) in right.items() if ttft is None]
+    return {
+        "the requests of the table": sorted(table),
+        "entries of a request without a token": [table.get(who) for who in waiting],
+    }
+
+
+def _expect_no_token(case: Case, outcome: Outcome) -> Outcome:
+    entries = outcome["entries of a request without a token"]
+    return {
+        "the requests of the table": sorted({who for _, who, _ in case["events"]}),
+        "entries of a request without a token": [[None, None]] * len(entries),
+    }
+
+
 def _run_alone(answer: Answer, case: Case) -> Outcome:
     """Each request's part of the log, alone."""
     alone = {}
@@ -671,7 +838,14 @@ LATENCIES = Exercise(
     cases=_log_case,
     size=lambda case: len(case["events"]),
     laws=(
-        agrees("the same as gap by gap", _reference_latencies, "events", gives="latencies"),
+        _measured("TTFT", 0),
+        _measured("TPOT", 1),
+        Law(
+            "one token has no gap",
+            _run_one_token,
+            lambda *_: {"TPOT of a request with one token": [None]},
+        ),
+        Law("a request without a token is there", _run_no_token, _expect_no_token),
         Law(
             "who else is in the log does not matter",
             _run_alone,
@@ -693,15 +867,19 @@ LATENCIES = Exercise(
         "token: TPOT is None, since there is no gap.",
     ),
     wrong=(
+        Wrong(given.absolute, "TTFT is a time of day. It runs from the request's own `sent`: "
+              "subtract that."),
+        Wrong(given.first_token_in_tpot, "all of the time is divided by all of the tokens. The "
+              "wait for the first token belongs to TTFT and to nothing else."),
         Wrong(given.divides_by_n, "TPOT is divided by N. N tokens have N - 1 gaps."),
-        Wrong(given.prefill_in_tpot, "the wait for the first token is part of TPOT. It belongs "
-              "to TTFT and to nothing else."),
         Wrong(given.from_started, "TTFT starts when the prefill starts. Who waits has waited "
               "since the prompt was sent."),
         Wrong(given.from_start_of_log, "TTFT starts with the log. Each request has its own "
                                        "`sent`."),
         Wrong(given.one_stream, "the gaps go across requests: another reader's token ends the "
                                 "gap."),
+        Wrong(given.from_any_token, "each gap begins with the log's token before it, of whomever "
+              "it is. Keep the last token of each request."),
         Wrong(given.zero_for_one, "one token has no gap, so its TPOT is not 0 but unknown: None."),
         Wrong(given.forgets_the_waiting, "a request without a token is missing. It waits: "
               "[None, None]. A table without it looks better than the truth."),
@@ -724,6 +902,11 @@ ROWS = one_number(
         170: "that is N P: the text grows by one token with each step.",
         225: "one token too many is read: the last new token is written and never fed.",
         26: "that is with a cache.",
+        68: "that is for 4 new tokens, and as if the text did not grow.",
+        74: "that is for 4 new tokens, as in the chapter.",
+        189: "the last step is missing: it reads 26.",
+        206: "the sum of 0 to 9 is 10 x 9 / 2 = 45.",
+        220: "the sum of 0 to 9 is 10 x 9 / 2, not 10 x 10 / 2.",
         27: "that is the length of the text, prompt and answer. Without a cache each step reads "
             "all there is.",
         45: "that is what the new tokens alone add. The prompt is read again in each step, too.",

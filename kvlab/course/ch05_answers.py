@@ -7,6 +7,7 @@ A wrong answer must be rejected, and is named if met. A second right answer is s
 from __future__ import annotations
 
 import statistics
+import time
 from itertools import pairwise
 
 import torch
@@ -32,19 +33,20 @@ def prefill(tokens, embed, w_q, w_k, w_v, w_o):
 
 
 def _prefill(
-    tokens_S, embed_VC, w_q, w_k, w_v, w_o, *, row=-1, mask=True, scale=True, residual=True,
-    first_input=False,
+    tokens_S, embed_VC, w_q, w_k, w_v, w_o, *, row=-1, hide=None, hidden=float("-inf"), root=None,
+    residual=True, first_input=False, over=-1,
 ):  # fmt: skip
     """Prefill; each wrong answer below changes one thing. Queries come as a fourth result."""
     n, width = len(tokens_S), w_k.shape[1]
     embedded_SC = x_SC = embed_VC[tokens_S]
-    later_SS = torch.ones(n, n).triu(1).bool() if mask else torch.zeros(n, n).bool()
+    hide_SS = (hide or (lambda ones: ones.triu(1)))(torch.ones(n, n)).bool()
+    root = width**0.5 if root is None else root
     queries, keys, values = [], [], []
     for layer in range(len(w_k)):
         in_SC = embedded_SC if first_input else x_SC
         q, k, v = (in_SC @ w[layer].T for w in (w_q, w_k, w_v))
-        score_SS = q @ k.T / (width**0.5 if scale else 1.0)
-        out_SC = score_SS.masked_fill(later_SS, float("-inf")).softmax(-1) @ v @ w_o[layer].T
+        score_SS = (q @ k.T / root).masked_fill(hide_SS, hidden)
+        out_SC = score_SS.softmax(over) @ v @ w_o[layer].T
         x_SC = x_SC + out_SC if residual else out_SC
         queries.append(q), keys.append(k), values.append(v)
     token = int((embed_VC @ x_SC[row]).argmax())
@@ -72,7 +74,32 @@ def stores_first_new(tokens_S, *weights):
 
 
 def no_mask(*given):
-    return _prefill(*given, mask=False)[:3]
+    return _prefill(*given, hide=torch.zeros_like)[:3]
+
+
+def masked_to_zero(*given):
+    return _prefill(*given, hidden=0.0)[:3]
+
+
+def masks_itself(*given):
+    return _prefill(*given, hide=lambda ones: ones.triu())[:3]
+
+
+def sees_later_only(*given):
+    return _prefill(*given, hide=lambda ones: ones.tril(-1))[:3]
+
+
+def softmax_over_queries(*given):
+    return _prefill(*given, over=0)[:3]
+
+
+def wrong_root(tokens_S, embed_VC, *weights):
+    return _prefill(tokens_S, embed_VC, *weights, root=embed_VC.shape[1] ** 0.5)[:3]
+
+
+def swapped(*given):
+    token, k, v, _ = _prefill(*given)
+    return token, v, k
 
 
 def last_layer_for_all(*given):
@@ -85,7 +112,7 @@ def all_from_embedding(*given):
 
 
 def not_scaled(*given):
-    return _prefill(*given, scale=False)[:3]
+    return _prefill(*given, root=1.0)[:3]
 
 
 def no_residual(*given):
@@ -131,6 +158,14 @@ def ignores_eos(n_prompt, would_write, n_new, eos):
     return _trace(n_prompt, n_new)
 
 
+def zero_is_no_eos(n_prompt, would_write, n_new, eos):
+    return _trace(n_prompt, _written(would_write, n_new, eos or None))
+
+
+def searches_beyond_limit(n_prompt, would_write, n_new, eos):
+    return _trace(n_prompt, _written(would_write, n_new if eos is None else None, eos))
+
+
 def feeds_eos(n_prompt, would_write, n_new, eos):
     n = _written(would_write, n_new, eos)
     return _trace(n_prompt, n + (eos in would_write[:n_new]))
@@ -174,15 +209,17 @@ def count_work(n_prompt, n_new, sizes):
 
 
 def _work(
-    n_prompt, n_new, sizes, *, grows=1, more=0, heads=None, pair=4, each=2, slots=None, layers=None
-):
+    n_prompt, n_new, sizes, *, grows=1, more=0, heads=None, pair=4, each=2, slots=None, layers=None,
+    pairs=None, n_heads=None,
+):  # fmt: skip
     """Rows and FLOP of both ways; each wrong answer below changes one thing."""
     layers = sizes["n_layers"] if layers is None else layers
-    per_pair = pair * sizes["n_heads"] * sizes["head_dim"] * layers
+    per_pair = pair * (n_heads or sizes["n_heads"]) * sizes["head_dim"] * layers
+    pairs = pairs or (lambda s, t: s * t)
 
     def flops(s, t):
         n_logits = heads(s) if heads else 1
-        return each * (s * sizes["matrices"] + n_logits * sizes["head"]) + per_pair * s * t
+        return each * (s * sizes["matrices"] + n_logits * sizes["head"]) + per_pair * pairs(s, t)
 
     texts = [n_prompt + grows * i for i in range(n_new)]
     if more:
@@ -227,6 +264,37 @@ def multiplications_only(n_prompt, n_new, sizes):
 
 def one_layer_of_attention(n_prompt, n_new, sizes):
     return _work(n_prompt, n_new, sizes, layers=1)
+
+
+def each_token_once(n_prompt, n_new, sizes):
+    return {**_work(n_prompt, n_new, sizes), "naive_rows": n_prompt + n_new}
+
+
+def rows_of_all_layers(n_prompt, n_new, sizes):
+    right = _work(n_prompt, n_new, sizes)
+    rows = {name: sizes["n_layers"] * right[name] for name in ("naive_rows", "cached_rows")}
+    return {**right, **rows}
+
+
+def divides_with_slash(n_prompt, n_new, sizes):
+    rows = n_new * n_prompt + n_new * (n_new - 1) / 2
+    return {**_work(n_prompt, n_new, sizes), "naive_rows": rows}
+
+
+def triangle(n_prompt, n_new, sizes):
+    return _work(n_prompt, n_new, sizes, pairs=lambda s, t: s * t - s * (s - 1) // 2)
+
+
+def matrices_per_layer(n_prompt, n_new, sizes):
+    return _work(n_prompt, n_new, {**sizes, "matrices": sizes["n_layers"] * sizes["matrices"]})
+
+
+def head_left_out(n_prompt, n_new, sizes):
+    return _work(n_prompt, n_new, {**sizes, "head": 0})
+
+
+def one_head(n_prompt, n_new, sizes):
+    return _work(n_prompt, n_new, sizes, n_heads=1)
 
 
 # 5.4
@@ -284,6 +352,26 @@ def clock_too_early(device, slow, fast, n):
 
 def waits_before_only(device, slow, fast, n):
     return _stopwatch(device, slow, fast, n, after=False)
+
+
+def waits_behind_only(device, slow, fast, n):
+    return _stopwatch(device, slow, fast, n, before=False)
+
+
+def own_clock(device, slow, fast, n):
+    seconds = {slow: [], fast: []}
+    for _ in range(n):
+        for work in (slow, fast):
+            start = time.perf_counter()
+            device.run(work)
+            device.synchronize()
+            seconds[work].append(time.perf_counter() - start)
+    return _summary(seconds[slow], seconds[fast])
+
+
+def ratio_of_medians(device, slow, fast, n):
+    slow_seconds, fast_seconds, _ = _stopwatch(device, slow, fast, n)
+    return slow_seconds, fast_seconds, slow_seconds / fast_seconds
 
 
 def cold_counts(device, slow, fast, n):
@@ -373,8 +461,16 @@ def divides_by_n(events):
     return _latencies(events, tpot=lambda sent, came: (came[-1] - came[0]) / len(came))
 
 
-def prefill_in_tpot(events):
+def first_token_in_tpot(events):
     return _latencies(events, tpot=lambda sent, came: (came[-1] - sent) / len(came))
+
+
+def absolute(events):
+    first = {}
+    for at, who, what in events:
+        if what == "token":
+            first.setdefault(who, at)
+    return {who: [first.get(who), tpot] for who, (_, tpot) in _latencies(events).items()}
 
 
 def from_started(events):
@@ -395,14 +491,26 @@ def from_start_of_log(events):
 
 
 def one_stream(events):
+    return _across(events, first_too=True)
+
+
+def from_any_token(events):
+    return _across(events, first_too=False)
+
+
+def _across(events, *, first_too):
+    """Gaps from one token of the log to the next, with or without those that begin an answer."""
     table, last, gaps = _latencies(events), None, {}
     for at, who, what in events:
         if what == "token":
-            if last is not None:
-                gaps.setdefault(who, []).append(at - last)
+            its = gaps.setdefault(who, [] if first_too else None)
+            if its is None:
+                gaps[who] = []
+            elif last is not None:
+                its.append(at - last)
             last = at
     return {
-        who: [ttft, sum(gaps[who]) / len(gaps[who]) if who in gaps else None]
+        who: [ttft, sum(gaps[who]) / len(gaps[who]) if gaps.get(who) else None]
         for who, (ttft, _) in table.items()
     }
 

@@ -100,7 +100,30 @@ def _concatenated(chunks) -> Outcome:
 def _run_holds(answer: Answer, case: Case) -> Outcome:
     cache = answer.make(*_shape(case))
     _fill(cache, _rows(case))
+    seen = _read_all(cache, case["n_layers"])
+    kinds = {str(t.dtype) for t in seen.values() if isinstance(t, Tensor)}
+    return {**seen, "the type of what read returns": sorted(kinds)}
+
+
+def _expect_holds(case: Case, _outcome: Outcome) -> Outcome:
+    want = _concatenated(_rows(case))
+    return {**want, "the type of what read returns": ["torch.float64"]}
+
+
+def _run_full(answer: Answer, case: Case) -> Outcome:
+    """As many tokens as there are slots: nothing is too many."""
+    cache = answer.make(*_shape(case))
+    _fill(cache, _rows(_filled(case)))
     return _read_all(cache, case["n_layers"])
+
+
+def _expect_full(case: Case, _outcome: Outcome) -> Outcome:
+    return _concatenated(_rows(_filled(case)))
+
+
+def _filled(case: Case) -> Case:
+    """The same case with a last chunk that leaves no slot free."""
+    return {**case, "chunks": [*case["chunks"], case["capacity"] - sum(case["chunks"])]}
 
 
 def _run_partial(answer: Answer, case: Case) -> Outcome:
@@ -136,7 +159,7 @@ def _expect_overflow(case: Case, _outcome: Outcome) -> Outcome:
 
 
 def _run_in_place(answer: Answer, case: Case) -> Outcome:
-    """A view that was read early shows what is written into the same slots later."""
+    """A view that was read early shows what is written into the same slots after a reset."""
     cache = answer.make(*_shape(case))
     first, second = _rows(case), _rows(case, salt=1)
     _fill(cache, first[:1])
@@ -147,8 +170,8 @@ def _run_in_place(answer: Answer, case: Case) -> Outcome:
     seen = {}
     for layer, view in enumerate(early):
         k, v = view.now()
-        seen[f"layer {layer} through a view read before, k_BGTD"] = k
-        seen[f"layer {layer} through a view read before, v_BGTD"] = v
+        seen[f"layer {layer}, read before reset, looked at after it, k_BGTD"] = k
+        seen[f"layer {layer}, read before reset, looked at after it, v_BGTD"] = v
     return {**seen, **_read_all(cache, case["n_layers"])}
 
 
@@ -156,8 +179,8 @@ def _expect_in_place(case: Case, _outcome: Outcome) -> Outcome:
     second = _rows(case, salt=1)[:1]
     seen = {}
     for layer, (k, v) in enumerate(second[0]):
-        seen[f"layer {layer} through a view read before, k_BGTD"] = k
-        seen[f"layer {layer} through a view read before, v_BGTD"] = v
+        seen[f"layer {layer}, read before reset, looked at after it, k_BGTD"] = k
+        seen[f"layer {layer}, read before reset, looked at after it, v_BGTD"] = v
     return {**seen, **_concatenated(second)}
 
 
@@ -171,9 +194,10 @@ PREALLOCATED = Exercise(
     cases=_cache_case,
     size=lambda case: case["capacity"] * case["n_layers"],
     laws=(
-        Law("read gives back what was appended", _run_holds, lambda c, _: _concatenated(_rows(c))),
+        Law("read gives back what was appended", _run_holds, _expect_holds),
         Law("each layer counts its own tokens", _run_partial, _expect_partial),
         Law("too many tokens raise ValueError and change nothing", _run_overflow, _expect_overflow),
+        Law("the last slot can be filled", _run_full, _expect_full),
         Law("memory is taken once, and read gives views of it", _run_in_place, _expect_in_place),
     ),
     hints=(
@@ -189,8 +213,8 @@ PREALLOCATED = Exercise(
     ),
     second=given.SECOND_CACHE,
     wrong=(
-        Wrong(given.Concatenates, "torch.cat makes a new tensor each time, so the whole cache is "
-              "copied for every token. Write into memory that you took once."),
+        Wrong(given.Concatenates, "append makes a new tensor each time (torch.cat does), so the "
+              "whole cache is copied for every token. Write into memory that you took once."),
         Wrong(given.LastLayerForAll, "all layers share one store, so every layer reads what the "
               "last layer wrote. Each layer has keys and values of its own."),
         Wrong(given.FirstTokenLost, "the first token is never stored: writing starts one slot too "
@@ -199,6 +223,15 @@ PREALLOCATED = Exercise(
               "layer and not once per token."),
         Wrong(given.ReturnsCopies, "read returns copies. A view costs nothing; a copy of the whole "
               "cache at every step costs as much as reading it."),
+        Wrong(given.ResetTakesNewMemory, "reset makes new tensors. It only has to set the counters "
+              "to 0: what they do not count is free."),
+        Wrong(given.LastSlotRefused, "the last slot can never be filled: stop is one behind the "
+              "last slot, so only stop > capacity is too many."),
+        Wrong(given.CountsBeforeCheck, "the counter moves before the check, so a refused append "
+              "leaves it too far on. Check first."),
+        Wrong(given.SinglePrecision, "torch makes float32 unless it is told otherwise: half of the "
+              "digits are lost. Ask for dtype=torch.float64."),
+        Wrong(given.KeysAsValues, "keys are stored as values."),
         Wrong(given.GrowsFirstLayer, "the cache grows when it is full, and growth moves the upper "
               "layers' rows. It should refuse instead."),
         Wrong(given.HalfWrittenOverflow, "too many tokens are written as far as they fit before "
@@ -354,6 +387,23 @@ CACHED_ATTENTION = Exercise(
               "turned once, by its own position, and then stays as it is."),
         Wrong(given.no_mask, "there is no mask, so tokens of one chunk see those that come after "
               "them."),
+        Wrong(given.masks_itself, "a query does not see its own key. The first one of a text then "
+              "sees nothing, and its softmax is nan. It may use slot t if t <= its position."),
+        Wrong(given.not_turned, "nothing is turned: queries and keys need apply_rope by their "
+              "positions."),
+        Wrong(given.keys_unturned, "only the queries are turned. New keys are turned as well, each "
+              "by its own position."),
+        Wrong(given.queries_unturned, "only the keys are turned. New queries are turned as well, "
+              "each by its own position."),
+        Wrong(given.one_too_far, "positions are one too far. With n_past tokens before it, the "
+              "first new token stands at position n_past."),
+        Wrong(given.not_scaled, "scores are not divided by the root of D."),
+        Wrong(given.heads_not_transposed, "the projection is cut into (B, H, S, D) at once, which "
+              "mixes tokens and heads. Cut into (B, S, H, D), then transpose axes 1 and 2."),
+        Wrong(given.only_new_returned, "only the new keys and values are given back. The next call "
+              "needs the past ones, too."),
+        Wrong(given.new_before_past, "the new keys are put before the past ones. Slot t is the "
+              "place of token t: the past comes first."),
         Wrong(given.groups_interleaved, "query heads are paired with the wrong KV heads: "
               "neighbours share a KV head (repeat_interleave), not every G-th (repeat)."),
     ),
@@ -368,7 +418,8 @@ class Subject(Lent):
 
     `run(poison)` generates afresh and returns [outputs_ND, rows]: the attention output behind each
     new token, and how many token rows had their key computed. With `poison` = j, slot j of the
-    cache is overwritten with noise right after the prompt was read.
+    cache is overwritten with noise right after the prompt was read. One that "recomputes one row"
+    does so once, in the first step after the prompt.
     """
 
     lends = ("run",)
@@ -398,10 +449,15 @@ class Subject(Lent):
         for i in range(self._n_new):
             stop = self._n_prompt + i
             if i:
-                start = 0 if self._kind == "recomputes" else stop - 1
-                rows += self._project(k, v, start, stop)
+                rows += self._project(k, v, self._start(i, stop), stop)
             outs.append(self._attend(k, v, stop))
         return [torch.stack(outs), rows]
+
+    def _start(self, step: int, stop: int) -> int:
+        """The first row that a step computes: the newest token's, or one from before."""
+        if self._kind == "recomputes":
+            return 0
+        return stop - 2 if self._kind == "recomputes one row" and step == 1 else stop - 1
 
     def _project(self, k: Tensor, v: Tensor, start: int, stop: int) -> int:
         k[start:stop] = self._x[start:stop] @ self._w[1]
@@ -418,7 +474,13 @@ class Subject(Lent):
         return score.masked_fill(~seen, float("-inf")).softmax(0) @ v
 
 
-SUBJECTS = ("reuses", "recomputes", "ignores a row", "reads an empty slot")
+SUBJECTS = {
+    "reuses": "reuses",
+    "recomputes": "recomputes",
+    "recomputes one row": "recomputes",
+    "ignores a row": "ignores a row",
+    "reads an empty slot": "reads an empty slot",
+}
 
 
 def _audit_case(rng: random.Random) -> Case:
@@ -427,7 +489,7 @@ def _audit_case(rng: random.Random) -> Case:
         "n_prompt": n_prompt,
         "n_new": n_new,
         "capacity": n_prompt + n_new + rng.randint(1, 4),
-        "subjects": rng.sample(SUBJECTS, len(SUBJECTS)),
+        "_subjects": rng.sample(list(SUBJECTS), len(SUBJECTS)),
         "_seed": rng.randrange(2**31),
     }
 
@@ -435,14 +497,14 @@ def _audit_case(rng: random.Random) -> Case:
 def _run_audit(answer: Answer, case: Case) -> Outcome:
     seen = {}
     sizes = (case["n_prompt"], case["n_new"], case["capacity"])
-    for i, kind in enumerate(case["subjects"]):
+    for i, kind in enumerate(case["_subjects"]):
         subject = Subject(kind, *sizes, case["_seed"] + i)
         seen[f"verdict on one that {kind}"] = answer(subject, *sizes)
     return seen
 
 
 def _expect_audit(case: Case, _outcome: Outcome) -> Outcome:
-    return {f"verdict on one that {kind}": kind for kind in case["subjects"]}
+    return {f"verdict on one that {kind}": SUBJECTS[kind] for kind in case["_subjects"]}
 
 
 AUDIT = Exercise(
@@ -472,6 +534,10 @@ AUDIT = Exercise(
               "looks at some of them has the right count too."),
         Wrong(given.audit_expects_p_plus_n, "the honest count is taken to be P + N. The last new "
               "token is returned but never fed, so it is P + N - 1."),
+        Wrong(given.audit_allows_one_more, "P + N rows are let through. The last new token is "
+              "returned but never fed, so P + N - 1 are enough, and one more was computed again."),
+        Wrong(given.audit_never_counts, "the rows are not counted. Poison alone does not show who "
+              "computes again: the first output behind the prompt is made from the poisoned slot."),
         Wrong(given.audit_poisons_first_only, "only slot 0 is poisoned. The row that is ignored "
               "may be another."),
         Wrong(given.audit_never_tries_empty, "no unused slot is ever poisoned, so reading empty "
@@ -499,15 +565,24 @@ def _generate_case(rng: random.Random) -> Case:
 def _run_tokens(answer: Answer, case: Case) -> Outcome:
     model = LentModel(tiny_model(case["_seed"]))
     tokens = answer(model, case["tokens_BS"], case["n_new"])
-    return {"tokens_BN": tokens, "rows projected": model.rows}
+    slots, positions = map(list, zip(*model.calls, strict=True)) if model.calls else ([], [])
+    return {
+        "positions by call": positions,
+        "tokens found in the cache by call": slots,
+        "rows projected": model.rows,
+        "tokens_BN": tokens,
+    }
 
 
 def _expect_tokens(case: Case, _outcome: Outcome) -> Outcome:
-    tokens_BS = case["tokens_BS"]
-    model = tiny_model(case["_seed"])
+    tokens_BS, n_new = case["tokens_BS"], case["n_new"]
+    n_prompt = tokens_BS.shape[1]
+    fed = range(n_prompt, n_prompt + n_new - 1)
     return {
-        "tokens_BN": generate_uncached(model, tokens_BS, case["n_new"]),
-        "rows projected": tokens_BS.shape[1] + case["n_new"] - 1,
+        "positions by call": [list(range(n_prompt)), *([position] for position in fed)],
+        "tokens found in the cache by call": [0, *fed],
+        "rows projected": n_prompt + n_new - 1,
+        "tokens_BN": generate_uncached(tiny_model(case["_seed"]), tokens_BS, n_new),
     }
 
 
@@ -560,7 +635,8 @@ CACHED_GENERATE = Exercise(
     cases=_generate_case,
     size=lambda case: case["tokens_BS"].numel() * case["n_new"],
     laws=(
-        Law("same tokens as without a cache, in P + N - 1 rows", _run_tokens, _expect_tokens),
+        Law("the prompt in one call, then a token a call; same tokens as without a cache",
+            _run_tokens, _expect_tokens),
         Law("what stands in the cache decides", _run_poisoned_tokens, _expect_poisoned_tokens),
     ),
     clock=Clock(
@@ -581,8 +657,22 @@ CACHED_GENERATE = Exercise(
     wrong=(
         Wrong(given.generate_without_cache, "every step reads the whole text again. The tokens are "
               "right, but nothing is reused."),
-        Wrong(given.generate_positions_restart, "positions start again at 0 in decode: the model "
-              "thinks each new token is the first of the text."),
+        Wrong(given.generate_prompt_one_by_one, "the prompt is fed token by token. All its tokens "
+              "are known: read it in one call."),
+        Wrong(given.generate_new_cache_each_step, "every step makes a new cache, which is empty. "
+              "Make one before the prompt and hand it to every call."),
+        Wrong(given.generate_first_row, "the token comes from the first row's logits. The last row "
+              "saw the whole prompt."),
+        Wrong(given.generate_positions_restart, "positions start again at 0 in decode. The first "
+              "new token stands behind the prompt, at position P."),
+        Wrong(given.generate_position_zero, "every new token is fed at position 0. It stands "
+              "behind all that was read: P, P + 1, ..."),
+        Wrong(given.generate_position_stays, "every new token is fed at position P. Each stands "
+              "one further than the one before it."),
+        Wrong(given.generate_one_too_far, "positions in decode are one too far. The prompt has 0 "
+              "to P - 1, so the first new token has P."),
+        Wrong(given.generate_one_too_few, "positions in decode are one too few: the first new "
+              "token is put where the prompt's last one stands."),
         Wrong(given.generate_prompt_bypasses, "the prompt is read without the cache, so decoding "
               "has no past but its own tokens."),
         Wrong(given.generate_offset_twice, "the offset is counted twice: positions in decode go up "
@@ -606,7 +696,8 @@ def _fork_case(rng: random.Random) -> Case:
     case = dict(_cache_case(rng))
     case["chunks"] = [rng.randint(2, 5), rng.randint(1, 4)]
     case["rewind_to"] = rng.randint(1, case["chunks"][0] - 1)
-    case["capacity"] = sum(case["chunks"]) + rng.randint(1, 5)
+    # room for both continuations in one memory: sharing it must show in what is read
+    case["capacity"] = case["chunks"][0] + 2 * case["chunks"][1] + rng.randint(1, 5)
     return case
 
 
@@ -693,6 +784,35 @@ def _expect_rewind_forward(case: Case, _outcome: Outcome) -> Outcome:
     return {**raised, **_concatenated(_rows(case))}
 
 
+def _run_rewind_nowhere(answer: Answer, case: Case) -> Outcome:
+    """The present length is held, so going back to it is allowed and changes nothing."""
+    cache = answer.make(*_shape(case))
+    _fill(cache, _rows(case))
+    raised = raised_by(cache.call, "rewind", sum(case["chunks"]))
+    return {"raised by rewind to the present length": raised, **_read_all(cache, case["n_layers"])}
+
+
+def _run_rewind_uneven(answer: Answer, case: Case) -> Outcome:
+    """In the middle of a step, when layer 0 holds more tokens than the others."""
+    cache = answer.make(*_shape(case))
+    first, second = _rows(case)
+    _fill(cache, [first])
+    cache.call("append", 0, *second[0])
+    too_far = raised_by(cache.call, "rewind", case["chunks"][0] + 1)
+    cache.call("rewind", case["chunks"][0])
+    seen = _prefixed("after rewind", _read_all(cache, case["n_layers"]))
+    return {"raised by rewind to what only layer 0 holds": too_far, **seen}
+
+
+def _expect_rewind_uneven(case: Case, _outcome: Outcome) -> Outcome:
+    seen = _prefixed("after rewind", _concatenated(_rows(case)[:1]))
+    return {"raised by rewind to what only layer 0 holds": "ValueError", **seen}
+
+
+def _expect_rewind_nowhere(case: Case, _outcome: Outcome) -> Outcome:
+    return {"raised by rewind to the present length": "nothing", **_concatenated(_rows(case))}
+
+
 FORK_REWIND = Exercise(
     number="6.5",
     title="Fork and rewind",
@@ -707,6 +827,8 @@ FORK_REWIND = Exercise(
         Law("rewind forgets the end, and writing goes on there", _run_rewind, _expect_rewind),
         Law("rewind copies nothing", _run_rewind_in_place, _expect_rewind_in_place),
         Law("rewind refuses what is not there", _run_rewind_forward, _expect_rewind_forward),
+        Law("rewind to the present length", _run_rewind_nowhere, _expect_rewind_nowhere),
+        Law("rewind in the middle of a step", _run_rewind_uneven, _expect_rewind_uneven),
     ),
     hints=(
         "What makes two caches independent: two names, or two pieces of memory? And what has to "
@@ -719,6 +841,8 @@ FORK_REWIND = Exercise(
     ),
     second=given.SECOND_FORK,
     wrong=(
+        Wrong(given.ForkReturnsSelf, "the fork has the same memory and the same counters: that is "
+              "what `return self` gives, and copy.copy too. Make new tensors."),
         Wrong(given.ForkShares, "the fork shares its memory with the first: what one writes, the "
               "other reads."),
         Wrong(given.ForkSharesValues, "the fork has keys of its own but shares the values."),
@@ -731,6 +855,13 @@ FORK_REWIND = Exercise(
               "when it is no longer counted."),
         Wrong(given.RewindUnchecked, "rewind goes to any length, even to slots that were never "
               "written."),
+        Wrong(given.RewindByCapacity, "the length is compared with the capacity. Slots that were "
+              "never written hold no token: compare with what is used."),
+        Wrong(given.RewindNegative, "a negative length is let through."),
+        Wrong(given.RewindRefusesPresent, "the length that the cache has now is refused. It does "
+              "hold that many tokens: length <= used."),
+        Wrong(given.RewindByLongest, "the longest layer decides. In the middle of a step the "
+              "others hold less, and have nothing to rewind to: ask the shortest."),
     ),
 )  # fmt: skip
 
@@ -746,12 +877,12 @@ SIXTH_TOKEN = choice(
     difficulty=1,
     right="c",
     wrong={
-        "a": "that is the plain loop. The numbers come out the same each time, so the work was done "
-        "before.",
+        "a": "that is the plain loop. The numbers come out the same each time, so the work was "
+        "done before.",
         "b": "new weights mix the values, but the values themselves are as constant as the keys: "
         "both are projections of the same token's stream.",
-        "d": "nothing flows back: an earlier token never looks at a later one, so its key and value "
-        "have nothing to learn from it.",
+        "d": "nothing flows back: an earlier token never looks at a later one, so its key and "
+        "value have nothing to learn from it.",
         "e": "then the 6th token could not know what the first four said: the query looks through "
         "all keys there are.",
     },
@@ -781,7 +912,7 @@ REUSE_CLAIMS = claims(
         "From layer 1 on the streams hold what attention mixed in.",
         "it is the other way round: it takes memory, and saves the work of computing again.",
     ),
-    because="Constant for a fixed prefix at fixed positions, computed once, and read at every step.",
+    because="Constant for a fixed prefix at fixed positions, computed once, read at every step.",
     hints=(
         "For each claim ask: what is this key made of, and did that change?",
         "A key of layer 0 is made of an embedding and a position; a key of layer 3 of what three "

@@ -23,7 +23,7 @@ class _Good:
     def append(self, layer, k_BGSD, v_BGSD):
         start, stop = self.used[layer], self.used[layer] + k_BGSD.shape[2]
         if stop > self.shape[3]:
-            raise ValueError("the cache is full")
+            raise ValueError(f"{stop} tokens do not fit into {self.shape[3]} slots")
         self.k[layer, :, :, start:stop] = k_BGSD
         self.v[layer, :, :, start:stop] = v_BGSD
         self.used[layer] = stop
@@ -155,6 +155,39 @@ class ResetForgetsCounters(_Good):
         self.v.zero_()
 
 
+class ResetTakesNewMemory(_Good):
+    def reset(self):
+        self.__init__(*self.shape)
+
+
+class LastSlotRefused(_Good):
+    def append(self, layer, k_BGSD, v_BGSD):
+        if self.used[layer] + k_BGSD.shape[2] >= self.shape[3]:
+            raise ValueError("the cache is full")
+        super().append(layer, k_BGSD, v_BGSD)
+
+
+class CountsBeforeCheck(_Good):
+    def append(self, layer, k_BGSD, v_BGSD):
+        start = self.used[layer]
+        self.used[layer] += k_BGSD.shape[2]
+        if self.used[layer] > self.shape[3]:
+            raise ValueError("the cache is full")
+        self.k[layer, :, :, start : self.used[layer]] = k_BGSD
+        self.v[layer, :, :, start : self.used[layer]] = v_BGSD
+
+
+class SinglePrecision(_Good):
+    def __init__(self, *shape):
+        super().__init__(*shape)
+        self.k, self.v = self.k.float(), self.v.float()
+
+
+class KeysAsValues(_Good):
+    def append(self, layer, k_BGSD, v_BGSD):
+        super().append(layer, k_BGSD, k_BGSD)
+
+
 # 6.2
 
 SECOND_ATTENTION = """
@@ -181,28 +214,25 @@ def attend_with_past(x, w_q, w_k, w_v, k_past, v_past):
 
 
 def _attend(
-    x, w_q, w_k, w_v, k_past, v_past, *, start=None, mask=None, drop=0, store=True, spread=None,
-    turn_again=False,
+    x, w_q, w_k, w_v, k_past, v_past, *, start=None, mask=None, store=True, spread=None,
+    turn_again=False, turn_q=True, turn_k=True, scale=True, cut=None, join=torch.cat,
 ):  # fmt: skip
     """Attention with a past; each wrong answer below changes one thing."""
     n_new, n_past, width = x.shape[1], k_past.shape[2], k_past.shape[3]
     start = n_past if start is None else start
     pos = torch.arange(start, start + n_new)
 
-    def heads(w):
-        return (x @ w.T).unflatten(-1, (-1, width)).transpose(1, 2)
-
+    cut = cut or (lambda y: y.unflatten(-1, (-1, width)).transpose(1, 2))
+    q, k, v = (cut(x @ w.T) for w in (w_q, w_k, w_v))
     cos, sin = rope_angles(pos[None], width, 10000.0, x.dtype)
-    q, k, v = apply_rope(heads(w_q), cos, sin), heads(w_k), heads(w_v)
+    q = apply_rope(q, cos, sin) if turn_q else q
     if turn_again:
         k = torch.cat((k_past, k), dim=2)
         every = torch.arange(k.shape[2])[None]
         k = apply_rope(k, *rope_angles(every, width, 10000.0, x.dtype))
     else:
-        k = torch.cat((k_past, apply_rope(k, cos, sin)), dim=2)
-    v = torch.cat((v_past, v), dim=2)
-    if drop and n_past == 0:
-        k, v = k[:, :, drop:], v[:, :, drop:]
+        k = join((k_past, apply_rope(k, cos, sin) if turn_k else k), dim=2)
+    v = join((v_past, v), dim=2)
     slots = torch.arange(k.shape[2])
     seen = (
         slots <= torch.arange(n_past, n_past + n_new)[:, None]
@@ -211,7 +241,7 @@ def _attend(
     )
     share = q.shape[1] // k.shape[1]
     spread = spread or (lambda t: t.repeat_interleave(share, dim=1))
-    score = q @ spread(k).transpose(-1, -2) / width**0.5
+    score = q @ spread(k).transpose(-1, -2) / (width**0.5 if scale else 1.0)
     out = score.masked_fill(~seen, float("-inf")).softmax(-1) @ spread(v)
     return (out, k, v) if store or n_past else (out, k_past, v_past)
 
@@ -252,6 +282,50 @@ def groups_interleaved(x, w_q, w_k, w_v, k_past, v_past):
     return _attend(x, w_q, w_k, w_v, k_past, v_past, spread=lambda t: t.repeat(1, share, 1, 1))
 
 
+def masks_itself(x, w_q, w_k, w_v, k_past, v_past):
+    past = k_past.shape[2]
+    return _attend(
+        x, w_q, w_k, w_v, k_past, v_past,
+        mask=lambda n, slots: slots < torch.arange(past, past + n)[:, None],
+    )  # fmt: skip
+
+
+def not_turned(*given):
+    return _attend(*given, turn_q=False, turn_k=False)
+
+
+def keys_unturned(*given):
+    return _attend(*given, turn_k=False)
+
+
+def queries_unturned(*given):
+    return _attend(*given, turn_q=False)
+
+
+def one_too_far(x, w_q, w_k, w_v, k_past, v_past):
+    return _attend(x, w_q, w_k, w_v, k_past, v_past, start=k_past.shape[2] + 1)
+
+
+def not_scaled(*given):
+    return _attend(*given, scale=False)
+
+
+def heads_not_transposed(x, w_q, w_k, w_v, k_past, v_past):
+    batch, n_new, width = *x.shape[:2], k_past.shape[3]
+    return _attend(
+        x, w_q, w_k, w_v, k_past, v_past, cut=lambda y: y.reshape(batch, -1, n_new, width)
+    )
+
+
+def only_new_returned(x, *given):
+    out, k, v = _attend(x, *given)
+    return out, k[:, :, -x.shape[1] :], v[:, :, -x.shape[1] :]
+
+
+def new_before_past(*given):
+    return _attend(*given, join=lambda two, dim: torch.cat(two[::-1], dim=dim))
+
+
 # 6.3
 
 SECOND_AUDIT = """
@@ -288,6 +362,14 @@ def audit_expects_p_plus_n(subject, n_prompt, n_new, capacity):
     return _audit(subject, n_prompt, n_new, capacity, count=n_prompt + n_new)
 
 
+def audit_allows_one_more(subject, n_prompt, n_new, capacity):
+    return _audit(subject, n_prompt, n_new + 1, capacity)
+
+
+def audit_never_counts(subject, n_prompt, n_new, capacity):
+    return _audit(subject, n_prompt, capacity**2, capacity)
+
+
 def audit_poisons_first_only(subject, n_prompt, n_new, capacity):
     return _audit(subject, n_prompt, n_new, capacity, slots=(0,))
 
@@ -322,8 +404,9 @@ def cached_generate(model, tokens_BS, n_new):
 
 
 def _generate(
-    model, tokens_BS, n_new, *, pos=None, prompt_cache=True, again=False, extra=0, drop=0
-):
+    model, tokens_BS, n_new, *, pos=None, prompt_cache=True, again=False, extra=0, drop=0, row=-1,
+    anew=False,
+):  # fmt: skip
     """Cached generation; each wrong answer below changes one thing."""
     batch, n_prompt = tokens_BS.shape
     cache = model.new_cache(batch, 2 * (n_prompt + n_new))
@@ -333,8 +416,9 @@ def _generate(
     logits = model(fed, pos_BS, cache if prompt_cache else None)
     if again:
         logits = model(tokens_BS[:, -1:], torch.full((batch, 1), n_prompt), cache)
-    out = [logits[:, -1].argmax(-1)]
+    out = [logits[:, row].argmax(-1)]
     for i in range(n_new - 1 + extra):
+        cache = model.new_cache(batch, 1) if anew else cache
         logits = model(out[-1][:, None], torch.full((batch, 1), pos(i) + again), cache)
         out.append(logits[:, -1].argmax(-1))
     return torch.stack(out[:n_new], dim=1)
@@ -346,6 +430,40 @@ def generate_without_cache(model, tokens_BS, n_new):
         pos_BS = torch.arange(text.shape[1]).expand(text.shape)
         text = torch.cat((text, model(text, pos_BS)[:, -1:].argmax(-1)), dim=1)
     return text[:, -n_new:]
+
+
+def generate_prompt_one_by_one(model, tokens_BS, n_new):
+    batch, n_prompt = tokens_BS.shape
+    cache, text = model.new_cache(batch, n_prompt + n_new), tokens_BS
+    for i in range(n_prompt + n_new - 1):
+        logits = model(text[:, i : i + 1], torch.full((batch, 1), i), cache)
+        if i >= n_prompt - 1:
+            text = torch.cat((text, logits.argmax(-1)), dim=1)
+    return text[:, n_prompt:]
+
+
+def generate_new_cache_each_step(model, tokens_BS, n_new):
+    return _generate(model, tokens_BS, n_new, anew=True)
+
+
+def generate_first_row(model, tokens_BS, n_new):
+    return _generate(model, tokens_BS, n_new, row=0)
+
+
+def generate_position_zero(model, tokens_BS, n_new):
+    return _generate(model, tokens_BS, n_new, pos=lambda i: 0)
+
+
+def generate_position_stays(model, tokens_BS, n_new):
+    return _generate(model, tokens_BS, n_new, pos=lambda i: tokens_BS.shape[1])
+
+
+def generate_one_too_far(model, tokens_BS, n_new):
+    return _generate(model, tokens_BS, n_new, pos=lambda i: tokens_BS.shape[1] + i + 1)
+
+
+def generate_one_too_few(model, tokens_BS, n_new):
+    return _generate(model, tokens_BS, n_new, pos=lambda i: tokens_BS.shape[1] + i - 1)
 
 
 def generate_positions_restart(model, tokens_BS, n_new):
@@ -415,6 +533,11 @@ class ForkingCache:
 '''
 
 
+class ForkReturnsSelf(_Good):
+    def fork(self):
+        return self
+
+
 class ForkShares(_Good):
     def fork(self):
         twin = type(self)(*self.shape)
@@ -459,3 +582,31 @@ class RewindCopies(_Good):
 class RewindUnchecked(_Good):
     def rewind(self, length):
         self.used = [length] * len(self.used)
+
+
+class RewindByCapacity(_Good):
+    def rewind(self, length):
+        if not 0 <= length <= self.shape[3]:
+            raise ValueError(f"cannot rewind to {length}")
+        self.used = [length] * len(self.used)
+
+
+class RewindNegative(_Good):
+    def rewind(self, length):
+        if length > min(self.used):
+            raise ValueError(f"cannot rewind to {length}")
+        self.used = [length] * len(self.used)
+
+
+class RewindRefusesPresent(_Good):
+    def rewind(self, length):
+        if not 0 <= length < min(self.used):
+            raise ValueError(f"cannot rewind to {length}")
+        self.used = [length] * len(self.used)
+
+
+class RewindByLongest(_Good):
+    def rewind(self, length):
+        if not 0 <= length <= max(self.used):
+            raise ValueError(f"cannot rewind to {length}")
+        self.used = [min(length, used) for used in self.used]

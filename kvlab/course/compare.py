@@ -208,22 +208,26 @@ def picture(name: str, came: Any, expected: Any) -> str:
     if letters[-1] in FEATURES or (letters[-1] == "?" and expected.dim() > 2):
         wrong, letters = wrong.mean(-1), letters[:-1]
     share = wrong.reshape(-1, wrong.shape[-1])[:MAX_PICTURE, :MAX_PICTURE]
-    return _svg(f"{name}: where it is wrong (across: {AXES.get(letters[-1], 'index')})", share)
+    names = [AXES.get(letter, "index") for letter in letters]
+    down = f"; down: {' and '.join(names[:-1])}" if names[:-1] else ""
+    legend = f"across: {names[-1]}{down}; the redder, the more of its numbers are wrong"
+    return _svg(f"{name}: where it is wrong", legend, share)
 
 
-def _svg(title: str, share: Tensor) -> str:
-    side, left, top = 14, 10, 22
+def _svg(title: str, legend: str, share: Tensor) -> str:
+    side, left, top = 14, 10, 40
     cells = [
         f'<rect x="{left + side * x}" y="{top + side * y}" width="{side - 1}" height="{side - 1}" '
         f'fill="#b22" fill-opacity="{0.08 + 0.92 * float(share[y, x]):.2f}"/>'
         for y in range(share.shape[0])
         for x in range(share.shape[1])
     ]
-    title = html.escape(title)
-    width = max(left * 2 + side * share.shape[1], 320)
+    title, legend = html.escape(title), html.escape(legend)
+    width = max(left * 2 + side * share.shape[1], 7 * len(legend))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" '
         f'height="{top + side * share.shape[0] + 6}" role="img" aria-label="{title}">'
         f'<text x="{left}" y="15" font-size="12" fill="currentColor">{title}</text>'
+        f'<text x="{left}" y="31" font-size="12" fill="currentColor">{legend}</text>'
         f"{''.join(cells)}</svg>"
     )

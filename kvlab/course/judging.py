@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from kvlab.course.answer import Answer, AnswerRaised, LocalAnswer, NotData, Stopped, Unavailable
 from kvlab.course.compare import describe, difference, picture
@@ -75,9 +76,14 @@ def _failure(
     text, drawn = _fault(law, case, outcome)
     if not text:
         return None
+    private = called == PRIVATE
+    if law.shows and not private:
+        called = law.shows(case)
     if called:
         text = f'"{law.name}" does not hold on {called}.\n{text}'
-    return Verdict(exercise, "failed", text, _known_mistake(exercise, law, case, outcome), drawn)
+    mistake = _known_mistake(exercise, law, case, outcome)
+    inputs = {name: value for name, value in case.items() if not name.startswith("_")}
+    return Verdict(exercise, "failed", text, mistake, drawn, None if private else inputs)
 
 
 def _fault(law: Law, case: Case, outcome: Outcome) -> tuple[str, str]:
@@ -111,16 +117,27 @@ def _outcome(law: Law, answer: Answer, case: Case) -> Outcome:
 
 
 def _known_mistake(exercise: Exercise, law: Law, case: Case, outcome: Outcome) -> str | None:
-    """What is said of the known wrong answers whose outcome is the very same."""
-    says = []
+    """What is said of the known wrong answers whose outcome is the very same.
+
+    Those that this answer cannot be, since they break a law that it holds, are left out if others
+    are there.
+    """
+    alike = []
     for wrong in exercise.wrong:
         try:
             theirs = _outcome(law, LocalAnswer(wrong.answer), case)
         except NotAnswered:
             continue
         if _same_outcome(outcome, theirs):
-            says.append(wrong.says)
-    return " Or: ".join(says) or None
+            alike.append(wrong)
+    if len(alike) > 1:
+        before = exercise.laws[: exercise.laws.index(law)]
+        alike = [w for w in alike if _holds(before, w.answer, case)] or alike
+    return " Or: ".join(wrong.says for wrong in alike) or None
+
+
+def _holds(laws: Sequence[Law], answer: Callable[..., Any], case: Case) -> bool:
+    return not any(any(_fault(law, case, _outcome(law, LocalAnswer(answer), case))) for law in laws)
 
 
 def _same_outcome(a: Outcome, b: Outcome) -> bool:

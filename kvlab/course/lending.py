@@ -55,7 +55,7 @@ class LentModel(Lent):
         self._model, self._poison = model, poison
         self._slots = 0
         self.rows = 0
-        self.calls = 0
+        self.calls: list[tuple[int, list[int]]] = []  # slots in use before, positions of row 0
 
     def new_cache(self, batch: int, capacity: int) -> LentCache:
         self._slots += batch * capacity
@@ -66,6 +66,8 @@ class LentModel(Lent):
         return LentCache(self._model.new_cache(batch, capacity))
 
     def __call__(self, tokens_BS: Tensor, pos_BS: Tensor, cache: LentCache | None = None) -> Tensor:
+        if tokens_BS.dim() != 2:
+            raise ValueError(f"tokens of shape {tuple(tokens_BS.shape)} came; expected (B, S)")
         if tokens_BS.shape != pos_BS.shape:
             raise ValueError(
                 f"tokens of shape {tuple(tokens_BS.shape)} came with positions of shape "
@@ -74,11 +76,11 @@ class LentModel(Lent):
         if tokens_BS.numel() > MAX_TOKENS:
             raise ValueError(f"{tokens_BS.numel()} tokens at once are beyond any need here")
         inner = cache.inner if cache is not None else None
+        self.calls.append((inner.length if inner is not None else 0, pos_BS[0].tolist()))
         with torch.inference_mode():
             logits_BSV = self._model(tokens_BS, pos_BS, inner).clone()
         self.rows += tokens_BS.shape[1]
-        self.calls += 1
-        if self.calls == 1 and self._poison is not None and inner is not None:
+        if len(self.calls) == 1 and self._poison is not None and inner is not None:
             _poison(inner, self._poison)
         return logits_BSV
 

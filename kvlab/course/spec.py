@@ -13,7 +13,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,12 +31,14 @@ class Law:
     """One thing that must hold: what to run, and what must come out.
 
     `expect` also gets the outcome, so that a law may compare an answer with itself. What it
-    expects is compared as it is, or is one of `Near`, `AtLeast`, `AtMost`, `Hidden`.
+    expects is compared as it is, or is one of `Near`, `AtLeast`, `AtMost`, `Hidden`. `shows`
+    writes down the call that was made, for a law that calls with other arguments than the case's.
     """
 
     name: str
     run: Callable[[Answer, Case], Outcome]
     expect: Callable[[Case, Outcome], Outcome]
+    shows: Callable[[Case], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class Verdict:
     """What the judge found.
 
     `state` is "passed", "failed", "not answered", "too noisy", "no cell" or "error" (ours).
+    `case` holds the inputs that failed, for a reader who wants to try them; never a private case.
     """
 
     exercise: Exercise
@@ -119,6 +122,7 @@ class Verdict:
     message: str
     mistake: str | None = None
     picture: str = ""
+    case: Case | None = field(default=None, compare=False)
 
     @property
     def passed(self) -> bool:
@@ -131,7 +135,8 @@ class Verdict:
         if self.mistake:
             lines.append(f"This is a known mistake: {self.mistake}")
         if self.state == "failed":
-            lines.append(f'For a nudge: hint("{self.exercise.number}")')
+            inputs = "The inputs that failed: `.case` of this verdict. " if self.case else ""
+            lines.append(f'{inputs}For a nudge: hint("{self.exercise.number}")')
         return "\n".join(line for line in lines if line)
 
     def _repr_html_(self) -> str | None:

@@ -9,7 +9,7 @@ import traitlets
 from kvlab.view import svg
 from kvlab.view.panel import Panel
 
-COLOURS = {"computed": svg.ORANGE, "reused": svg.SKY, "empty": svg.PALE}
+COLOURS = {"computed": svg.BLUE, "again": svg.ORANGE, "reused": svg.SKY, "empty": svg.PALE}
 _CELL, _LEFT, _TOP = 22, 92, 92
 
 
@@ -70,7 +70,7 @@ class CacheGrid(Panel):
     def picture(self) -> str:
         """The grid, with all steps up to `step` filled in."""
         n_tokens = len(self.tokens)
-        width, height = max(_LEFT + _CELL * n_tokens + 48, 420), _TOP + _CELL * self.n_steps + 66
+        width, height = max(_LEFT + _CELL * n_tokens + 48, 540), _TOP + _CELL * self.n_steps + 66
         parts = []
         for column, token in enumerate(self.tokens):
             x, new = _LEFT + _CELL * column + _CELL / 2 + 4, column >= self.n_prompt
@@ -83,8 +83,9 @@ class CacheGrid(Panel):
                 for column in range(n_tokens)
             ]
         for x, state, said in (
-            (_LEFT, "computed", "computed in this step"),
-            (_LEFT + 170, "reused", "reused from the cache"),
+            (_LEFT, "computed", "computed for the first time"),
+            (_LEFT + 200, "again", "again"),
+            (_LEFT + 280, "reused", "reused from the cache"),
         ):
             parts.append(_cell(x, height - 28, state))
             parts.append(svg.text(x + _CELL + 6, height - 13, said))
@@ -96,11 +97,16 @@ class CacheGrid(Panel):
         length = self.n_prompt + row
         if row > self.step or column >= length:
             return "empty"
-        is_new = row == 0 or column == length - 1
-        return "computed" if is_new or not self.cached else "reused"
+        if row == 0 or column == length - 1:
+            return "computed"
+        return "reused" if self.cached else "again"
 
 
 def _cell(x: float, y: float, state: str) -> str:
-    """A square; computed ones bear a dot, so that colour is not all that tells them apart."""
+    """A square; a dot or a line in it, so that colour is not all that tells them apart."""
     square = svg.box(x, y, _CELL - 2, _CELL - 2, COLOURS[state], name=state)
-    return square + (svg.dot(x + 10, y + 10, 3, "white") if state == "computed" else "")
+    if state == "computed":
+        return square + svg.dot(x + 10, y + 10, 3, "white")
+    if state == "again":
+        return square + svg.line(x + 4, y + 10, x + 16, y + 10, "white", 2)
+    return square

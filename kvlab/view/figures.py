@@ -58,16 +58,18 @@ def seconds_at_token(cached: Sequence[float], uncached: Sequence[float]) -> Pict
 
 
 def arrivals(logs: Mapping[str, Sequence[float]]) -> Picture:
-    """When each token of an answer came: a line of marks for each log, seconds since it was asked.
+    """When each token of an answer came, in seconds since it was asked: a line for each log.
 
-    The bar up to the first mark is the time to the first token.
+    The bar up to the first stroke is the time to the first token.
     """
-    figure, axes = _figure("seconds since the prompt was sent", "", height=0.8 + 0.8 * len(logs))
-    styles = [(BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (GREY, "D")]
-    for i, (seconds, (colour, marker)) in enumerate(zip(logs.values(), styles, strict=False)):
-        axes.barh(i, seconds[0], height=0.5, color=colour, alpha=0.3, hatch="//", edgecolor="white")
-        axes.plot(seconds, [i] * len(seconds), color=colour, marker=marker, linestyle="",
-                  markersize=5)  # fmt: skip
+    figure, axes = _figure("seconds since the prompt was sent", "", height=1.2 + 0.8 * len(logs))
+    colours = (BLUE, ORANGE, GREEN, GREY)
+    for i, (seconds, colour) in enumerate(zip(logs.values(), colours, strict=False)):
+        axes.barh(i, seconds[0], height=0.5, color=colour, alpha=0.3, hatch="//", edgecolor="white",
+                  label="" if i else "time to the first token")  # fmt: skip
+        axes.plot(seconds, [i] * len(seconds), color=colour, marker="|", linestyle="",
+                  markersize=22, markeredgewidth=0.8, label="" if i else "a token")  # fmt: skip
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, markerscale=0.5)
     axes.set_yticks(range(len(logs)), list(logs))
     axes.set_ylim(len(logs) - 0.5, -0.5)
     axes.set_xlim(left=0)
@@ -75,15 +77,16 @@ def arrivals(logs: Mapping[str, Sequence[float]]) -> Picture:
 
 
 def rows_per_step(n_prompt: int, n_new: int) -> Picture:
-    """Token rows whose key is computed at each step, with and without a cache."""
+    """Token rows whose key is computed at each step: for the first time, and again."""
     figure, axes = _figure("step (0 is the prompt)", "token rows computed")
     steps = range(n_new)
-    without = [n_prompt + i for i in steps]
-    cached = [n_prompt] + [1] * (n_new - 1)
-    axes.bar(steps, without, color=ORANGE, width=0.8, hatch="//", edgecolor="white",
-             label=f"without cache: {sum(without):,} in all")  # fmt: skip
-    axes.bar(steps, cached, color=BLUE, width=0.8, label=f"with cache: {sum(cached):,} in all")
-    axes.legend(frameon=False)
+    first = [n_prompt] + [1] * (n_new - 1)
+    again = [0] + [n_prompt + i - 1 for i in steps[1:]]
+    axes.bar(steps, again, bottom=first, color=ORANGE, width=0.8, hatch="//", edgecolor="white",
+             label=f"again, without a cache: {sum(again):,}")  # fmt: skip
+    axes.bar(steps, first, color=BLUE, width=0.8,
+             label=f"for the first time, with or without: {sum(first):,}")  # fmt: skip
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return figure
 
 
@@ -93,9 +96,9 @@ def speedup(
     predicted: Mapping[str, Sequence[float]],
     spread: Sequence[tuple[float, float]] | None = None,
 ) -> Picture:
-    """How many times faster with a cache, over the number of new tokens."""
-    figure, axes = _figure("new tokens", "times as fast with the cache")
-    axes.plot(lengths, measured, color=BLUE, marker="o", linewidth=2, label="measured")
+    """How many times less time and work a cache takes, over the number of new tokens."""
+    figure, axes = _figure("new tokens", "times less with a cache")
+    axes.plot(lengths, measured, color=BLUE, marker="o", linewidth=2, label="time, measured")
     if spread is not None:
         low, high = zip(*spread, strict=True)
         axes.fill_between(lengths, low, high, color=BLUE, alpha=0.15, label="smallest to largest")
@@ -118,20 +121,6 @@ def speedup(
 
 def _largest(predicted: Mapping[str, Sequence[float]], measured: Sequence[float]) -> float:
     return max([*measured, *(v for values in predicted.values() for v in values)])
-
-
-def milliseconds_per_token(
-    cached: Sequence[float], uncached: Sequence[float], lengths: Sequence[int]
-) -> Picture:
-    """What one more token costs, over the length of the text before it."""
-    figure, axes = _figure("tokens in the text so far", "milliseconds for one more token")
-    axes.plot(lengths, [1e3 * s for s in uncached], color=ORANGE, marker="s", linestyle="--",
-              linewidth=2, label="without cache")  # fmt: skip
-    axes.plot(lengths, [1e3 * s for s in cached], color=BLUE, marker="o", linewidth=2,
-              label="with cache")  # fmt: skip
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
-    return figure
 
 
 def attention_by_head(weights_LHT, tokens: Sequence[str]) -> Picture:

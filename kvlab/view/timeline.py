@@ -56,8 +56,7 @@ class Timeline(Panel):
             parts.append(_bar(x, width, first, again, _PLOT / highest))
             if pitch >= 30 or (self.n_new - 1 - i) % 2 == 0:  # every other one, where they crowd
                 top = _BASE - (first + again) * _PLOT / highest
-                total = str(self.running_total[i])
-                parts.append(svg.text(x + width / 2, top - 4, total, anchor="middle"))
+                parts.append(svg.text(x + width / 2, top - 4, str(first + again), anchor="middle"))
                 parts.append(svg.text(x + width / 2, _BASE + 15, str(i), anchor="middle"))
         parts.append(_phase(_LEFT, _LEFT + pitch, "prefill"))
         if self.n_new > 1:
@@ -90,7 +89,7 @@ def _legend() -> str:
         svg.box(x, 12, 14, 14, svg.ORANGE),
         svg.line(x, 19, x + 14, 19, "white", 1),
         svg.text(x + 20, 24, "again"),
-        svg.text(x + 90, 24, "number above a bar: rows so far"),
+        svg.text(x + 90, 24, "number above a bar: its rows"),
     ]
     return "".join(parts)
 
@@ -100,6 +99,7 @@ def _axis(highest: int) -> str:
     for rows in (0, highest):
         y = _BASE - rows * _PLOT / highest
         parts.append(svg.text(_LEFT - 8, y + 4, str(rows), anchor="end"))
+    parts.append(svg.text(_LEFT - 8, _BASE + 15, "step", anchor="end"))
     middle = _TOP + _PLOT / 2
     parts.append(svg.text(20, middle, "rows in this step", anchor="middle", turn=-90))
     return "".join(parts)
