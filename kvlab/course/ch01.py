@@ -374,12 +374,12 @@ ATTEND = Exercise(
               "1.2."),
         Wrong(given.attend_by_root_of_t, "the scores are divided by the root of T, the number of "
               "keys. A score adds up D products, one per channel."),
-        Wrong(given.attend_causal, "some keys are hidden from some queries. Nothing is hidden here: "
-              "every query may use all T pairs. (Chapter 2 hides some.)"),
+        Wrong(given.attend_causal, "some keys are hidden from some queries. Nothing is hidden "
+              "here: every query may use all T pairs. (Chapter 2 hides some.)"),
         Wrong(given.attend_keys_ask, "the table of scores lies on its side: (T, S). Rows are those "
               "who ask: q_SD @ k_TD.T."),
-        Wrong(given.attend_weights_only, "these are the weights, (S, T). What was asked for is what "
-              "flows: the values mixed by them, (S, E)."),
+        Wrong(given.attend_weights_only, "these are the weights, (S, T). What was asked for is "
+              "what flows: the values mixed by them, (S, E)."),
         Wrong(given.attend_scaled_by_values, "the scores are divided by the root of E, the width "
               "of a value. A score adds up D products."),
         Wrong(given.attend_shares_over_queries, "the weights add up to 1 over the queries. Each "
@@ -619,8 +619,8 @@ TRAIN = Exercise(
     ),
     second=given.SECOND_TRAIN,
     wrong=(
-        Wrong(given.train_never_steps, "it has not learned to look. Did the optimizer get all three "
-              "matrices, is step() called in the loop, does the softmax run over the T pairs of a "
+        Wrong(given.train_never_steps, "it has not learned to look. Did the optimizer get all "
+              "three matrices, is step() called in the loop, does the softmax run over the T pairs of a "
               "list, and are the steps large enough? Adam's own lr, 0.001, needs far more of them "
               "than 0.05, and SGD more still."),
         Wrong(given.train_starts_at_zero, "the matrices begin as zeros. The slope of w_q is made "
