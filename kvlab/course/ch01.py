@@ -620,9 +620,9 @@ TRAIN = Exercise(
     second=given.SECOND_TRAIN,
     wrong=(
         Wrong(given.train_never_steps, "it has not learned to look. Did the optimizer get all "
-              "three matrices, is step() called in the loop, does the softmax run over the T pairs of a "
-              "list, and are the steps large enough? Adam's own lr, 0.001, needs far more of them "
-              "than 0.05, and SGD more still."),
+              "three matrices, is step() called in the loop, does the softmax run over the T pairs "
+              "of a list, and are the steps large enough? Adam's own lr, 0.001, needs far more of "
+              "them than 0.05, and SGD more still."),
         Wrong(given.train_starts_at_zero, "the matrices begin as zeros. The slope of w_q is made "
               "of w_k and the other way round, so neither can begin to move. Draw small random "
               "numbers."),
