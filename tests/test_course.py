@@ -252,6 +252,18 @@ def test_check_refuses_the_imports_that_grading_will_refuse():
     assert check("6.2", run_cell(ANSWERS["6.2"], "attend_with_past")).passed
 
 
+def test_an_attribute_is_not_taken_for_a_global_of_the_same_name(monkeypatch):
+    def project(x_SC, w_q, w_k, w_v):
+        return x_SC @ w_q.T, x_SC @ w_k.T, x_SC @ w_v.T
+
+    def named_by_itself(x_SC, w_q, w_k, w_v):
+        return T(x_SC, w_q, w_k, w_v)  # noqa: F821
+
+    monkeypatch.setitem(project.__globals__, "T", notebooks.read)
+    assert check("1.1", project).passed
+    assert "notebooks may not be used" in check("1.1", named_by_itself).message
+
+
 def test_an_empty_answer_cell_is_named(nursery):
     verdict = grade_source(BY_NUMBER["6.3"], "x = 1", 3, nursery)
     assert "does not define audit" in verdict.message

@@ -35,6 +35,7 @@ def test_turning_the_query_moves_words_and_picture():
     dial = QueryDial(KEYS, VALUES)
     assert "queen gets" in dial.status and "divide by √3" in str(dial.controls)
     before = dial.svg
+    assert "the query: royal 0, person 1, musician 3" in before
     dial.person, dial.musician = 0, 5
     assert "guitar gets" in repr(dial) and dial.weights["guitar"] > 0.5
     dial.royal, dial.person, dial.musician = 1, 0, -5

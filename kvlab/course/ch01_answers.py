@@ -37,6 +37,18 @@ def project_keeps_x_as_value(x_SC, w_q, w_k, w_v):
     return x_SC @ w_q.T, x_SC @ w_k.T, x_SC.clone()
 
 
+def project_w_times_table(x_SC, w_q, w_k, w_v):
+    return w_q @ x_SC, w_k @ x_SC, w_v @ x_SC
+
+
+def project_result_transposed(x_SC, w_q, w_k, w_v):
+    return w_q @ x_SC.T, w_k @ x_SC.T, w_v @ x_SC.T
+
+
+def project_values_by_w_k(x_SC, w_q, w_k, w_v):
+    return x_SC @ w_q.T, x_SC @ w_k.T, x_SC @ w_k.T
+
+
 def project_last_query_only(x_SC, w_q, w_k, w_v):
     return x_SC[-1:] @ w_q.T, x_SC @ w_k.T, x_SC @ w_v.T
 
@@ -83,6 +95,10 @@ def scores_times_root_of_d(x_SC, w_q, w_k):
 
 def scores_keys_ask(x_SC, w_q, w_k):
     return _scores(x_SC, w_q, w_k, w_q.shape[0] ** 0.5).T
+
+
+def scores_without_transpose(x_SC, w_q, w_k):
+    return (x_SC @ w_q.T) @ (x_SC @ w_k.T) / w_q.shape[0] ** 0.5
 
 
 def scores_cosine(x_SC, w_q, w_k):
@@ -142,6 +158,24 @@ def softmax_without_exponential(scores_ST):
     return scores_ST / scores_ST.sum(1, keepdim=True)
 
 
+def softmax_maximum_at_least_zero(scores_ST):
+    return _shares((scores_ST - scores_ST.amax(1, keepdim=True).clamp(min=0)).exp())
+
+
+def softmax_added_to_the_sum(scores_ST):
+    top_S1 = scores_ST.amax(1, keepdim=True)
+    lifted_ST = (scores_ST - top_S1.masked_fill(top_S1 == float("-inf"), 0.0)).exp()
+    return lifted_ST / (lifted_ST.sum(1, keepdim=True) + 1e-6)
+
+
+def softmax_no_keepdim(scores_ST):
+    return _shares((scores_ST - scores_ST.amax(1)).exp())
+
+
+def softmax_max_without_values(scores_ST):
+    return _shares((scores_ST - scores_ST.max(1, keepdim=True)).exp())
+
+
 def softmax_empty_rows_nan(scores_ST):
     lifted_ST = (scores_ST - scores_ST.amax(1, keepdim=True)).exp()
     return lifted_ST / lifted_ST.sum(1, keepdim=True)
@@ -180,6 +214,28 @@ def attend_winner_takes_all(q_SD, k_TD, v_TE):
 
 def attend_unscaled(q_SD, k_TD, v_TE):
     return _weights(q_SD, k_TD, 1.0) @ v_TE
+
+
+def attend_by_d(q_SD, k_TD, v_TE):
+    return _weights(q_SD, k_TD, q_SD.shape[1]) @ v_TE
+
+
+def attend_by_root_of_t(q_SD, k_TD, v_TE):
+    return _weights(q_SD, k_TD, k_TD.shape[0] ** 0.5) @ v_TE
+
+
+def attend_causal(q_SD, k_TD, v_TE):
+    scores_ST = q_SD @ k_TD.T / q_SD.shape[1] ** 0.5
+    later_ST = torch.ones_like(scores_ST).triu(1).bool()
+    return scores_ST.masked_fill(later_ST, float("-inf")).softmax(1) @ v_TE
+
+
+def attend_keys_ask(q_SD, k_TD, v_TE):
+    return _weights(k_TD, q_SD) @ v_TE
+
+
+def attend_weights_only(q_SD, k_TD, v_TE):
+    return _weights(q_SD, k_TD)
 
 
 def attend_scaled_by_values(q_SD, k_TD, v_TE):
@@ -223,6 +279,14 @@ def _of_length(direction_D, length):
 
 def key_mean_of_wanted(wanted_ND, unwanted_ND, others_TD, length):
     return _of_length(wanted_ND.mean(0), length)
+
+
+def key_mean_as_it_is(wanted_ND, unwanted_ND, others_TD, length):
+    return wanted_ND.mean(0)
+
+
+def key_difference_as_it_is(wanted_ND, unwanted_ND, others_TD, length):
+    return wanted_ND.mean(0) - unwanted_ND.mean(0)
 
 
 def key_one_wanted_query(wanted_ND, unwanted_ND, others_TD, length):
@@ -273,24 +337,26 @@ def train(pairs, asks, answers, seed):
 """
 
 
-def _train(pairs, asks, answers, seed, *, steps=80, lists=None, tied=False, random_values=False):
+def _train(pairs, asks, answers, seed, *, steps=80, lists=None, tied=False, random_values=False,
+           size=1.0, dtype=torch.float64, slopes=True, zeroes=True, axis=-1):  # fmt: skip
     """Train as the solution does; each wrong answer below changes one thing."""
     rng = torch.Generator().manual_seed(seed)
     width, out = pairs.shape[-1], answers.shape[-1]
     w_q, w_k, w_v = (
-        torch.randn(d, width, generator=rng, dtype=torch.float64) / width**0.5
+        size * torch.randn(d, width, generator=rng, dtype=dtype) / width**0.5
         for d in (width, width, out)
     )
     learned = [w_q, w_v] if tied else [w_q, w_k, w_v]
     for w in learned:
-        w.requires_grad_()
+        w.requires_grad_(slopes)
     optimizer = torch.optim.Adam(learned, lr=0.05)
     for _ in range(steps):
         batch = torch.randint(lists or len(pairs), (64,), generator=rng)
         q, k, v = asks[batch] @ w_q.T, pairs[batch] @ (w_q if tied else w_k).T, pairs[batch] @ w_v.T
-        weights = (torch.einsum("nd,ntd->nt", q, k) / width**0.5).softmax(-1)
+        weights = (torch.einsum("nd,ntd->nt", q, k) / width**0.5).softmax(axis)
         loss = ((torch.einsum("nt,nte->ne", weights, v) - answers[batch]) ** 2).mean()
-        optimizer.zero_grad()
+        if zeroes:
+            optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     if random_values:
@@ -300,6 +366,26 @@ def _train(pairs, asks, answers, seed, *, steps=80, lists=None, tied=False, rand
 
 def train_never_steps(pairs, asks, answers, seed):
     return _train(pairs, asks, answers, seed, steps=0)
+
+
+def train_starts_at_zero(pairs, asks, answers, seed):
+    return _train(pairs, asks, answers, seed, size=0.0)
+
+
+def train_never_zeroes_slopes(pairs, asks, answers, seed):
+    return _train(pairs, asks, answers, seed, zeroes=False)
+
+
+def train_softmax_over_lists(pairs, asks, answers, seed):
+    return _train(pairs, asks, answers, seed, axis=0)
+
+
+def train_without_slopes(pairs, asks, answers, seed):
+    return _train(pairs, asks, answers, seed, slopes=False)
+
+
+def train_in_float32(pairs, asks, answers, seed):
+    return _train(pairs, asks, answers, seed, dtype=torch.float32)
 
 
 def train_one_matrix_for_two(pairs, asks, answers, seed):

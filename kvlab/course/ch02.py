@@ -22,12 +22,12 @@ from kvlab.course.spec import Case, Exercise, Law, Outcome, Wrong, agrees, choic
 
 
 def _mask_case(rng: random.Random) -> Case:
-    n_new = rng.randint(2, 6)
+    n_new = rng.randint(3, 6)  # with 2, one too many is all there are
     return {"n_new": n_new, "n_slots": n_new + rng.randint(2, 6)}
 
 
 def _loop_mask(n_new: int, n_slots: int) -> Tensor:
-    """Slot by slot: is it behind the query's own?"""
+    """Slot by slot: may the query use it?"""
     allowed_ST = torch.zeros(n_new, n_slots, dtype=torch.bool)
     for s in range(n_new):
         for t in range(n_slots):
@@ -72,9 +72,11 @@ MASK = Exercise(
               "the first of the text. It must end at the bottom right."),
         Wrong(answers.mask_without_itself, "a token may not look at itself here. Its own position "
               "belongs to what it may use."),
-        Wrong(answers.mask_one_too_far, "each query sees one token too far: the one behind it."),
+        Wrong(answers.mask_one_too_far, "each query sees one token too many: the one after it."),
         Wrong(answers.mask_inverted, "yes and no are the wrong way round: True says that a slot "
               "may be used."),
+        Wrong(answers.mask_square, "this is the mask of the whole text, a row for every token. "
+              "Only the last n_new tokens have queries here."),
         Wrong(answers.mask_transposed, "rows and columns are exchanged: a row is a query, a column "
               "is a slot."),
         Wrong(answers.mask_hides_the_past, "the new tokens see each other and nothing of the past; "
@@ -94,7 +96,9 @@ MASK = Exercise(
 def _attention_case(rng: random.Random) -> Case:
     """Texts of different lengths, padded in front; one slot of each was thrown away.
 
-    Text 0 has so much padding that its first query is padding, too, and may see nothing.
+    Text 0 has so much padding that its first query is padding, too, and may see nothing. The slots
+    of each text are mixed, so that who counts slots goes wrong in another way than who forgets
+    that padding is hidden.
     """
     batch, n_heads, n_new = rng.sample([2, 3, 4, 5], 3)
     width, n_slots = rng.choice([6, 7]), rng.choice([8, 9, 10])
@@ -106,12 +110,13 @@ def _attention_case(rng: random.Random) -> Case:
     pads = [n_slots - n_new + 1] + [rng.randint(1, 2) for _ in range(batch - 1)]
     pos_BT = torch.stack([(torch.arange(n_slots) - p).clamp(min=-1) for p in pads])
     pos_BT[1:, n_slots - n_new :] += 1  # where the gap is, a token was thrown away
+    mixed_BT = torch.rand(pos_BT.shape, generator=torch_rng).argsort(-1)
     return {
         "q_BHSD": normal(n_new),
         "k_BHTD": normal(n_slots),
         "v_BHTD": normal(n_slots),
         "q_pos_BS": pos_BT[:, -n_new:].clone(),
-        "pos_BT": pos_BT,
+        "pos_BT": pos_BT.gather(1, mixed_BT),
     }
 
 
@@ -183,8 +188,17 @@ ATTENTION = Exercise(
               "still counts in the denominator."),
         Wrong(answers.attention_top_left, "rows and columns are counted from the top left instead "
               "of comparing positions."),
-        Wrong(answers.attention_counts_slots, "slots are counted instead of asking for their "
-              "positions: padding is seen."),
+        Wrong(answers.attention_counts_slots, "slots are counted, as if slot t held position t. "
+              "Ask for their positions: some are padding, and they may stand in any order."),
+        Wrong(answers.attention_no_mask, "nothing is hidden: every query sees every slot. The "
+              "positions have to be used."),
+        Wrong(answers.attention_mask_inverted, "what may be used is hidden, and the rest is seen. "
+              "masked_fill writes where its mask is True: give it ~allowed."),
+        Wrong(answers.attention_positions_of_text_0, "the positions of text 0 are used for all "
+              "texts. Each has its own; keep the first axis."),
+        Wrong(answers.attention_without_head_axis, "the mask has the axes batch, query, slot, and "
+              "torch lines its batch up with the heads. Put an axis of length 1 where the heads "
+              "are: [:, None]."),
         Wrong(answers.attention_sees_padding, "padding is seen: its position, -1, is smaller than "
               "every query's. The rule has a lower end, too."),
         Wrong(answers.attention_without_itself, "a query does not see its own slot."),
@@ -272,6 +286,16 @@ def _row_open(n: int, row: int, onwards: bool) -> Tensor:
     return allowed_ST
 
 
+def _peeping(x_BSC: Tensor, even: dict[int, int], odd: dict[int, int]) -> Tensor:
+    """Causal, but that some rows (keys) see one later token (values), in even and in odd texts."""
+    n_texts, n = x_BSC.shape[:2]
+    allowed_BST = _square(n).repeat(n_texts, 1, 1)
+    for b in range(n_texts):
+        for row, token in (odd if b % 2 else even).items():
+            allowed_BST[b, row, token : token + 1] = True
+    return allowed_BST
+
+
 def _with_next_value(head: _Head, x_BSC: Tensor) -> Tensor:
     v_BSC = head.values(x_BSC)
     next_BSC = torch.cat((v_BSC[:, 1:], torch.zeros_like(v_BSC[:, :1])), dim=1)
@@ -289,6 +313,14 @@ def _suspects(case: Case) -> dict[str, tuple[Attention, list[int] | None]]:
     def all_get_the_last(x_BSC: Tensor) -> Tensor:
         return head.one_by_one(x_BSC) + 0.2 * head.values(x_BSC)[:, -1:]
 
+    def peeping(even: dict[int, int], odd: dict[int, int]) -> Attention:
+        return lambda x: head.over(x, _peeping(x, even, odd))
+
+    def faint(x_BSC: Tensor) -> Tensor:
+        next_BSC = torch.cat((x_BSC[:, 1:], torch.zeros_like(x_BSC[:, :1])), dim=1)
+        return head.one_by_one(x_BSC) + 3e-8 * next_BSC
+
+    first, second = {0: n - 2}, {2: 3}
     return {
         "query by query": (head.one_by_one, None),
         "masked before the softmax": (over(_square), None),
@@ -307,6 +339,11 @@ def _suspects(case: Case) -> dict[str, tuple[Attention, list[int] | None]]:
         "open beyond a length": (over(lambda n: _row_open(n, row, onwards=True)), [row, row + 1]),
         "everybody gets the last value": (all_get_the_last, [0, n - 1]),
         "a window that wraps around": (over(lambda n: _window(n, wraps=True)), [0, n - 2]),
+        "one row sees far, one sees near": (
+            peeping(first | second, first | second), [0, n - 2]),
+        "one text sees far, one sees near": (peeping(first, second), [0, n - 2]),
+        "one text sees near, one sees far": (peeping(second, first), [0, n - 2]),
+        "a faint leak": (faint, [0, 1]),
         "texts in one row": (head.in_one_row, [0, 0]),
         "texts in one row, backwards": (lambda x: head.in_one_row(x.flip(0)).flip(0), [0, 0]),
     }  # fmt: skip
@@ -371,7 +408,7 @@ LEAK = Exercise(
     cases=_leak_case,
     n_cases=5,
     size=lambda case: case["n_texts"] * case["n_tokens"] * case["width"],
-    laws=(Law("eighteen suspects, six of them clean", _run_leaks, _expect_leaks),),
+    laws=(Law("twenty-two suspects, six of them clean", _run_leaks, _expect_leaks),),
     hints=(
         "Compute the outputs once. Then change one token of one text, and compare. Which outputs "
         "may move, and which may not?",
@@ -391,18 +428,32 @@ LEAK = Exercise(
               "its texts."),
         Wrong(answers.leak_first_text_only, "tokens of text 0 are changed, and of no other. A leak "
               "may go from a later text to an earlier one only."),
+        Wrong(answers.leak_text_0_alone, "only text 0 is changed, and only text 0 is looked at. "
+              "The leak may be in another text, or lead from one text to another."),
         Wrong(answers.leak_all_texts_together, "token j is changed in all texts at once, so a leak "
               "from one text to another cannot be told from a token's own effect."),
         Wrong(answers.leak_by_nan, "the change is not a finite number. Zero times NaN is NaN, so "
               "clean attention seems to leak."),
         Wrong(answers.leak_coarse, "small moves are overlooked. A faint leak is a leak: everything "
               "above 1e-9 counts."),
+        Wrong(answers.leak_faint_one_missed, "the faintest leak is missed. Either the tolerance "
+              "is wider than 1e-9, or tokens are changed by so little that what moves is below it: "
+              "change them by about 1."),
+        Wrong(answers.leak_without_copy, "the changes add up, because the texts are changed in "
+              "place: y = x is no copy. Start each change from x.clone()."),
+        Wrong(answers.leak_smallest_token_first, "the pairs are ordered by j, then by i. Of all "
+              "leaks the smallest i counts first: [0, 5] comes before [2, 3]."),
+        Wrong(answers.leak_first_met, "this is the first leak that the loops meet. Another one "
+              "may have a smaller i, perhaps in another text: collect all, then take the "
+              "smallest."),
         Wrong(answers.leak_by_bits, "the last bit is taken for a leak. Rounding may differ; only "
               "moves above 1e-9 count."),
         Wrong(answers.leak_counts_itself, "output j may move when token j changes: a token sees "
               "itself."),
         Wrong(answers.leak_swapped, "the pair is the wrong way round: the output i that moves, "
               "then the token j that was changed."),
+        Wrong(answers.leak_pairs_of_token_and_output, "the pairs hold the changed token first. It "
+              "comes second: [i, j], where output i moves with token j."),
     ),
     second=answers.SECOND_LEAK,
 )  # fmt: skip
@@ -427,6 +478,14 @@ def _scaled_by_length(head: _Head, x_BSC: Tensor) -> Tensor:
     return scores_BST.softmax(-1) @ head.values(x_BSC)
 
 
+def _beside(head: _Head, x_BSC: Tensor, whole: int) -> Tensor:
+    """Causal, but in texts that are shorter than `whole` the rows in the middle are off."""
+    out_BSC = head.one_by_one(x_BSC)
+    if x_BSC.shape[1] < whole:
+        out_BSC[:, 1:-1] += 0.3
+    return out_BSC
+
+
 def _in_blocks(n: int, block: int) -> Tensor:
     """Causal from block to block; inside a block everybody sees everybody."""
     block_S = torch.arange(n) // block
@@ -440,17 +499,28 @@ def _growing(case: Case) -> dict[str, tuple[Attention, bool]]:
     def over(allowed: Callable[[int], Tensor], **named: float) -> Attention:
         return lambda x: head.over(x, allowed(x.shape[1]), **named)
 
+    def drifting(by: float) -> Attention:
+        return lambda x: head.one_by_one(x) + by * x.shape[1]
+
     texts = {
         "causal": (over(_square), True),
         "query by query": (head.one_by_one, True),
         "a window of three": (over(lambda n: _window(n, wraps=False)), True),
         "all minus what comes later": (head.all_minus_later, True),
+        "every token alone": (head.values, True),
+        "always zero": (torch.zeros_like, True),
         "no mask": (over(lambda n: _square(n, n)), False),
         "masked after the softmax": (lambda x: head.after(x, divide=False), False),
         "off by one": (over(lambda n: _square(n, 1)), False),
         "hidden scores set to -8": (over(_square, hidden=-8.0), False),
         "one row open": (over(lambda n: _row_open(n, 2, onwards=False)), False),
-        "open inside blocks": (over(lambda m: _in_blocks(m, (n - 1) // 2)), False),
+        "open inside each half": (over(lambda m: _in_blocks(m, n // 2)), False),
+        "open but to the last token": (over(lambda m: _in_blocks(m, n - 1)), False),
+        "rises with every token": (drifting(0.1), False),
+        "falls with every token": (drifting(-0.1), False),
+        "moves by a thousandth": (drifting(1e-3), False),
+        "moves by a ten-millionth": (lambda x: 10 + drifting(1e-7)(x), False),
+        "moves in the middle": (lambda x: _beside(head, x, n), False),
         "positions counted from the end": (lambda x: _by_distance_from_the_end(head, x), False),
         "scores divided by the text's length": (lambda x: _scaled_by_length(head, x), False),
     }
@@ -462,7 +532,7 @@ def _of_one_text(function: Attention) -> Attention:
 
 
 def _stable_case(rng: random.Random) -> Case:
-    n_tokens, width = rng.choice([9, 11, 13]), rng.choice([4, 5, 6])
+    n_tokens, width = rng.choice([8, 10, 12]), rng.choice([4, 5, 6])
     torch_rng = torch.Generator().manual_seed(rng.randrange(2**31))
     return {
         "n_tokens": n_tokens,
@@ -492,7 +562,7 @@ STABLE = Exercise(
     difficulty=2,
     cases=_stable_case,
     size=lambda case: case["n_tokens"] * case["width"],
-    laws=(Law("twelve suspects, four of them stable", _run_stable, _expect_stable),),
+    laws=(Law("twenty suspects, six of them stable", _run_stable, _expect_stable),),
     hints=(
         "Do not change tokens: add them. What does the function give for the first n tokens alone?",
         "For every n from 1 to the length: attention(x_SC[:n]) must be the first n rows of "
@@ -506,8 +576,20 @@ STABLE = Exercise(
         Wrong(answers.stable_one_shorter, "only the text without its last token is tried. Some "
               "functions are stable there and nowhere else: try every length."),
         Wrong(answers.stable_first_row, "only row 0 is compared; another old row may move."),
+        Wrong(answers.stable_last_rows, "of each beginning only the last row is compared. All of "
+              "its rows have to stay."),
         Wrong(answers.stable_changes_a_token, "a token is changed, not added. A function that "
               "depends on the text's length is not found that way."),
+        Wrong(answers.stable_changes_the_last_token, "only the last token is changed, and none is "
+              "added. Cut the text instead: x_SC[:n], for every n."),
+        Wrong(answers.stable_without_abs, "the largest difference is taken without its absolute "
+              "value, so rows that rise when tokens are added go unseen."),
+        Wrong(answers.stable_without_abs_the_other_way, "the largest difference is taken without "
+              "its absolute value, so rows that fall when tokens are added go unseen."),
+        Wrong(answers.stable_relative_tolerance, "torch.allclose allows a relative difference of "
+              "1e-5 unless told otherwise: give it rtol=0, atol=1e-9."),
+        Wrong(answers.stable_whole_not_cut, "a beginning of n rows is compared with all rows of "
+              "the whole. Its counterpart is whole[:n]."),
         Wrong(answers.stable_by_bits, "rounding is taken for a move: rows of a longer text may add "
               "up in another order. Only moves above 1e-9 count."),
         Wrong(answers.stable_coarse, "small moves are overlooked: everything above 1e-9 counts."),
@@ -524,16 +606,19 @@ STABLE = Exercise(
 
 
 def _rank_case(rng: random.Random) -> Case:
-    """Weights and logits for which the usual mistakes give other rankings."""
+    """Weights and logits for which every usual mistake gives a ranking of its own.
+
+    There are ten words or more, so that other mistakes do not hit on one of those by chance.
+    """
     while True:
         case = _some_words(rng)
-        right = _rankings(case, _loop_rank)
-        if all(_rankings(case, mistake) not in (None, right) for mistake in _CONFUSED):
+        rankings = [_rankings(case, rank) for rank in (_loop_rank, *_CONFUSED)]
+        if len({str(ranking) for ranking in rankings}) == len(rankings):
             return case
 
 
 def _some_words(rng: random.Random) -> Case:
-    n_layers, n_heads, n_tokens = rng.choice([2, 3]), rng.choice([4, 5]), rng.choice([6, 7, 8])
+    n_layers, n_heads, n_tokens = rng.choice([2, 3]), rng.choice([4, 5]), rng.choice([10, 11, 12])
     torch_rng = torch.Generator().manual_seed(rng.randrange(2**31))
 
     def normal(*shape: int) -> Tensor:
@@ -577,8 +662,9 @@ def _loop_rank(weights_LHST: Tensor, logits: Callable, n_tokens: int) -> list[li
 
 _CONFUSED = (
     answers.rank_all_queries, answers.rank_strongest_head, answers.rank_last_layer,
-    answers.rank_who_looks, answers.rank_reversed_kl, answers.rank_top_word,
-    answers.rank_raw_logits,
+    answers.rank_first_row, answers.rank_who_looks, answers.rank_reversed_kl,
+    answers.rank_top_word, answers.rank_top_probability, answers.rank_kl_of_logits,
+    answers.rank_raw_logits, answers.rank_lists_exchanged,
 )  # fmt: skip
 
 
@@ -637,6 +723,11 @@ RANK = Exercise(
         Wrong(answers.rank_last_layer, "only the last layer's heads are averaged."),
         Wrong(answers.rank_who_looks, "queries and slots are exchanged: this is who looks at "
               "position 0, not whom the last token looks at."),
+        Wrong(answers.rank_first_row, "by attention, the positions come in the order of the text. "
+              "That is the row of the first token, or the column of the last: both are 0 nearly "
+              "everywhere. The row of the last token is [:, :, -1]."),
+        Wrong(answers.rank_lists_exchanged, "the two lists are in each other's place: by "
+              "attention first, then by need."),
         Wrong(answers.rank_with_itself, "the last token is ranked, too. It is the one that asks; "
               "only the n_tokens - 1 before it are context."),
         Wrong(answers.rank_smallest_first, "the smallest comes first; the largest should."),
@@ -644,6 +735,10 @@ RANK = Exercise(
               "probabilities of the full prediction."),
         Wrong(answers.rank_top_word, "only the likeliest word is looked at. The divergence adds up "
               "over the whole vocabulary."),
+        Wrong(answers.rank_top_probability, "only the probability of the likeliest word is "
+              "compared. The divergence adds up over the whole vocabulary."),
+        Wrong(answers.rank_kl_of_logits, "the formula got logits where it needs probabilities and "
+              "their logarithms: log_softmax(-1) first, then exp() for p."),
         Wrong(answers.rank_raw_logits, "logits are compared as they are. They mean something up to "
               "a constant only: take log_softmax first."),
     ),
@@ -665,7 +760,7 @@ QUERY_FOUR = choice(
         "a": "without its own key and value a query could not take anything from its own token, "
         "and position 0 would have nothing to see.",
         "b": "that is the token alone: it would know nothing of the text.",
-        "d": "positions behind 4 are not there yet while the model writes; to use them in training "
+        "d": "positions after 4 are not there yet while the model writes; to use them in training "
         "is a leak.",
         "e": "that counts from 1 and starts too late: position 0 is the first token and may be "
         "used by everybody.",

@@ -41,6 +41,10 @@ def mask_inverted(n_new, n_slots):
     return ~_mask(n_new, n_slots, n_slots - n_new)
 
 
+def mask_square(n_new, n_slots):
+    return _mask(n_slots, n_slots, 0)
+
+
 def mask_transposed(n_new, n_slots):
     return _mask(n_new, n_slots, n_slots - n_new).T
 
@@ -119,6 +123,22 @@ def attention_without_itself(q, k, v, q_pos, pos):
     return _attend(q, k, v, _allowed(q_pos - 1, pos))
 
 
+def attention_no_mask(q, k, v, q_pos, pos):
+    return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
+
+
+def attention_mask_inverted(q, k, v, q_pos, pos):
+    return _attend(q, k, v, ~_allowed(q_pos, pos))
+
+
+def attention_positions_of_text_0(q, k, v, q_pos, pos):
+    return _attend(q, k, v, _allowed(q_pos[:1], pos[:1]))
+
+
+def attention_without_head_axis(q, k, v, q_pos, pos):
+    return _attend(q, k, v, _allowed(q_pos, pos)[:, 0])
+
+
 def attention_nan_row(q, k, v, q_pos, pos):
     return _attend(q, k, v, _allowed(q_pos, pos), zero=False)
 
@@ -155,14 +175,15 @@ def first_leak(attention, n_texts, n_tokens, width):
 
 
 def _first_leak(attention, n_texts, n_tokens, width, *, texts=None, tokens=None, by=1.0, move=1e-9,
-                together=False, across=True, itself=False, swapped=False):  # fmt: skip
+                together=False, across=True, itself=False, swapped=False, copy=True,
+                first=min):  # fmt: skip
     """The detector; each wrong answer below changes one thing."""
     torch_rng = torch.Generator().manual_seed(5)
     x = torch.randn(n_texts, n_tokens, width, generator=torch_rng, dtype=torch.float64)
     before, found = attention(x), []
     for b in range(n_texts) if texts is None else texts:
         for j in range(n_tokens) if tokens is None else tokens:
-            changed = x.clone()
+            changed = x.clone() if copy else x
             changed[slice(None) if together else b, j] += by
             moves = ~((attention(changed) - before).abs().amax(-1) <= move)
             moves[b, j + itself :] = False
@@ -171,8 +192,8 @@ def _first_leak(attention, n_texts, n_tokens, width, *, texts=None, tokens=None,
             if not across:
                 moves = moves[b : b + 1]
             found += [(i, j) for i in moves.any(0).nonzero().flatten().tolist()]
-    first = list(min(found)) if found else None
-    return first[::-1] if swapped and first else first
+    chosen = list(first(found)) if found else None
+    return chosen[::-1] if swapped and chosen else chosen
 
 
 def leak_last_token_only(attention, n_texts, n_tokens, width):
@@ -191,6 +212,10 @@ def leak_first_text_only(attention, n_texts, n_tokens, width):
     return _first_leak(attention, n_texts, n_tokens, width, texts=[0])
 
 
+def leak_text_0_alone(attention, n_texts, n_tokens, width):
+    return _first_leak(attention, n_texts, n_tokens, width, texts=[0], across=False)
+
+
 def leak_all_texts_together(attention, n_texts, n_tokens, width):
     return _first_leak(attention, n_texts, n_tokens, width, together=True)
 
@@ -201,6 +226,30 @@ def leak_by_nan(attention, n_texts, n_tokens, width):
 
 def leak_coarse(attention, n_texts, n_tokens, width):
     return _first_leak(attention, n_texts, n_tokens, width, move=0.02)
+
+
+def leak_faint_one_missed(attention, n_texts, n_tokens, width):
+    return _first_leak(attention, n_texts, n_tokens, width, move=1e-6)
+
+
+def leak_without_copy(attention, n_texts, n_tokens, width):
+    return _first_leak(attention, n_texts, n_tokens, width, copy=False)
+
+
+def _by_token(pairs):
+    return min(pairs, key=lambda pair: pair[::-1])
+
+
+def leak_smallest_token_first(attention, n_texts, n_tokens, width):
+    return _first_leak(attention, n_texts, n_tokens, width, first=_by_token)
+
+
+def leak_pairs_of_token_and_output(attention, n_texts, n_tokens, width):
+    return _first_leak(attention, n_texts, n_tokens, width, first=_by_token, swapped=True)
+
+
+def leak_first_met(attention, n_texts, n_tokens, width):
+    return _first_leak(attention, n_texts, n_tokens, width, first=lambda pairs: pairs[0])
 
 
 def leak_by_bits(attention, n_texts, n_tokens, width):
@@ -240,9 +289,18 @@ def stable_one_shorter(attention, x_SC):
     return _stable(attention, x_SC, [len(x_SC) - 1])
 
 
+def _near(a, b):
+    return bool(((a - b).abs() <= 1e-9).all())
+
+
 def stable_first_row(attention, x_SC):
     first = attention(x_SC)[0]
-    return all(torch.allclose(attention(x_SC[:n])[0], first) for n in range(1, len(x_SC)))
+    return all(_near(attention(x_SC[:n])[0], first) for n in range(1, len(x_SC)))
+
+
+def stable_last_rows(attention, x_SC):
+    whole = attention(x_SC)
+    return all(_near(attention(x_SC[:n])[-1], whole[n - 1]) for n in range(1, len(x_SC)))
 
 
 def stable_changes_a_token(attention, x_SC):
@@ -250,9 +308,37 @@ def stable_changes_a_token(attention, x_SC):
     whole = attention(x_SC)
     for j in range(len(x_SC) - 1, 0, -1):
         changed[j] += 1.0
-        if not torch.allclose(attention(changed)[:j], whole[:j], atol=1e-9):
+        if not _near(attention(changed)[:j], whole[:j]):
             return False
     return True
+
+
+def stable_changes_the_last_token(attention, x_SC):
+    changed = x_SC.clone()
+    changed[-1] += 1.0
+    return _near(attention(changed)[:-1], attention(x_SC)[:-1])
+
+
+def stable_without_abs(attention, x_SC):
+    whole = attention(x_SC)
+    beginnings = range(1, len(x_SC))
+    return all(bool((attention(x_SC[:n]) - whole[:n]).max() <= 1e-9) for n in beginnings)
+
+
+def stable_without_abs_the_other_way(attention, x_SC):
+    whole = attention(x_SC)
+    beginnings = range(1, len(x_SC))
+    return all(bool((whole[:n] - attention(x_SC[:n])).max() <= 1e-9) for n in beginnings)
+
+
+def stable_relative_tolerance(attention, x_SC):
+    whole = attention(x_SC)
+    return all(torch.allclose(attention(x_SC[:n]), whole[:n]) for n in range(1, len(x_SC)))
+
+
+def stable_whole_not_cut(attention, x_SC):
+    whole = attention(x_SC)
+    return all(_near(attention(x_SC[:n]), whole) for n in range(1, len(x_SC)))
 
 
 def stable_by_bits(attention, x_SC):
@@ -265,12 +351,12 @@ def stable_coarse(attention, x_SC):
 
 def stable_from_the_end(attention, x_SC):
     whole = attention(x_SC)
-    return all(torch.allclose(attention(x_SC[:n]), whole[-n:]) for n in range(1, len(x_SC)))
+    return all(_near(attention(x_SC[:n]), whole[-n:]) for n in range(1, len(x_SC)))
 
 
 def stable_drops_the_front(attention, x_SC):
     whole = attention(x_SC)
-    return all(torch.allclose(attention(x_SC[n:]), whole[n:]) for n in range(1, len(x_SC)))
+    return all(_near(attention(x_SC[n:]), whole[n:]) for n in range(1, len(x_SC)))
 
 
 # 2.5
@@ -297,7 +383,7 @@ def _rank(weights, logits, n, *, looked_at=None, need=None, context=None, up=Fal
     need = need or (lambda p, other: (p.exp() * (p - other)).sum())
     missed_T = torch.stack([need(full, logits(t).log_softmax(-1)) for t in range(context)])
     both = mean_T[:context], missed_T
-    return [x.argsort(descending=not up).tolist() for x in both]
+    return [x.argsort(descending=not up, stable=True).tolist() for x in both]
 
 
 def rank_all_queries(weights, logits, n):
@@ -316,6 +402,14 @@ def rank_who_looks(weights, logits, n):
     return _rank(weights, logits, n, looked_at=lambda w: w[:, :, :, 0].mean((0, 1)))
 
 
+def rank_first_row(weights, logits, n):
+    return _rank(weights, logits, n, looked_at=lambda w: w[:, :, 0].mean((0, 1)))
+
+
+def rank_lists_exchanged(weights, logits, n):
+    return _rank(weights, logits, n)[::-1]
+
+
 def rank_with_itself(weights, logits, n):
     return _rank(weights, logits, n, context=n)
 
@@ -330,6 +424,17 @@ def rank_reversed_kl(weights, logits, n):
 
 def rank_top_word(weights, logits, n):
     return _rank(weights, logits, n, need=lambda p, other: (p - other)[p.argmax()].abs())
+
+
+def rank_top_probability(weights, logits, n):
+    return _rank(weights, logits, n, need=lambda p, other: (p.exp() - other.exp())[p.argmax()])
+
+
+def rank_kl_of_logits(weights, logits, n):
+    full = logits(None)
+    far_T = torch.stack([(full.exp() * (full - logits(t))).sum() for t in range(n - 1)])
+    mean_T = weights[:, :, -1].mean((0, 1))[: n - 1]
+    return [x.argsort(descending=True, stable=True).tolist() for x in (mean_T, far_T)]
 
 
 def rank_raw_logits(weights, logits, n):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import itertools
 import secrets
 import types
@@ -14,6 +15,7 @@ from kvlab.course.exercises import find
 from kvlab.course.judging import judge
 from kvlab.course.spec import Exercise, Verdict
 
+_LOOKS_UP = ("LOAD_GLOBAL", "LOAD_NAME", "IMPORT_NAME")
 # Which hint comes next, per exercise, is a reader's place in a book and no result depends on it.
 _next_hint: dict[str, itertools.count] = {}
 
@@ -75,8 +77,10 @@ def _home(used: Any) -> str:
 
 
 def _names(code: types.CodeType) -> set[str]:
+    """The globals that code looks up and the modules that it imports; x.T looks up no global T."""
     inner = (_names(c) for c in code.co_consts if isinstance(c, types.CodeType))
-    return set(code.co_names).union(*inner)
+    used = (i.argval for i in dis.get_instructions(code) if i.opname in _LOOKS_UP)
+    return set(used).union(*inner)
 
 
 class Hint:

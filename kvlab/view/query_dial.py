@@ -11,7 +11,7 @@ from kvlab.view import svg
 from kvlab.view.panel import Panel
 
 ROLES = ("royal", "person", "musician")
-_ROW, _TOP, _WIDTH = 34, 64, 760
+_ROW, _TOP, _WIDTH = 34, 92, 760
 _KEY, _SCORE, _WEIGHT, _VALUE = 150, 340, 490, 676  # where each column stands
 _REACH = 84  # a weight of 1
 
@@ -77,8 +77,9 @@ class QueryDial(Panel):
         return f"{first} gets {weights[first]:.0%} of the attention. Out comes: {mixed}."
 
     def picture(self) -> str:
-        """A row per word from its key to its weight, and the mixture below."""
-        parts = [*self._heads()]
+        """The query, a row per word from its key to its weight, and the mixture below."""
+        asked = ", ".join(f"{r} {x:g}" for r, x in zip(ROLES, self.query, strict=True))
+        parts = [svg.text(14, 20, f"the query: {asked}", bold=True), *self._heads()]
         scores, weights = self.scores, self.weights
         longest = max(1e-9, *(abs(score) for score in scores.values()))
         for row, word in enumerate(self.key_of):
@@ -99,13 +100,16 @@ class QueryDial(Panel):
 
     def _heads(self) -> list[str]:
         how = "query · key / √3" if self.scaled else "query · key"
-        heads = ((_KEY, "key"), (_SCORE, f"score = {how}"), (_WEIGHT + _REACH / 2, "weight"),
+        heads = ((_KEY, "key"), (_SCORE, how), (_WEIGHT + _REACH / 2, "weight"),
                  (_VALUE, "value"))  # fmt: skip
-        named = [svg.text(x, 22, said, anchor="middle", bold=True) for x, said in heads]
+        named = [svg.text(x, _TOP - 42, said, anchor="middle", bold=True) for x, said in heads]
         roles = ", ".join(ROLES)
         return [
             *named,
-            *(svg.text(x, 42, roles, anchor="middle", fill=svg.GREY) for x in (_KEY, _VALUE)),
+            *(
+                svg.text(x, _TOP - 22, roles, anchor="middle", fill=svg.GREY)
+                for x in (_KEY, _VALUE)
+            ),
             svg.line(14, _TOP - 10, _WIDTH - 14, _TOP - 10, svg.GREY, 1),
         ]
 
