@@ -324,7 +324,7 @@ def packed_bytes(sparsities: Sequence[float], curves: Mapping[str, Sequence[floa
         axes.plot(sparsities, values, color=colour, linestyle=line, linewidth=2, label=name)
     axes.axhline(100, color="black", linewidth=1)
     axes.axhspan(100, 130, color=ORANGE, alpha=0.08)
-    axes.annotate("larger than dense", (0.99, 102), ha="right", color=ORANGE)
+    axes.annotate("larger than dense", (0.5, 112), ha="center", va="center", color=ORANGE)
     axes.set_ylim(0, 125)
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")

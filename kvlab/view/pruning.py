@@ -173,7 +173,9 @@ class Pruning(Panel):
         side = width * _CELL
         right, bottom = _LEFT + 2 * side + _GAP + 14, _TOP + n * _CELL + 34
         parts = [
-            svg.text(_LEFT - 6, _TOP + _CELL * (t + 0.85), svg.visible(token), anchor="end", size=10)
+            svg.text(
+                _LEFT - 6, _TOP + _CELL * (t + 0.85), svg.visible(token), anchor="end", size=10
+            )
             for t, token in enumerate(self.tokens)
         ]
         halves = zip(
