@@ -25,9 +25,9 @@ from kvlab import (
     attend,
     compiled_decode,
     decode,
-    kernels,
     prefill,
 )
+from kvlab.fused import compiled_attention
 from kvlab.measure import clock, interleaved, threads
 from kvlab.packed import PackedKVCache, PerToken
 from kvlab.progress import progress
@@ -99,10 +99,10 @@ def attention(
     kept.shrink()
     caches = {packed_name(s): packed_of(dense, s) for s in SPARSITIES}
     runs: dict[str, Callable[[], Tensor]] = {
-        DENSE[0]: numba_attention(q_BHSD, dense),
+        DENSE[0]: compiled_attention(q_BHSD, dense),
         DENSE[1]: lambda: attend(q_BHSD, dense.read(0), backend="sdpa").out_BHSD,
         DENSE[2]: lambda: grouped_products(q_BHSD, k_BGTD, v_BGTD),
-        "a quarter kept": numba_attention(q_BHSD, kept),
+        "a quarter kept": compiled_attention(q_BHSD, kept),
         **{
             what: lambda c=cache: attend(q_BHSD, c.read(0), backend="rows").out_BHSD
             for what, cache in caches.items()
@@ -150,29 +150,6 @@ def packed_of(dense: KVCache, sparsity: float) -> PackedKVCache:
     """The same tokens with all but the latest 32 pruned."""
     rule = PerToken(n_kept(sparsity, dense.head_dim))
     return PackedKVCache.of(dense, k_rule=rule, v_rule=rule)
-
-
-def numba_attention(q_BHSD: Tensor, cache: KVCache) -> Callable[[], Tensor]:
-    """The kernel that our compiled step uses on a dense cache."""
-    from kvlab.kernels import cpu
-
-    batch, heads, _, width = q_BHSD.shape
-    used = cache.used_L[0]
-    q_BHD = q_BHSD[:, :, 0].float().contiguous()
-    out_BHD, n_parts = torch.empty_like(q_BHD), -(-used // cpu.PART)
-    sizes = (used,), (n_parts,), (n_parts,), (n_parts, width)
-    scratch = tuple(torch.empty(batch, heads, *size).numpy() for size in sizes)
-    k, v = (kernels.numbers(x_LBGTD[0]) for x_LBGTD in (cache.k_LBGTD, cache.v_LBGTD))
-    pos, q_pos = cache.pos_LBGT[0].numpy(), torch.full((batch,), cache.seen).numpy()
-
-    def run() -> Tensor:
-        with kernels.threads(torch.get_num_threads()):
-            cpu.attend(
-                q_BHD.numpy(), k, v, pos, q_pos, used, True, width**-0.5, scratch, out_BHD.numpy()
-            )
-        return out_BHD[:, :, None]
-
-    return run
 
 
 def grouped_products(q_BHSD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ Keys and values are written and read where they lie, in the one cache, dense or 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -119,6 +121,33 @@ class _LayerStep:
         self.up(room.normed, room.up)
         cpu.swiglu(room.gate, room.up)
         self.down(room.gate, room.x, add=True)
+
+
+def compiled_attention(q_BHSD: Tensor, cache: KVCache) -> Callable[[], Tensor]:
+    """The compiled step's attention alone, over the first layer of a dense cache on the CPU.
+
+    For a clock: what it needs is made here, and a call of the result only attends.
+    Shapes: (B, H, 1, D) -> (B, H, 1, D).
+    """
+    from kvlab.kernels import cpu
+
+    batch, heads, _, width = q_BHSD.shape
+    used = cache.used_L[0]
+    q_BHD = q_BHSD[:, :, 0].float().contiguous()
+    out_BHD, n_parts = torch.empty_like(q_BHD), -(-used // cpu.PART)
+    sizes = (used,), (n_parts,), (n_parts,), (n_parts, width)
+    scratch = tuple(torch.empty(batch, heads, *size).numpy() for size in sizes)
+    k, v = (numbers(x_LBGTD[0]) for x_LBGTD in (cache.k_LBGTD, cache.v_LBGTD))
+    pos, q_pos = cache.pos_LBGT[0].numpy(), torch.full((batch,), cache.seen).numpy()
+
+    def run() -> Tensor:
+        with threads(torch.get_num_threads()):
+            cpu.attend(
+                q_BHD.numpy(), k, v, pos, q_pos, used, True, width**-0.5, scratch, out_BHD.numpy()
+            )
+        return out_BHD[:, :, None]
+
+    return run
 
 
 class _DenseSlots:

@@ -252,16 +252,22 @@ def test_check_refuses_the_imports_that_grading_will_refuse():
     assert check("6.2", run_cell(ANSWERS["6.2"], "attend_with_past")).passed
 
 
-def test_an_attribute_is_not_taken_for_a_global_of_the_same_name(monkeypatch):
-    def project(x_SC, w_q, w_k, w_v):
-        return x_SC @ w_q.T, x_SC @ w_k.T, x_SC @ w_v.T
-
-    def named_by_itself(x_SC, w_q, w_k, w_v):
-        return T(x_SC, w_q, w_k, w_v)  # noqa: F821
-
-    monkeypatch.setitem(project.__globals__, "T", notebooks.read)
-    assert check("1.1", project).passed
-    assert "notebooks may not be used" in check("1.1", named_by_itself).message
+def test_an_attribute_with_the_name_of_a_global_is_not_that_global():
+    """A reader's notebook has helpers that call check; the answer must really use one to fail."""
+    helper = "from kvlab import check\ndef run(f): return check('11.1', f)\n"
+    answer = """
+def compare(race, pairs, at_least):
+    import math
+    def seconds(name): return USES(name)
+    seconds("slow"), seconds("fast")
+    pair = [{n: seconds(n) for n in ("slow", "fast")[:: 1 - 2 * (i % 2)]} for i in range(pairs)]
+    share = math.fsum(p["slow"] / p["fast"] >= at_least for p in pair) / pairs
+    return "faster" if share >= 0.8 else "not faster" if share <= 0.2 else "too noisy"
+"""
+    used = run_cell(helper + answer.replace("USES", "race.run"), "compare")
+    assert check("11.1", used).passed
+    used = run_cell(helper + answer.replace("USES", "run"), "compare")
+    assert "kvlab.course.checking may not be used" in check("11.1", used).message
 
 
 def test_an_empty_answer_cell_is_named(nursery):

@@ -4,8 +4,8 @@ import numba
 import pytest
 import torch
 
-from kvlab import kernels
-from kvlab.fused import ONE_THREAD_BYTES, FusedDecode
+from kvlab import KVCache, attend, kernels
+from kvlab.fused import ONE_THREAD_BYTES, FusedDecode, compiled_attention
 from tests.conftest import tiny_model
 
 
@@ -51,6 +51,15 @@ def test_several_threads_make_what_one_makes(monkeypatch):
     one._one_thread = True
     token_B = torch.tensor([1, 2, 3])
     assert torch.equal(many(token_B), one(token_B))
+
+
+def test_its_attention_alone_is_attention():
+    cache = KVCache(1, 2, 3, 300, 16)
+    cache.append(0, *torch.randn(2, 2, 3, 257, 16))
+    q_BHSD = torch.randn(2, 6, 1, 16)
+    out_BHSD = compiled_attention(q_BHSD, cache)()
+    want = attend(q_BHSD, cache.read(0), backend="reference").out_BHSD
+    torch.testing.assert_close(out_BHSD, want, rtol=1e-4, atol=1e-5)
 
 
 def test_a_poisoned_slot_matters_only_when_it_is_used():

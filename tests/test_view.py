@@ -161,6 +161,9 @@ def test_figures_of_pruning_have_labels_and_tell_methods_apart():
     assert len(set(looks[0])) == 3 and looks[0] == looks[1]
     assert len({marker for _, marker in looks[0]}) == 3
     assert lines.axes[0].get_xlabel() and lines.axes[0].get_ylabel()
+    assert [t.get_text() for t in lines.axes[0].get_xticklabels()] == ["50", "70"]
+    one = figures.over_sparsity({"K": {"b": [0.1, 0.2]}}, [0.5, 0.7], "error", looks=list(curves))
+    assert [(a.get_color(), a.get_marker()) for a in one.axes[0].lines] == looks[0][1:2]
     bars = figures.beside(["x", "y"], {"share": [0.5, 0.5], "nats": [1.0, 2.0]})
     assert [a.get_xlabel() for a in bars.axes] == ["share", "nats"]
     for figure in (maps, lines, bars):

@@ -35,7 +35,7 @@ def test_its_bytes_are_those_of_real_caches():
 
 def test_the_words_give_percent_and_break_even():
     panel = StepBytes(tokens=4096, sparsity=70, window=0, width=128)
-    assert "38 of 128 numbers kept: dense 2,097,152 bytes" in panel.status
+    assert "38 of 128 numbers kept: dense 2,097,152 bytes of float16;" in panel.status
     assert "masked 100.0%, compacted 29.7%, packed 35.9%" in panel.status
     assert "from 7.0% sparsity on" in panel.status
     panel.marks = False

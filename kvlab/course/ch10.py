@@ -20,7 +20,6 @@ from kvlab.course.spec import (
     Law,
     Outcome,
     Wrong,
-    agrees,
     claims,
     named,
     raised_by,
@@ -175,6 +174,8 @@ TWO_DIRECTIONS = Exercise(
               "stays whole until it is."),
         Wrong(given.last_of_equals, "of equal scores the last one stays. The first should: a "
               "stable sort keeps it."),
+        Wrong(given.any_of_equals, "of equal scores any one stays: topk promises no order among "
+              "equals. The first should stay: sort with argsort(..., stable=True)."),
     ),
     second=given.SECOND_DIRECTIONS,
 )  # fmt: skip
@@ -212,6 +213,20 @@ def _scores(k_GTD: Tensor, v_GTD: Tensor, q_HWD: Tensor) -> tuple[Tensor, Tensor
 _SCORES = ("k_score_GTD", "v_score_GTD")
 
 
+def _score_of(name: str, half: int) -> Law:
+    """One half by itself, so that a mistake in it is named whatever the other half is."""
+    gives = _SCORES[half]
+
+    def run(answer: Answer, case: Case) -> Outcome:
+        scores = named(answer(case["k_GTD"], case["v_GTD"], case["q_HWD"]), *_SCORES)
+        return {gives: scores[gives]}
+
+    def expect(case: Case, _: Outcome) -> Outcome:
+        return {gives: _scores(case["k_GTD"], case["v_GTD"], case["q_HWD"])[half]}
+
+    return Law(name, run, expect)
+
+
 def _run_signs(answer: Answer, case: Case) -> Outcome:
     """Turn one channel's sign in keys and queries, and all values': no product gets larger."""
     sign_D = torch.ones(case["k_GTD"].shape[2], dtype=torch.float64)
@@ -246,8 +261,8 @@ WORTH = Exercise(
     difficulty=3,
     cases=_scores_case,
     laws=(
-        agrees("same as a loop over heads and queries", _scores, "k_GTD", "v_GTD", "q_HWD",
-               gives=_SCORES),
+        _score_of("keys: same as a loop over heads and queries", 0),
+        _score_of("values: same as a loop over heads and queries", 1),
         Law("turning signs in keys and queries, or in values, changes no score", _run_signs,
             lambda _, outcome: {f"turned {n}": outcome[n] for n in _SCORES}),
         Law("with values of 1 the scores of a head's tokens add up to 1", _run_sums, _expect_sums),
@@ -264,16 +279,31 @@ WORTH = Exercise(
     wrong=(
         Wrong(given.no_absolute_values, "the elements keep their sign, so a large negative product "
               "counts as worthless. Take the absolute value."),
-        Wrong(given.mean_before_size, "queries are averaged before their absolute value is taken, "
-              "so inputs of opposite signs cancel."),
+        Wrong(given.queries_keep_sign, "the queries keep their sign, so inputs of opposite signs "
+              "cancel. The input is the mean of the queries' sizes."),
+        Wrong(given.signs_cancel, "neither keys nor queries are taken by their size: opposite "
+              "signs cancel, and large negative products count as worthless."),
+        Wrong(given.mean_before_size, "queries and heads are added up before their absolute value "
+              "is taken, so inputs of opposite signs cancel."),
+        Wrong(given.size_of_each_mean, "the absolute value is taken of each head's mean query. "
+              "Take it of each query first, and then the mean."),
         Wrong(given.heads_interleaved, "query heads are put beside the wrong KV heads: neighbours "
               "share one (unflatten(0, (G, R))), not every G-th."),
         Wrong(given.inputs_swapped, "the inputs are swapped: keys are weighed by attention and "
               "values by the query."),
+        Wrong(given.scores_swapped, "the two results are in the other order: the keys' scores come "
+              "first."),
         Wrong(given.no_mask, "attention has no causal mask: the earlier ones of the W queries see "
               "tokens that came after them."),
+        Wrong(given.sees_the_next, "the mask is off by one: each query sees the token after it."),
+        Wrong(given.does_not_see_itself, "the mask is off by one: a query does not see its own "
+              "token. Query w sees the tokens up to T - W + w, that one included."),
+        Wrong(given.mask_from_the_start, "the mask takes query w for that of token w. The W "
+              "queries are the latest: query w stands at token T - W + w."),
         Wrong(given.not_scaled, "logits are not divided by the square root of D."),
         Wrong(given.last_query_only, "only the last query is asked, not all W."),
+        Wrong(given.sum_over_queries, "the W queries are added up. Over queries it is the mean, "
+              "over the heads of a group the sum."),
         Wrong(given.mean_over_heads, "the heads of a group are averaged and not added."),
         Wrong(given.first_head_only, "only the first query head of each group is asked. All R of "
               "them read the same key."),
@@ -286,15 +316,16 @@ WORTH = Exercise(
 
 
 def _window_case(rng: random.Random) -> Case:
-    """Chunks of which the first alone is longer than the window, and single tokens."""
+    """Two chunks that are longer than the window, and single tokens."""
     width, window = rng.sample([5, 6, 7, 8], 2)
     window -= 3
-    chunks = [window + rng.randint(2, 4), 1, rng.randint(2, 4), 1, 1]
+    chunks = [window + rng.randint(2, 4), 1, window + rng.randint(1, 3), 1, 1]
     return {
         "window": window,
         "n_keep": rng.randint(2, width - 2),
         "chunks": chunks,
         "x_TD": _normal(rng, sum(chunks), width),
+        "_ties": 1 + _with_ties(rng, sum(chunks), width),
     }
 
 
@@ -366,6 +397,19 @@ def _run_one_by_one(answer: Answer, case: Case) -> Outcome:
     return {"at once, x_TD": once["x_TD"], "token by token, x_TD": slow}
 
 
+def _run_ties(answer: Answer, case: Case) -> Outcome:
+    """Rows of 1, 2 and 3, with a sign by place: which of equals stayed can be seen."""
+    return {"of rows with equal sizes, x_TD": _after(answer, 0, case["n_keep"], [_equals(case)])}
+
+
+def _expect_ties(case: Case, _: Outcome) -> Outcome:
+    return {"of rows with equal sizes, x_TD": _windowed(_equals(case), 0, case["n_keep"])}
+
+
+def _equals(case: Case) -> Tensor:
+    return case["_ties"] * (1 - 2 * (torch.arange(case["_ties"].shape[1]) % 2))
+
+
 WINDOW = Exercise(
     number="10.3",
     title="A window that stays dense",
@@ -380,6 +424,7 @@ WINDOW = Exercise(
         Law("a short text stays whole; a window of 0 protects nothing", _run_short, _expect_short),
         Law("token by token is as at once", _run_one_by_one,
             lambda _, outcome: {"token by token, x_TD": outcome["at once, x_TD"]}),
+        Law("of equal sizes the first stays, and n_keep do", _run_ties, _expect_ties),
     ),
     hints=(
         "After an append the text has T tokens. How many of them are outside the window, and what "
@@ -407,6 +452,12 @@ WINDOW = Exercise(
               "earlier chunk protected are never pruned. The window is at the end of the text."),
         Wrong(given.SignedSize, "the largest elements stay, and not the largest in size: -5 goes "
               "before 0.1."),
+        Wrong(given.PerColumn, "each column keeps its n_keep largest. Here each row does: a row is "
+              "a token."),
+        Wrong(given.AnyOfEquals, "of equal sizes any one stays: topk promises no order among "
+              "equals. The first should stay: sort with argsort(..., stable=True)."),
+        Wrong(given.AllOfEquals, "everything that is as large as the n_keep-th stays, so a row "
+              "with equal sizes keeps more. Count places, do not compare values."),
     ),
     second=given.SECOND_WINDOW,
 )  # fmt: skip
@@ -417,13 +468,17 @@ WINDOW = Exercise(
 
 def _tokens_case(rng: random.Random) -> Case:
     n_groups, sinks, recent = rng.sample([2, 3, 4], 3)
-    n_tokens = sinks + recent + rng.randint(6, 9)
+    heavy = rng.randint(2, 4)
+    n_tokens = sinks + recent + recent + heavy + rng.randint(1, 3)
+    ties_GT = _with_ties(rng, n_groups, n_tokens)
+    ties_GT[0] = 0  # a head in which nobody got any attention
+    ties_GT[1, :sinks] = 3  # and one in which the sinks got most
     return {
         "mass_GT": _normal(rng, n_groups, n_tokens).abs(),
-        "budget": sinks + recent + rng.randint(2, 4),
+        "budget": sinks + recent + heavy,
         "sinks": sinks,
         "recent": recent,
-        "_ties": _with_ties(rng, n_groups, n_tokens),
+        "_ties": ties_GT,
     }
 
 
@@ -452,20 +507,23 @@ def _on(mass: Callable[[Case], Tensor]) -> tuple[Callable, Callable]:
 
 
 def _endless(case: Case) -> Tensor:
-    """Mass without end on two tokens more than fit beside the protected ones."""
-    mass_GT, first = case["mass_GT"].clone(), case["sinks"]
-    mass_GT[:, first : first + case["budget"] - case["sinks"] - case["recent"] + 2] = float("inf")
+    """Mass without end on every token that is not protected."""
+    mass_GT = case["mass_GT"].clone()
+    mass_GT[:, case["sinks"] : mass_GT.shape[1] - case["recent"]] = float("inf")
     return mass_GT
 
 
 def _run_edges(answer: Answer, case: Case) -> Outcome:
     mass_GT, budget = case["mass_GT"], case["budget"]
-    too_small = case["sinks"] + case["recent"] - 1
+    n_tokens, too_small = mass_GT.shape[1], case["sinks"] + case["recent"] - 1
     return {
         "with no recent tokens protected, keep_GT": answer(mass_GT, budget, case["sinks"], 0),
         "with no sinks, keep_GT": answer(mass_GT, budget, 0, case["recent"]),
         "with room for all, keep_GT": answer(
             mass_GT, mass_GT.shape[1] + 1, case["sinks"], case["recent"]
+        ),
+        "raised for a budget of T, and sinks + recent above it": raised_by(
+            answer, mass_GT, n_tokens, n_tokens, case["recent"]
         ),
         "raised for a budget under sinks + recent": raised_by(
             answer, mass_GT, too_small, case["sinks"], case["recent"]
@@ -479,6 +537,7 @@ def _expect_edges(case: Case, _: Outcome) -> Outcome:
         "with no recent tokens protected, keep_GT": _chosen(mass_GT, budget, case["sinks"], 0),
         "with no sinks, keep_GT": _chosen(mass_GT, budget, 0, case["recent"]),
         "with room for all, keep_GT": torch.ones_like(mass_GT, dtype=torch.bool),
+        "raised for a budget of T, and sinks + recent above it": "nothing",
         "raised for a budget under sinks + recent": "ValueError",
     }
 
@@ -533,12 +592,19 @@ TOKENS = Exercise(
     wrong=(
         Wrong(given.large_score, "protected tokens get a large number added to their mass. A mass "
               "that is larger still evicts them: protect by a mask, not by a score."),
-        Wrong(given.above_the_largest, "protected tokens get the largest mass + 1, which is no "
-              "more than the largest when that is infinite: then a tie decides. Protect by a "
-              "mask."),
+        Wrong(given.fixed_large_score, "protected tokens get one large number for a mass. An "
+              "infinite mass still evicts them: protect by a mask, not by a score."),
+        Wrong(given.above_the_largest, "protected tokens win by a score, infinity or the largest "
+              "mass + 1. When another mass is infinite that is no more: a tie decides. Protect by "
+              "a mask."),
         Wrong(given.nothing_protected, "nothing is protected: the heaviest tokens of all stay."),
         Wrong(given.budget_without_protected, "the budget counts the heavy ones alone, and the "
               "protected ones come on top. It counts everything that a head keeps."),
+        Wrong(given.protected_compete, "protected tokens take part in the contest, and a place "
+              "that one of them wins is lost: heads keep less than the budget. Take them out of "
+              "it first."),
+        Wrong(given.hidden_by_zero, "protected tokens get mass 0 in the contest, and so may others "
+              "have: of equals the older wins, which can be a sink. Hide them with -inf."),
         Wrong(given.protected_on_top, "the heaviest of all tokens are chosen first and the "
               "protected ones added: heads keep more than the budget. Choose among the others."),
         Wrong(given.heads_together, "all heads keep the same tokens, those with the most mass in "
@@ -546,8 +612,13 @@ TOKENS = Exercise(
         Wrong(given.minus_zero, "keep[:, -recent:] is everything when recent is 0."),
         Wrong(given.small_budget_taken, "a budget smaller than sinks + recent is accepted. It "
               "cannot be kept, so raise ValueError."),
+        Wrong(given.refuses_too_early, "a budget of at least T raises when sinks + recent are more "
+              "than that. With room for all, everything stays: ask for that first."),
         Wrong(given.heavy_by_threshold, "everything as heavy as the last that fits stays, so equal "
               "masses exceed the budget."),
+        Wrong(given.newer_of_equals, "of equal masses the newer token stays. The older should."),
+        Wrong(given.any_heavy_of_equals, "of equal masses any one stays: topk promises no order "
+              "among equals. The older should: sort with argsort(..., stable=True)."),
     ),
     second=given.SECOND_TOKENS,
 )  # fmt: skip
@@ -655,6 +726,10 @@ BEAT = Exercise(
               "size."),
         Wrong(given.wrong_inputs, "the inputs are swapped: a key meets the query's channel, a "
               "value meets its token's attention."),
+        Wrong(given.masks_swapped, "the two masks are in the other order: the one for the keys "
+              "comes first."),
+        Wrong(given.same_in_each_row, "each row keeps equally many, which makes fewer than n in "
+              "all. Let all elements of the matrix compete for the n places."),
         Wrong(given.signed_products, "products keep their sign, so the large negative ones go "
               "first."),
         Wrong(given.keeps_too_much, "everything stays. Exactly n elements of each half may."),
@@ -685,8 +760,8 @@ CLAIMS = claims(
         "claim 7: -0.9 is large in size. Dropping it moves the sum by 0.9.",
         "claim 8: its logit becomes 0, and the softmax of 0 is not 0. Only a token that is taken "
         "out, or hidden, gets none.",
-        "claim 9: attention is the weight of a value for one query, head and layer. Evicting "
-        "tokens one by one in the chapter gave another order.",
+        "claim 9: in some of the chapter's twenty sentences the most attended token was not the "
+        "most missed one. One such sentence is enough.",
     ),
     hints=(
         "The first five are about inputs: is there one for the whole row, or column, that "

@@ -107,6 +107,13 @@ def last_of_equals(*args):
     return _directions(*args, best=lambda score, n: _best(score.flip(-1), n).flip(-1))
 
 
+def any_of_equals(*args):
+    def best(score, n):
+        return torch.zeros_like(score, dtype=torch.bool).scatter(-1, score.topk(n).indices, True)
+
+    return _directions(*args, best=best)
+
+
 # 10.2
 
 SECOND_SCORES = '''
@@ -131,8 +138,8 @@ def output_aware(k_GTD, v_GTD, q_HWD):
 
 
 def _output_aware(
-    k_GTD, v_GTD, q_HWD, *, size=torch.abs, q_in=None, over=torch.sum, causal=True, scaled=True,
-    interleaved=False, swapped=False,
+    k_GTD, v_GTD, q_HWD, *, size=torch.abs, q_in=None, over=torch.sum, mean=torch.mean, ahead=0,
+    scaled=True, interleaved=False, swapped=False,
 ):  # fmt: skip
     """The right scores; each wrong answer below changes one thing."""
     n_groups, n_tokens, width = k_GTD.shape
@@ -143,11 +150,10 @@ def _output_aware(
         q_GRWD = q_HWD.unflatten(0, (n_groups, -1))
     logits = q_GRWD @ k_GTD[:, None].transpose(-1, -2)
     logits = logits / width**0.5 if scaled else logits
-    if causal:
-        last_W1 = torch.arange(n_tokens - n_queries, n_tokens)[:, None]
-        logits = logits.masked_fill(torch.arange(n_tokens) > last_W1, float("-inf"))
-    a_GT = over(logits.softmax(-1).mean(2), 1)
-    q_GD = over(q_GRWD.abs().mean(2), 1) if q_in is None else q_in(q_GRWD)
+    last_W1 = torch.arange(n_tokens - n_queries, n_tokens)[:, None] + ahead
+    logits = logits.masked_fill(torch.arange(n_tokens) > last_W1, float("-inf"))
+    a_GT = over(mean(logits.softmax(-1), 2), 1)
+    q_GD = over(mean(q_GRWD.abs(), 2), 1) if q_in is None else q_in(q_GRWD)
     if swapped:
         return k_GTD.abs() * a_GT[..., None], v_GTD.abs() * q_GD[:, None]
     return size(k_GTD) * q_GD[:, None], size(v_GTD) * a_GT[..., None]
@@ -155,6 +161,19 @@ def _output_aware(
 
 def no_absolute_values(*args):
     return _output_aware(*args, size=lambda x: x)
+
+
+def signs_cancel(*args):
+    k_score, _ = _output_aware(*args, size=lambda x: x, q_in=lambda q_GRWD: q_GRWD.mean(2).sum(1))
+    return k_score, _output_aware(*args)[1]
+
+
+def queries_keep_sign(*args):
+    return _output_aware(*args, q_in=lambda q_GRWD: q_GRWD.mean(2).sum(1))
+
+
+def size_of_each_mean(*args):
+    return _output_aware(*args, q_in=lambda q_GRWD: q_GRWD.mean(2).abs().sum(1))
 
 
 def mean_before_size(*args):
@@ -169,8 +188,24 @@ def inputs_swapped(*args):
     return _output_aware(*args, swapped=True)
 
 
+def scores_swapped(*args):
+    return _output_aware(*args)[::-1]
+
+
 def no_mask(*args):
-    return _output_aware(*args, causal=False)
+    return _output_aware(*args, ahead=args[2].shape[1])
+
+
+def sees_the_next(*args):
+    return _output_aware(*args, ahead=1)
+
+
+def does_not_see_itself(*args):
+    return _output_aware(*args, ahead=-1)
+
+
+def mask_from_the_start(k_GTD, v_GTD, q_HWD):
+    return _output_aware(k_GTD, v_GTD, q_HWD, ahead=q_HWD.shape[1] - k_GTD.shape[1])
 
 
 def not_scaled(*args):
@@ -179,6 +214,10 @@ def not_scaled(*args):
 
 def last_query_only(k_GTD, v_GTD, q_HWD):
     return _output_aware(k_GTD, v_GTD, q_HWD[:, -1:])
+
+
+def sum_over_queries(*args):
+    return _output_aware(*args, mean=torch.sum)
 
 
 def mean_over_heads(*args):
@@ -289,6 +328,22 @@ class SignedSize(_Window):
         return _best(rows, self.n_keep)
 
 
+class PerColumn(_Window):
+    def best(self, rows):
+        return _best(rows.abs().T, self.n_keep).T
+
+
+class AnyOfEquals(_Window):
+    def best(self, rows):
+        places = rows.abs().topk(self.n_keep).indices
+        return torch.zeros_like(rows, dtype=torch.bool).scatter(-1, places, True)
+
+
+class AllOfEquals(_Window):
+    def best(self, rows):
+        return rows.abs() >= rows.abs().topk(self.n_keep).values[:, -1:]
+
+
 # 10.4
 
 SECOND_TOKENS = '''
@@ -312,14 +367,14 @@ def choose_tokens(mass_GT, budget, sinks, recent):
 
 def _tokens(
     mass_GT, budget, sinks, recent, *, protect=None, checked=True, best=_best, extra=False,
-    together=False,
+    together=False, hidden=float("-inf"), late=False,
 ):  # fmt: skip
     """The right choice; each wrong answer below changes one thing."""
     n_tokens = mass_GT.shape[1]
+    if checked and budget < sinks + recent and (late or budget < n_tokens):
+        raise ValueError("the budget is smaller than what is protected")
     if budget >= n_tokens:
         return torch.ones_like(mass_GT, dtype=torch.bool)
-    if checked and budget < sinks + recent:
-        raise ValueError("the budget is smaller than what is protected")
     place = torch.arange(n_tokens)
     safe_T = (place < sinks) | (place >= n_tokens - recent)
     if together:
@@ -327,8 +382,8 @@ def _tokens(
     if protect is not None:
         return best(protect(mass_GT, safe_T), budget)
     n = budget if extra else max(0, budget - int(safe_T.sum()))
-    heavy = best(mass_GT.masked_fill(safe_T, float("-inf")), n)
-    return (heavy & ~safe_T) | safe_T
+    contest = mass_GT if hidden is None else mass_GT.masked_fill(safe_T, hidden)
+    return best(contest, n) | safe_T
 
 
 def large_score(*args):
@@ -337,6 +392,18 @@ def large_score(*args):
 
 def above_the_largest(*args):
     return _tokens(*args, protect=lambda mass, safe_T: mass.where(~safe_T, mass.max() + 1))
+
+
+def fixed_large_score(*args):
+    return _tokens(*args, protect=lambda mass, safe_T: mass.masked_fill(safe_T, 1e9))
+
+
+def protected_compete(*args):
+    return _tokens(*args, hidden=None)
+
+
+def hidden_by_zero(*args):
+    return _tokens(*args, hidden=0.0)
 
 
 def nothing_protected(*args):
@@ -367,6 +434,21 @@ def minus_zero(mass_GT, budget, sinks, recent):
 
 def small_budget_taken(*args):
     return _tokens(*args, checked=False)
+
+
+def refuses_too_early(*args):
+    return _tokens(*args, late=True)
+
+
+def newer_of_equals(*args):
+    return _tokens(*args, best=lambda score, n: _best(score.flip(-1), n).flip(-1))
+
+
+def any_heavy_of_equals(*args):
+    def best(score, n):
+        return torch.zeros_like(score, dtype=torch.bool).scatter(-1, score.topk(n).indices, True)
+
+    return _tokens(*args, best=best)
 
 
 def heavy_by_threshold(*args):
@@ -427,6 +509,17 @@ def only_values_aware(k_TD, v_TD, q_RWD, n):
 def wrong_inputs(k_TD, v_TD, q_RWD, n):
     q_D, a_T1 = _inputs(k_TD, q_RWD)
     return _largest(k_TD.abs() * a_T1, n), _largest(v_TD.abs() * q_D, n)
+
+
+def masks_swapped(k_TD, v_TD, q_RWD, n):
+    q_D, a_T1 = _inputs(k_TD, q_RWD)
+    return _largest(v_TD.abs() * a_T1, n), _largest(k_TD.abs() * q_D, n)
+
+
+def same_in_each_row(k_TD, v_TD, q_RWD, n):
+    q_D, a_T1 = _inputs(k_TD, q_RWD)
+    n_row = n // len(k_TD)
+    return _best(k_TD.abs() * q_D, n_row), _best(v_TD.abs() * a_T1, n_row)
 
 
 def signed_products(k_TD, v_TD, q_RWD, n):

@@ -7,6 +7,8 @@ tokens, channels or numbers, X bytes of a row's bitmap.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -36,6 +38,7 @@ class Race(Lent):
     def __init__(self, kind: str, seed: int) -> None:
         self._kind, self._rng = kind, random.Random(seed)
         self.runs = {"slow": 0, "fast": 0}
+        self.order: list[str] = []
 
     def run(self, name: str) -> float:
         if name not in self.runs:
@@ -43,7 +46,24 @@ class Race(Lent):
         index = sum(self.runs.values())
         seconds = self._base(name, index) * self._rng.uniform(0.98, 1.02)
         self.runs[name] += 1
+        self.order.append(name)
         return seconds
+
+    def plan(self, pairs: int) -> str:
+        """What was run before the pairs, and what went first in them.
+
+        Verdicts alone do not tell two mistakes apart; how somebody measured does.
+        """
+        n_before = max(0, len(self.order) - 2 * pairs)
+        before = ", ".join(sorted(set(self.order[:n_before])))
+        timed = self.order[n_before:]
+        made = [timed[i : i + 2] for i in range(0, len(timed), 2)]
+        if any(len(set(pair)) < 2 for pair in made):
+            return f"{before}; no pairs"
+        if all(a == b for a, b in pairwise(made)):
+            return f"{before}; same order"
+        turned = all(a == b[::-1] for a, b in pairwise(made))
+        return f"{before}; {'in turn' if turned else 'in some order'}"
 
     def _base(self, name: str, index: int) -> float:
         first = self.runs[name] == 0
@@ -55,6 +75,8 @@ class Race(Lent):
             seconds *= 0.8**index
         if self._kind == "no faster, every other run is disturbed":
             seconds *= 1 + 2 * (index % 2 == 0)
+        if self._kind.endswith("stopped once") and self.runs[name] == 2:
+            seconds *= 100 if (name == "fast") == (gain > 1) else 1
         if self._kind == "three times as fast, but only every other time" and name == "fast":
             seconds *= 1 + 8 * (self.runs[name] % 2)
         return seconds
@@ -70,7 +92,17 @@ RATIOS = {
     "no faster, on a machine that speeds up": 1.0,
     "no faster, every other run is disturbed": 1.0,
     "three times as fast, but only every other time": 3.0,
+    "three times as fast, stopped once": 3.0,
+    "no faster, stopped once": 1.0,
 }
+
+
+def _truth(kind: str, pairs: int, at_least: float) -> str:
+    fast = RATIOS[kind] >= at_least
+    agree = (pairs - 1) / pairs if "once" in kind else 0.5 if "every other" in kind else 1.0
+    if agree < 0.8:
+        return "too noisy"
+    return "faster" if fast else "not faster"
 
 
 def _race_case(rng: random.Random) -> Case:
@@ -82,21 +114,38 @@ def _race_case(rng: random.Random) -> Case:
     }
 
 
-def _run_races(answer: Answer, case: Case) -> Outcome:
-    seen = {}
-    for i, kind in enumerate(case["_kinds"]):
+def _races(answer: Answer, case: Case, kinds: Sequence[str], pairs: int) -> Outcome:
+    seen: Outcome = {}
+    for i, kind in enumerate(kinds):
         race = Race(kind, case["_seed"] + i)
-        seen[f"verdict on: {kind}"] = answer(race, case["pairs"], case["at_least"])
+        seen[f"verdict of {pairs} pairs on: {kind}"] = answer(race, pairs, case["at_least"])
+        seen["_plan"] = race.plan(pairs)
     return seen
 
 
-def _expect_races(case: Case, _outcome: Outcome) -> Outcome:
-    def truth(kind: str) -> str:
-        if "every other" in kind:
-            return "too noisy"
-        return "faster" if RATIOS[kind] >= case["at_least"] else "not faster"
+def _run_races(answer: Answer, case: Case) -> Outcome:
+    return _races(answer, case, case["_kinds"], case["pairs"])
 
-    return {f"verdict on: {kind}": truth(kind) for kind in case["_kinds"]}
+
+def _expect_races(case: Case, _outcome: Outcome) -> Outcome:
+    return {
+        f"verdict of {case['pairs']} pairs on: {kind}": _truth(
+            kind, case["pairs"], case["at_least"]
+        )
+        for kind in case["_kinds"]
+    }
+
+
+# Four of five pairs are 80 %, one of five is 20 %.
+_AT_THE_BOUNDS = ("three times as fast, stopped once", "no faster, stopped once")
+
+
+def _run_bounds_of_share(answer: Answer, case: Case) -> Outcome:
+    return _races(answer, case, _AT_THE_BOUNDS, 5)
+
+
+def _expect_bounds_of_share(case: Case, _outcome: Outcome) -> Outcome:
+    return {f"verdict of 5 pairs on: {k}": _truth(k, 5, case["at_least"]) for k in _AT_THE_BOUNDS}
 
 
 def _run_count(answer: Answer, case: Case) -> Outcome:
@@ -120,6 +169,8 @@ MEASURE = Exercise(
     size=lambda case: case["pairs"],
     laws=(
         Law("each workload gets the right verdict", _run_races, _expect_races),
+        Law("80 % of 5 pairs is enough, and so is 20 %", _run_bounds_of_share,
+            _expect_bounds_of_share),
         Law("one run to warm up and one in each pair", _run_count, _expect_count),
     ),
     hints=(
@@ -137,12 +188,20 @@ MEASURE = Exercise(
               "machine that gets quicker on the way makes the second look faster. Run in pairs."),
         Wrong(answers.compare_cold, "nothing is run before the clock starts, so whoever compiles "
               "at the first run pays for it in a pair."),
+        Wrong(answers.compare_warms_one, "only one of the two is run before the clock starts. The "
+              "other one may compile at its first run, and pays for it in a pair."),
         Wrong(answers.compare_same_order, "the same one goes first in every pair, so whatever "
               "disturbs every other run always disturbs the same one. Turn the order round."),
         Wrong(answers.compare_totals, "times are added up and divided once, which leaves one "
               "ratio, and a single ratio never says that it cannot tell."),
         Wrong(answers.compare_median, "the median is compared with the bound, and nobody asks "
               "whether the pairs agree: the verdict can never be \"too noisy\"."),
+        Wrong(answers.compare_never_noisy, "the function never says \"too noisy\": what is not "
+              "faster need not be \"not faster\" either."),
+        Wrong(answers.compare_cut_off, "the number of pairs is cut off: int(0.8 * 3) is 2, and 2 "
+              "of 3 pairs are less than 80 %. Compare with 0.8 * pairs as it is."),
+        Wrong(answers.compare_more_than, "exactly 80 %, or exactly 20 %, counts as too noisy. \"At "
+              "least\" is >=, \"at most\" is <=."),
         Wrong(answers.compare_upside_down, "the ratio is upside down: seconds of the slow one over "
               "seconds of the fast one says how many times as fast."),
         Wrong(answers.compare_any_gain, "any ratio above 1 counts as faster. at_least times as "
@@ -241,6 +300,19 @@ COMPACT = Exercise(
         "times stays[..., None] for the zeros.",
     ),
     wrong=(
+        Wrong(answers.compact_by_view, "heads keep different numbers of tokens, so what is kept is "
+              "no rectangle. The chapter's x[keep].view(B, G, -1, D) works only when all keep "
+              "equally many."),
+        Wrong(answers.compact_leftovers, "empty slots still hold evicted tokens, with their "
+              "positions. Put 0 into their keys and values and -1 into their positions."),
+        Wrong(answers.compact_leftover_keys, "empty slots still hold keys and values of evicted "
+              "tokens. They should be 0."),
+        Wrong(answers.compact_slot_for_position, "pos_BGT is not moved: each position is the slot "
+              "that the token had. Something was evicted before, so slot and position differ."),
+        Wrong(answers.compact_keeps_what_should_go, "the tokens that should go are kept. True in "
+              "keep_BGT means that a token stays."),
+        Wrong(answers.compact_no_shorter, "the result is as long as before, with empty slots at "
+              "the end. It needs as many as the fullest head keeps."),
         Wrong(answers.compact_renumbers, "positions are counted anew. A key was turned by the "
               "position it had, and keeps it; only its slot changes."),
         Wrong(answers.compact_loses_order, "the kept tokens are in another order than they were: "
@@ -274,7 +346,7 @@ def _narrow_case(rng: random.Random) -> Case:
         "q_BGRD": _normal(rng.randrange(2**31), batch, n_groups, n_shared, width),
         "k_BGTD": _normal(rng.randrange(2**31), batch, n_groups, n_slots, width),
         "v_BGTD": _normal(rng.randrange(2**31), batch, n_groups, n_slots, width),
-        "score_BGD": score_BGD.double() + 1,
+        "score_BGD": score_BGD + _normal(rng.randrange(2**31), *score_BGD.shape).sigmoid(),
         "n": width // 2 - 1,
     }
 
@@ -342,6 +414,15 @@ NARROW = Exercise(
               "meets other channels of the key than its own."),
         Wrong(answers.narrow_scale_by_kept, "scores are divided by the root of the kept width. The "
               "scale belongs to the model, which was trained with all D channels."),
+        Wrong(answers.narrow_not_scaled, "scores are not divided by the root of D."),
+        Wrong(answers.narrow_by_score, "the channels are in the order of their scores, as topk "
+              "gives them. Sort them: ascending order was asked for."),
+        Wrong(answers.narrow_heads_together, "all heads of a row keep the same channels, those "
+              "with the highest scores in all. Each head has a choice of its own."),
+        Wrong(answers.narrow_all_together, "all rows and heads keep the same channels, those with "
+              "the highest scores in all. Each head of each row has a choice of its own."),
+        Wrong(answers.narrow_values_too, "the values lose channels as well. They are the output: "
+              "only keys and queries get narrower."),
         Wrong(answers.narrow_one_head_for_all, "the first head's channels are used for all heads."),
         Wrong(answers.narrow_keeps_lowest, "the channels with the lowest scores are kept."),
         Wrong(answers.narrow_only_zeroes, "channels are zeroed, not dropped: the keys are as wide "
@@ -364,6 +445,7 @@ def _pack_case(rng: random.Random) -> Case:
     return {
         "x_TD": _normal(rng.randrange(2**31), n_tokens, width, dtype=dtype),
         "n": rng.randint(3, width // 2 - 1),
+        "_other": rng.randrange(2**31),
     }
 
 
@@ -388,25 +470,43 @@ def _expect_stored(case: Case, _outcome: Outcome) -> Outcome:
     return {"values, x_TM": case["x_TD"].gather(-1, _kept_TN(case)), "marks, x_TX": marks_TX}
 
 
+def _other(case: Case) -> Case:
+    """Other rows of the same width and type: more of them, and more numbers kept."""
+    n_tokens, width = case["x_TD"].shape
+    x_TD = _normal(case["_other"], n_tokens + 1, width, dtype=case["x_TD"].dtype)
+    return {"x_TD": x_TD, "n": case["n"] + 1}
+
+
 def _run_unpack(answer: Answer, case: Case) -> Outcome:
-    return {"unpacked, x_TD": _packed(answer, case).call("unpack")}
+    """Only from values and marks: those of other rows tell whether the dense ones were kept."""
+    packed, seen = _packed(answer, case), {}
+    for whose, rows in (("its own", case), ("other", _other(case))):
+        x_TD = packed.call("unpack", *_expect_stored(rows, {}).values())
+        seen[f"{whose} rows unpacked, x_TD"] = x_TD
+        seen[f"type of {whose} rows unpacked"] = str(getattr(x_TD, "dtype", type(x_TD).__name__))
+    return seen
 
 
 def _expect_unpack(case: Case, _outcome: Outcome) -> Outcome:
-    x_TD = case["x_TD"]
-    kept_TD = torch.zeros_like(x_TD, dtype=torch.bool).scatter_(-1, _kept_TN(case), True)
-    return {"unpacked, x_TD": x_TD.where(kept_TD, 0)}
+    want: Outcome = {}
+    for whose, rows in (("its own", case), ("other", _other(case))):
+        x_TD = rows["x_TD"]
+        kept_TD = torch.zeros_like(x_TD, dtype=torch.bool).scatter_(-1, _kept_TN(rows), True)
+        want[f"{whose} rows unpacked, x_TD"] = x_TD.where(kept_TD, 0)
+        want[f"type of {whose} rows unpacked"] = str(x_TD.dtype)
+    return want
 
 
 def _run_again(answer: Answer, case: Case) -> Outcome:
     """Packing what was unpacked."""
     first = _packed(answer, case)
-    second = answer.make(first.call("unpack"), case["n"])
+    values_TN, marks_TX = first.call("values"), first.call("marks")
+    second = answer.make(first.call("unpack", values_TN, marks_TX), case["n"])
     return {
         "packed again, values x_TM": second.call("values"),
         "packed again, marks x_TX": second.call("marks"),
-        "_values": first.call("values"),
-        "_marks": first.call("marks"),
+        "_values": values_TN,
+        "_marks": marks_TX,
     }
 
 
@@ -417,16 +517,14 @@ def _expect_again(case: Case, outcome: Outcome) -> Outcome:
     }
 
 
-def _run_bytes(answer: Answer, case: Case) -> Outcome:
-    packed = _packed(answer, case)
-    return {"nbytes": packed.call("nbytes"), "most_kept": packed.call("most_kept")}
-
-
 def _expect_bytes(case: Case, _outcome: Outcome) -> Outcome:
     n_tokens, width = case["x_TD"].shape
-    size = case["x_TD"].itemsize
-    smaller = [n for n in range(width + 1) if n * size + width // 8 < width * size]
-    return {"nbytes": n_tokens * (case["n"] * size + width // 8), "most_kept": max(smaller)}
+    return {"nbytes": n_tokens * (case["n"] * case["x_TD"].itemsize + width // 8)}
+
+
+def _expect_most(case: Case, _outcome: Outcome) -> Outcome:
+    width, size = case["x_TD"].shape[1], case["x_TD"].itemsize
+    return {"most_kept": max(n for n in range(width) if n * size + width // 8 < width * size)}
 
 
 PACKED = Exercise(
@@ -439,9 +537,14 @@ PACKED = Exercise(
     cases=_pack_case,
     laws=(
         Law("values in the row's order, marks bit by bit", _run_stored, _expect_stored),
-        Law("unpack gives the rows back, with zeros", _run_unpack, _expect_unpack),
+        Law("unpack gives the rows of any values and marks, with zeros", _run_unpack,
+            _expect_unpack),
         Law("packing again changes nothing", _run_again, _expect_again),
-        Law("bytes, marks included, and from where they are fewer", _run_bytes, _expect_bytes),
+        Law("bytes, marks included",
+            lambda answer, case: {"nbytes": _packed(answer, case).call("nbytes")}, _expect_bytes),
+        Law("how many may stay, for a row to be smaller than a dense one",
+            lambda answer, case: {"most_kept": _packed(answer, case).call("most_kept")},
+            _expect_most),
     ),
     hints=(
         "Three things are to be known of a row: which numbers stay, what they are, and where. "
@@ -451,9 +554,9 @@ PACKED = Exercise(
         "2, 4, ... 128. To unpack, take the bits apart the same way; the cumulative sum of a "
         "row's bits says which value belongs there.",
         "bits = zeros(T, D).scatter_(-1, kept, 1).view(T, -1, 8); marks = (bits * 2 ** "
-        "torch.arange(8)).sum(-1).to(torch.uint8). unpack: zeros(T, D).scatter_(-1, places, "
-        "values), places from the marks. nbytes: T * (n * x_TD.itemsize + D // 8). most_kept: the "
-        "greatest N with N * itemsize + D // 8 < D * itemsize.",
+        "torch.arange(8)).sum(-1).to(torch.uint8). unpack: values.new_zeros(T, D).scatter_(-1, "
+        "places, values), places from the marks. nbytes: T * (n * x_TD.itemsize + D // 8). "
+        "most_kept: the greatest N with N * itemsize + D // 8 < D * itemsize.",
     ),
     wrong=(
         Wrong(answers.MarksReversed, "bits are reversed within each byte: number j is bit j % 8, "
@@ -463,8 +566,23 @@ PACKED = Exercise(
         Wrong(answers.KeepsLargestNotAbsolute, "the largest numbers stay, not the largest in "
               "absolute value: a strong negative one is lost."),
         Wrong(answers.MarksAsNumbers, "each mark takes a whole byte. A byte holds eight of them."),
+        Wrong(answers.MarksNotBytes, "the marks are in a wider type: a sum of bits is int64. Turn "
+              "them into torch.uint8, or each byte takes eight."),
+        Wrong(answers.UnpacksItsOwn, "unpack gives the rows that the object was made of, whatever "
+              "values and marks it gets. The dense rows are gone: values and marks are all there "
+              "is."),
+        Wrong(answers.UnpacksToDouble, "unpack gives another type than that of the values. Make "
+              "the zeros with values.new_zeros(...)."),
+        Wrong(answers.UnpacksToFloat, "unpack starts with torch.zeros, which is float32 whatever "
+              "the values are. Make the zeros with values.new_zeros(...)."),
+        Wrong(answers.UnpacksBitsReversed, "unpack takes each byte's bits from the high end. "
+              "Number j is bit j % 8, counted from the low end."),
         Wrong(answers.UnpacksToTheFront, "unpack puts the values into a row's first places and "
               "does not look at the marks."),
+        Wrong(answers.MarksCountedAsBytes, "the marks are counted as a byte for each number. They "
+              "are a bit: D / 8 bytes for a row."),
+        Wrong(answers.TwoBytes, "a number is counted as two bytes, as in the chapter's float16. "
+              "Here it takes x_TD.itemsize."),
         Wrong(answers.MarksNotCounted, "nbytes counts the values alone. The marks are stored, "
               "too."),
         Wrong(answers.OneRowCounted, "nbytes is that of one row; there are T."),
@@ -522,7 +640,7 @@ def _block_case(rng: random.Random) -> Case:
         "sinks": sinks,
         "every": every,
         "n_tokens": budget + every * rng.randint(2, 3) + rng.randint(1, every - 1),
-        "_first": rng.randrange(100, 900),
+        "_first": 100 * rng.randint(1, 9),
     }
 
 
@@ -532,8 +650,16 @@ def _run_blocks(answer: Answer, case: Case) -> Outcome:
     seen: Outcome = {}
     for i in range(case["n_tokens"]):
         length = cache.call("append", case["_first"] + i)
-        seen[f"slots after {i + 1} tokens"] = [length, slots.first(length)]
+        seen |= _after(i, length, slots.first(length))
     return seen | {"tokens written": slots.written, "tokens moved": slots.moved}
+
+
+def _after(i: int, length: int, held: Sequence[int | None]) -> Outcome:
+    """What an append returned and left behind, entry by entry, so that a message says which."""
+    return {f"append number {i + 1} returned": length} | {
+        f"after append number {i + 1}, slot {slot} holds token": token
+        for slot, token in enumerate(held)
+    }
 
 
 def _expect_blocks(case: Case, _outcome: Outcome) -> Outcome:
@@ -546,7 +672,7 @@ def _expect_blocks(case: Case, _outcome: Outcome) -> Outcome:
         if len(held) == budget + every:
             del held[sinks : sinks + every]
             moved += budget - sinks
-        want[f"slots after {i + 1} tokens"] = [len(held), list(held)]
+        want |= _after(i, len(held), held)
     return want | {"tokens written": AtMost(case["n_tokens"]), "tokens moved": AtMost(moved)}
 
 
@@ -601,6 +727,15 @@ BLOCKS = Exercise(
               "once for each of them, and once is enough."),
         Wrong(answers.SinksMovedToo, "everything is written again, the sinks too, which stay where "
               "they are."),
+        Wrong(answers.BeforeTheNext, "a full cache waits for the next token before it evicts. The "
+              "append that fills the last slot should evict."),
+        Wrong(answers.TooEarly, "eviction comes one token too early: the last slot is never used."),
+        Wrong(answers.NewestNotMoved, "the newest token stays behind: the stop of a move is the "
+              "slot after the last one."),
+        Wrong(answers.OneOfTheBlock, "one token goes and not `every`, so the cache is full again "
+              "at once."),
+        Wrong(answers.OldLength, "what is returned is the count before eviction. Return how many "
+              "slots are used after it."),
         Wrong(answers.TooLate, "eviction starts one token too late, when there is no slot left."),
         Wrong(answers.CutsTooDeep, "a whole budget's tokens go at once, and the cache is left "
               "with fewer tokens than it may keep."),
@@ -639,6 +774,8 @@ QUIZ = claims(
         "Run the chapter's cells: \"Zero it, and time it\", the table of row bytes, and \"A whole "
         "step gains less\".",
     ),
+    because="All eight are right: only what is no longer read, or no longer there, saves time or "
+    "bytes, and only in the part of the step that reads it.",
 )  # fmt: skip
 
 EXERCISES = (MEASURE, COMPACT, NARROW, PACKED, BLOCKS, QUIZ)

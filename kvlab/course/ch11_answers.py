@@ -25,8 +25,12 @@ def compare(race, pairs, at_least):
 """
 
 
+def _share(ratios, at_least):
+    return sum(r >= at_least for r in ratios) / len(ratios)
+
+
 def _verdict(ratios, at_least):
-    share = sum(r >= at_least for r in ratios) / len(ratios)
+    share = _share(ratios, at_least)
     return "faster" if share >= 0.8 else "not faster" if share <= 0.2 else "too noisy"
 
 
@@ -53,6 +57,11 @@ def compare_cold(race, pairs, at_least):
     return _verdict([s / f for s, f in _pairs(race, pairs, warm=False)], at_least)
 
 
+def compare_warms_one(race, pairs, at_least):
+    race.run("slow")
+    return compare_cold(race, pairs, at_least)
+
+
 def compare_same_order(race, pairs, at_least):
     return _verdict([s / f for s, f in _pairs(race, pairs, turned=False)], at_least)
 
@@ -65,6 +74,23 @@ def compare_totals(race, pairs, at_least):
 def compare_median(race, pairs, at_least):
     ratios = sorted(s / f for s, f in _pairs(race, pairs))
     return "faster" if ratios[len(ratios) // 2] >= at_least else "not faster"
+
+
+def compare_never_noisy(race, pairs, at_least):
+    share = _share([s / f for s, f in _pairs(race, pairs)], at_least)
+    return "faster" if share >= 0.8 else "not faster"
+
+
+def compare_cut_off(race, pairs, at_least):
+    held = sum(s / f >= at_least for s, f in _pairs(race, pairs))
+    if held >= int(0.8 * pairs):
+        return "faster"
+    return "not faster" if held <= int(0.2 * pairs) else "too noisy"
+
+
+def compare_more_than(race, pairs, at_least):
+    share = _share([s / f for s, f in _pairs(race, pairs)], at_least)
+    return "faster" if share > 0.8 else "not faster" if share < 0.2 else "too noisy"
 
 
 def compare_upside_down(race, pairs, at_least):
@@ -95,7 +121,7 @@ def compact(k_BGTD, v_BGTD, pos_BGT, keep_BGT):
 """
 
 
-def _compact(k, v, pos, keep, order=None, empty=-1):
+def _compact(k, v, pos, keep, order=None, empty=-1, emptied=True):
     most = int(keep.sum(-1).max())
     if order is None:
         order = (~keep).byte().argsort(dim=-1, stable=True)
@@ -103,9 +129,41 @@ def _compact(k, v, pos, keep, order=None, empty=-1):
     stays = torch.arange(most) < keep.sum(-1, keepdim=True)
 
     def moved(x):
-        return x.gather(2, order[..., None].expand(-1, -1, -1, x.shape[-1])) * stays[..., None]
+        moved = x.gather(2, order[..., None].expand(-1, -1, -1, x.shape[-1]))
+        return moved * stays[..., None] if emptied else moved
 
     return moved(k), moved(v), pos.gather(-1, order).where(stays, empty)
+
+
+def compact_by_view(k, v, pos, keep):
+    batch, n_groups, _, width = k.shape
+    shape = (batch, n_groups, -1)
+    return k[keep].view(*shape, width), v[keep].view(*shape, width), pos[keep].view(shape)
+
+
+def compact_leftovers(k, v, pos, keep):
+    order = (~keep).byte().argsort(dim=-1, stable=True)[..., : int(keep.sum(-1).max())]
+    k, v, _ = _compact(k, v, pos, keep, emptied=False)
+    return k, v, pos.gather(-1, order)
+
+
+def compact_leftover_keys(k, v, pos, keep):
+    return _compact(k, v, pos, keep, emptied=False)
+
+
+def compact_slot_for_position(k, v, pos, keep):
+    return _compact(k, v, torch.arange(pos.shape[-1]).expand(pos.shape), keep)
+
+
+def compact_keeps_what_should_go(k, v, pos, keep):
+    return _compact(k, v, pos, ~keep)
+
+
+def compact_no_shorter(k, v, pos, keep):
+    n_empty = keep.shape[-1] - int(keep.sum(-1).max())
+    k, v, pos = _compact(k, v, pos, keep)
+    k, v = (torch.nn.functional.pad(x, (0, 0, 0, n_empty)) for x in (k, v))
+    return k, v, torch.nn.functional.pad(pos, (0, n_empty), value=-1)
 
 
 def compact_renumbers(k, v, pos, keep):
@@ -184,6 +242,38 @@ def narrow_scale_by_kept(q, k, v, score, n):
     return narrow, _narrow(_pick(q, channels), narrow, v, n)
 
 
+def narrow_not_scaled(q, k, v, score, n):
+    channels = _channels(score, n)
+    narrow = _pick(k, channels)
+    return narrow, _narrow(_pick(q, channels), narrow, v, 1)
+
+
+def narrow_by_score(q, k, v, score, n):
+    channels = score.topk(n).indices
+    narrow = _pick(k, channels)
+    return narrow, _narrow(_pick(q, channels), narrow, v, q.shape[-1])
+
+
+def _one_choice(q, k, v, score, n):
+    channels = _channels(score, n).expand(*score.shape[:2], n)
+    narrow = _pick(k, channels)
+    return narrow, _narrow(_pick(q, channels), narrow, v, q.shape[-1])
+
+
+def narrow_heads_together(q, k, v, score, n):
+    return _one_choice(q, k, v, score.sum(1, keepdim=True).expand(score.shape), n)
+
+
+def narrow_all_together(q, k, v, score, n):
+    return _one_choice(q, k, v, score.sum((0, 1)).expand(score.shape), n)
+
+
+def narrow_values_too(q, k, v, score, n):
+    channels = _channels(score, n)
+    narrow = _pick(k, channels)
+    return narrow, _narrow(_pick(q, channels), narrow, _pick(v, channels), q.shape[-1])
+
+
 def narrow_one_head_for_all(q, k, v, score, n):
     channels = _channels(score, n)[:, :1].expand(-1, score.shape[1], -1)
     narrow = _pick(k, channels)
@@ -233,10 +323,10 @@ class PackedRows:
     def marks(self):
         return torch.tensor([list(marks) for _, marks in self.rows], dtype=torch.uint8)
 
-    def unpack(self):
+    def unpack(self, values_TN, marks_TX):
         out = []
-        for values, marks in self.rows:
-            number = int.from_bytes(marks, "little")
+        for values, marks in zip(values_TN, marks_TX.tolist()):
+            number = int.from_bytes(bytes(marks), "little")
             row = torch.zeros(self.width, dtype=values.dtype)
             row[[j for j in range(self.width) if number >> j & 1]] = values
             out.append(row)
@@ -274,8 +364,10 @@ class _Rows:
     def marks(self):
         return (self._bits() * 2 ** torch.arange(8)).sum(-1).to(torch.uint8)
 
-    def unpack(self):
-        return torch.zeros_like(self.x).scatter_(-1, self.kept, self.values())
+    def unpack(self, values, marks):
+        bits = (marks[..., None].int() >> torch.arange(8) & 1).flatten(1)
+        places = bits.nonzero()[:, 1].view(values.shape)
+        return values.new_zeros(bits.shape).scatter_(-1, places, values)
 
     def nbytes(self):
         return self.n_rows * (self.n * self.size + self.width // 8)
@@ -287,6 +379,11 @@ class _Rows:
 class MarksReversed(_Rows):
     def marks(self):
         return (self._bits() * 2 ** torch.arange(7, -1, -1)).sum(-1).to(torch.uint8)
+
+
+class MarksNotBytes(_Rows):
+    def marks(self):
+        return super().marks().long()
 
 
 class ValuesInScoreOrder(_Rows):
@@ -305,10 +402,50 @@ class MarksAsNumbers(_Rows):
 
 
 class UnpacksToTheFront(_Rows):
-    def unpack(self):
-        out = torch.zeros_like(self.x)
-        out[:, : self.n] = self.values()
+    def unpack(self, values, marks):
+        out = values.new_zeros(len(values), self.width)
+        out[:, : values.shape[1]] = values
         return out
+
+
+class UnpacksItsOwn(_Rows):
+    def unpack(self, values, marks):
+        return super().unpack(self.values(), self.marks())
+
+
+class UnpacksToDouble(_Rows):
+    def unpack(self, values, marks):
+        return super().unpack(values.double(), marks)
+
+
+class UnpacksToFloat(_Rows):
+    def unpack(self, values, marks):
+        bits = super().unpack(torch.ones_like(values), marks)
+        places = bits.nonzero()[:, 1].view(values.shape)
+        return torch.zeros(bits.shape).scatter_(-1, places, values)
+
+
+class UnpacksBitsReversed(_Rows):
+    def unpack(self, values, marks):
+        bits = (marks[..., None].int() >> torch.arange(7, -1, -1) & 1).flatten(1)
+        places = bits.nonzero()[:, 1].view(values.shape)
+        return values.new_zeros(bits.shape).scatter_(-1, places, values)
+
+
+class MarksCountedAsBytes(_Rows):
+    def nbytes(self):
+        return self.n_rows * (self.n * self.size + self.width)
+
+    def most_kept(self):
+        return (self.width * self.size - self.width - 1) // self.size
+
+
+class TwoBytes(_Rows):
+    def nbytes(self):
+        return self.n_rows * (self.n * 2 + self.width // 8)
+
+    def most_kept(self):
+        return (self.width * 2 - self.width // 8 - 1) // 2
 
 
 class MarksNotCounted(_Rows):
@@ -408,6 +545,46 @@ class SinksMovedToo(_Blocks):
 class TooLate(_Blocks):
     def full(self):
         return self.length > self.budget + self.every
+
+
+class BeforeTheNext(_Blocks):
+    def append(self, token):
+        if self.full():
+            self.evict()
+        self.slots.put(self.length, token)
+        self.length += 1
+        return self.length
+
+
+class TooEarly(_Blocks):
+    def full(self):
+        return self.length == self.budget + self.every - 1
+
+    def evict(self):
+        self.slots.move(self.sinks + self.every, self.length, self.sinks)
+        self.length -= self.every
+
+
+class NewestNotMoved(_Blocks):
+    def evict(self):
+        self.slots.move(self.sinks + self.every, self.length - 1, self.sinks)
+        self.length = self.budget
+
+
+class OneOfTheBlock(_Blocks):
+    def evict(self):
+        self.slots.move(self.sinks + 1, self.length, self.sinks)
+        self.length -= 1
+
+
+class OldLength(_Blocks):
+    def append(self, token):
+        self.slots.put(self.length, token)
+        self.length += 1
+        used = self.length
+        if self.full():
+            self.evict()
+        return used
 
 
 class CutsTooDeep(_Blocks):

@@ -15,7 +15,9 @@ from kvlab.course.exercises import find
 from kvlab.course.judging import judge
 from kvlab.course.spec import Exercise, Verdict
 
-_LOOKS_UP = ("LOAD_GLOBAL", "LOAD_NAME", "IMPORT_NAME")
+# How code fetches a global by its name. Attributes have names too, which say nothing of globals.
+_LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
+
 # Which hint comes next, per exercise, is a reader's place in a book and no result depends on it.
 _next_hint: dict[str, itertools.count] = {}
 
@@ -64,9 +66,12 @@ def _uses(thing: Any) -> Iterator[tuple[str, Any]]:
         yield from ((_home(base), base) for base in thing.__bases__)
         yield from ((thing.__module__, part) for part in vars(thing).values())
     elif isinstance(thing, types.FunctionType):
-        for name in _names(thing.__code__):
-            used = thing.__globals__.get(name)
-            yield (name if "." in name else _home(used)), used  # a dot: an import in the function
+        for step in _steps(thing.__code__):
+            if step.opname == "IMPORT_NAME":
+                yield step.argval, None
+            elif step.opname in _LOADS:
+                used = thing.__globals__.get(step.argval)
+                yield _home(used), used
 
 
 def _home(used: Any) -> str:
@@ -76,11 +81,12 @@ def _home(used: Any) -> str:
     return str(used.__module__) if isinstance(used, (type, types.FunctionType)) else ""
 
 
-def _names(code: types.CodeType) -> set[str]:
-    """The globals that code looks up and the modules that it imports; x.T looks up no global T."""
-    inner = (_names(c) for c in code.co_consts if isinstance(c, types.CodeType))
-    used = (i.argval for i in dis.get_instructions(code) if i.opname in _LOOKS_UP)
-    return set(used).union(*inner)
+def _steps(code: types.CodeType) -> Iterator[dis.Instruction]:
+    """The bytecode of a function and of those inside it."""
+    yield from dis.get_instructions(code)
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            yield from _steps(inner)
 
 
 class Hint:

@@ -86,8 +86,8 @@ class StepBytes(Panel):
         shares = ", ".join(f"{name} {totals[name] / totals['dense']:.1%}" for name in NAMES[1:])
         return (
             f"{self.tokens:,} tokens, {self.kept} of {self.width} numbers kept: dense "
-            f"{totals['dense']:,} bytes; {shares}. A packed row is smaller than a dense one from "
-            f"{self.break_even:.1%} sparsity on."
+            f"{totals['dense']:,} bytes of float16; {shares}. A packed row is smaller than a dense "
+            f"one from {self.break_even:.1%} sparsity on."
         )
 
     def picture(self) -> str:

@@ -313,7 +313,7 @@ def packed_bytes(sparsities: Sequence[float], curves: Mapping[str, Sequence[floa
         axes.plot(sparsities, values, color=colour, linestyle=line, linewidth=2, label=name)
     axes.axhline(100, color="black", linewidth=1)
     axes.axhspan(100, 130, color=ORANGE, alpha=0.08)
-    axes.annotate("larger than dense", (0.99, 102), ha="right", color=ORANGE)
+    axes.annotate("larger than dense", (0.5, 112), ha="center", va="center", color=ORANGE)
     axes.set_ylim(0, 125)
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
@@ -371,14 +371,16 @@ def over_sparsity(
     sparsities: Sequence[float],
     y_label: str,
     muted: Sequence[str] = (),
+    looks: Sequence[str] = (),
 ) -> Picture:
     """A line for each method over the share of elements that went, a panel for each title.
 
-    Methods named in `muted` are grey: they are what the others are compared with.
+    Methods named in `muted` are grey: they are what the others are compared with. `looks` names
+    those of a whole chapter, so that each looks the same in all its figures.
     """
     figure = Picture(figsize=(4.2 * len(panels), 3.9), layout="constrained", facecolor="white")
     every = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    names = list(dict.fromkeys([*looks, *(n for curves in panels.values() for n in curves)]))
     drawn = [name for name in names if name not in muted]
     # each seventh has another colour, another marker and another line
     styles = {name: _STYLES[7 * i % len(_STYLES)] for i, name in enumerate(drawn)}
@@ -389,8 +391,8 @@ def over_sparsity(
             axes.plot(sparsities, values, color=colour, marker=marker, linestyle=line,
                       linewidth=1.8, label=name)  # fmt: skip
         axes.set_title(title, fontsize=10)
-        axes.set_xlabel("share of elements zeroed")
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
+        axes.set_xlabel("share of elements zeroed, %")
+        axes.set_xticks(list(sparsities), [f"{100 * s:g}" for s in sparsities])
         axes.set_ylim(bottom=0)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#E5E5E5", linewidth=0.8)

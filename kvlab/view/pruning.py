@@ -31,7 +31,7 @@ from kvlab.view.panel import Panel
 HALVES = ("keys and values", "keys", "values")
 DIRECTIONS = ("per token", "per channel", "whole channels", "whole tokens")
 SCORES = ("magnitude", "output-aware", "random")
-_CELL, _LEFT, _TOP, _GAP = 9, 96, 46, 26
+_CELL, _LEFT, _TOP, _GAP = 10, 104, 46, 26
 _PRUNED, _LEVELS = "#B8B8B8", 6
 
 
@@ -173,7 +173,9 @@ class Pruning(Panel):
         side = width * _CELL
         right, bottom = _LEFT + 2 * side + _GAP + 14, _TOP + n * _CELL + 34
         parts = [
-            svg.text(_LEFT - 6, _TOP + _CELL * (t + 0.85), svg.visible(token), anchor="end", size=9)
+            svg.text(
+                _LEFT - 6, _TOP + _CELL * (t + 0.85), svg.visible(token), anchor="end", size=10
+            )
             for t, token in enumerate(self.tokens)
         ]
         halves = zip(
@@ -182,6 +184,7 @@ class Pruning(Panel):
         for i, (title, x_BGTD, keep_TD) in enumerate(halves):
             left = _LEFT + i * (side + _GAP)
             parts.append(svg.text(left, _TOP - 10, title, bold=True))
+            parts.append(svg.text(left + side, _TOP - 10, f"{width} channels", anchor="end"))
             parts += _cells(x_BGTD[0, 0], keep_TD, left)
         legend = [(_PRUNED, "pruned"), (svg.BLUE, "above 0"), (svg.ORANGE, "below 0")]
         for i, (colour, said) in enumerate(legend):
