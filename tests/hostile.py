@@ -227,8 +227,8 @@ libc.unshare(0x10020000)
 for path in ({str(ROOT / "kvlab")!r}, {str(ROOT / "solutions")!r}, '/'):
     libc.umount2(path.encode(), 2)
     libc.mount(b'none', path.encode(), b'tmpfs', 0, None)
-    libc.mount({str(ROOT)!r}.encode(), b'/tmp', None, 4096, None)
-found = [p for p in ({str(ROOT / "kvlab" / "cache.py")!r}, '/tmp/kvlab/cache.py')
+    libc.mount({str(ROOT)!r}.encode(), b'/answer', None, 4096, None)
+found = [p for p in ({str(ROOT / "kvlab" / "cache.py")!r}, '/answer/kvlab/cache.py')
          if os.path.exists(p)]
 raise ValueError(f'found {{found}}')"""
 

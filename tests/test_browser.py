@@ -171,12 +171,14 @@ def saved(page, path):
 
 
 def rests(page):
-    """Wait until the kernel has had nothing to do for three seconds."""
+    """Wait until no cell waits for the kernel, and it has had nothing to do for three seconds."""
     status = page.locator(".jp-Notebook-ExecutionIndicator").first
+    waiting = page.locator(".jp-Notebook .jp-InputPrompt", has_text="*")
     idle, deadline = 0, time.monotonic() + 540
     while idle < 6:
         assert time.monotonic() < deadline, "the kernel never came to rest"
-        idle = idle + 1 if status.get_attribute("data-status") == "idle" else 0
+        quiet = status.get_attribute("data-status") == "idle" and waiting.count() == 0
+        idle = idle + 1 if quiet else 0
         time.sleep(0.5)
 
 

@@ -25,6 +25,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent
 ROOT = PACKAGE.parent
+# The answer's own folder in its world. Not /tmp: a project that lies there would show its name.
+FOLDER = "/answer"
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def _look_around(level: str) -> None:
     except OSError:
         silent = True
     home = torch_home()
-    with open("/tmp/x", "w") as file:
+    with open(f"{FOLDER}/x", "w") as file:
         file.write("x")
     if hidden and alone and silent and (not home or Path(home, "torch").is_dir()):
         print("sealed")
@@ -182,7 +184,7 @@ def python(
 def _bubblewrap(modules: Sequence[str]) -> list[str]:
     line = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     size = str(Limits().folder_bytes)
-    line += ["--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", "/tmp"]
+    line += ["--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", FOLDER]
     for path in visible():
         if os.path.islink(path):
             line += ["--symlink", os.readlink(path), path]
@@ -193,7 +195,8 @@ def _bubblewrap(modules: Sequence[str]) -> list[str]:
     names = {"kvlab", "kvlab.course", *modules}
     for path in sorted({str(_file_of(name)) for name in names}):
         line += ["--ro-bind", path, path]
-    return [*line, "--chdir", "/tmp", "--setenv", "HOME", "/tmp", "--setenv", "TMPDIR", "/tmp"]
+    own = ["--setenv", "HOME", FOLDER, "--setenv", "TMPDIR", FOLDER]
+    return [*line, "--chdir", FOLDER, *own]
 
 
 def _file_of(module: str) -> Path:
@@ -254,10 +257,10 @@ def enter(base: str, limits: Limits) -> None:
         Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
     _mount("none", "/", None, _REC | _PRIVATE)
     _mount("tmpfs", base, "tmpfs", _NOSUID | _NODEV, "size=1m,mode=755")
-    for name in ("proc", "tmp", "dev"):
-        os.mkdir(f"{base}/{name}")
+    for place in ("/proc", FOLDER, "/dev"):
+        os.mkdir(base + place)
     space = f"size={limits.folder_bytes},nr_inodes=1024,mode=1777"
-    _mount("tmpfs", base + "/tmp", "tmpfs", _NOSUID | _NODEV, space)
+    _mount("tmpfs", base + FOLDER, "tmpfs", _NOSUID | _NODEV, space)
     for path in visible():
         _show(path, base + path)
     for path in hidden():
@@ -269,7 +272,7 @@ def enter(base: str, limits: Limits) -> None:
     os.chdir(base)
     _ask("pivot_root", ".", ".")
     _ask("umount2", ".", _DETACH)
-    os.chdir("/tmp")
+    os.chdir(FOLDER)
 
 
 def _show(path: str, target: str) -> None:
@@ -293,7 +296,7 @@ def settle(limits: Limits, level: str, user: int = 0) -> None:
     if level == "namespaces":
         with contextlib.suppress(OSError):  # a container may not allow it: then there is none
             _mount("proc", "/proc", "proc", _NOSUID | _NODEV)
-        os.environ.update(HOME="/tmp", TMPDIR="/tmp")
+        os.environ.update(HOME=FOLDER, TMPDIR=FOLDER)
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000")
