@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,18 +96,10 @@ def batch(result: Result) -> list[str]:
 
 def pruned(result: Result) -> list[str]:
     """Packed rows and evicted tokens, with what was aimed at beside what was found."""
-    lines = [
-        "| attention to | type, threads | | to our best dense | to torch's products | bytes |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows_of(result, "attention"):
-        if not row["name"].startswith("dense"):
-            lines.append(
-                f"| {row['tokens']} tokens | {row['dtype']}, {row['threads']} | {row['name']} "
-                f"| {aimed(row['ratio'], row['target'])} "
-                f"| {aimed(row['ratio_matmul'], row['target_matmul'])} "
-                f"| {row['bytes']:.1%} |"
-            )
+    names = list(dict.fromkeys(r["name"] for r in rows_of(result, "attention")))
+    names = [name for name in names if not name.startswith("dense")]
+    lines = [f"| attention to | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+    lines += one_thread(result, "attention", names, lambda row: f"{row['tokens']} tokens")
     lines += ["", "| packing | threads | share of the time | aim |", "|---|---|---|---|"]
     for row in rows_of(result, "packing a prompt"):
         lines.append(
@@ -120,23 +112,34 @@ def pruned(result: Result) -> list[str]:
             f"{row['share_median']:.1%} median, {row['share_worst']:.1%} worst "
             f"| under {row['target']:.0%} |"
         )
-    lines += ["", "| a whole model's step | type, threads | tokens/s | to the best dense |"]
-    lines += ["|---|---|---|---|"]
-    for row in rows_of(result, "decoding"):
-        lines.append(
-            f"| {row['name']} | {row['dtype']}, {row['threads']} "
-            f"| {row['tokens_per_second']:.1f} | {aimed(row['ratio'], row['target'])} |"
-        )
+    names = list(dict.fromkeys(row["name"] for row in rows_of(result, "decoding")))
+    names = [name for name in names if name.endswith("compiled")]
+    lines += ["", f"| a whole step | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+    lines += one_thread(result, "decoding", names, lambda row: f"{result['context']} tokens")
     text = (
         f"Attention of one new token, {result['kv_heads']} KV heads of width {result['width']} "
         f"with {result['query_heads_per_kv_head']} query heads each, random rows; ratios are "
         "medians over rounds, to the fastest of our dense ways at the same precision, and in "
-        "brackets what was aimed at; bytes are a share of the dense ones, so 1 over them is the "
-        f"most that reading can gain. Whole model: {result['parameters'] / 1e6:.0f}M parameters "
+        f"brackets what was aimed at. Whole step: {result['parameters'] / 1e6:.0f}M parameters "
         f"with random weights behind {result['context']} tokens, random rows put into the cache "
-        "where a text would have been read. Below 1 it is a loss."
+        "where a text would have been read. One thread; two, torch's products and tokens a second "
+        "are in the recorded result. Below 1 it is a loss."
     )
     return [*lines, "", text + " " + where(result)]
+
+
+def one_thread(
+    result: Result, what: str, names: Sequence[str], says: Callable[[Result], str]
+) -> list[str]:
+    """A line for each length and type, a ratio to the best dense way for each name."""
+    lines: dict[str, dict[str, str]] = {}
+    for row in rows_of(result, what):
+        if row["threads"] == 1:
+            line = lines.setdefault(f"{says(row)}, {row['dtype']}", {})
+            line[row["name"]] = aimed(row["ratio"], row["target"])
+    return [
+        f"| {line} | {' | '.join(cells[name] for name in names)} |" for line, cells in lines.items()
+    ]
 
 
 def rows_of(result: Result, what: str) -> list[Result]:
