@@ -58,20 +58,20 @@ def run_tests(args: Sequence[str] = (), root: Path = ROOT) -> int:
     """Runs the whole suite, or with arguments one pytest with those; 0 if all passed."""
     if not has_folders(root, "tests"):
         return 1
-    failed = []
-    runs = {"tests": list(args)} if args else suite(root)
-    # What tests and notebooks do there is not the reader's progress.
-    env = {**environment(), "KVLAB_DATA": tempfile.mkdtemp(prefix="kvlab-data-")}
-    for name, arguments in runs.items():
-        command = [sys.executable, "-m", "pytest", *arguments]
-        try:
-            code = subprocess.run(command, cwd=root, env=env, check=False).returncode
-        except KeyboardInterrupt:
-            return 130
-        if code:
-            failed.append(f"{name} (pytest's exit code {code})")
-        if code == 2:  # interrupted
-            break
+    runs, failed = {"tests": list(args)} if args else suite(root), []
+    # what tests and notebooks do there is not the reader's progress
+    with tempfile.TemporaryDirectory(prefix="kvlab-", ignore_cleanup_errors=True) as data:
+        env = {**environment(), "KVLAB_DATA": data}
+        for name, arguments in runs.items():
+            command = [sys.executable, "-m", "pytest", *arguments]
+            try:
+                code = subprocess.run(command, cwd=root, env=env, check=False).returncode
+            except KeyboardInterrupt:
+                return 130
+            if code:
+                failed.append(f"{name} (pytest's exit code {code})")
+            if code == 2:  # interrupted
+                break
     if failed:
         say(f"the suite failed in {', '.join(failed)}.")
         return 1
