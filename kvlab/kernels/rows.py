@@ -7,9 +7,9 @@ N values kept per packed row, P parts of the slots, Z four query heads side by s
 Rows are read in one of two ways. By places: a kept number is multiplied into four query heads at
 once, which share its reading, the lanes of one vector; work follows N. Spread: 16 channels of a
 row are spread over a register by 16 bits of its bitmap, in one instruction (AVX-512), and meet four
-heads' registers; work follows D, but is so little that it wins unless N is small. More than four
-heads per group take turns of four; fewer leave lanes idle. Half precision comes in as integers of
-the same bits, as in `kernels.cpu`.
+heads' registers; work follows D, and on the machine of `benchmarks/results/pruned.json` it was less
+than finding the places of a bitmap's ones. More than four heads per group take turns of four; fewer
+leave lanes idle. Half precision comes in as integers of the same bits, as in `kernels.cpu`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ LANES = 4
 WIDE = 16
 _SPREADS = bool(get_host_cpu_features().get("avx512f"))
 
-_FLOAT, _WIDE = ir.FloatType(), ir.IntType(64)
-_VECTOR = ir.VectorType(_FLOAT, LANES)
-_ROW = ir.VectorType(_FLOAT, WIDE)
+_FLOAT, _INT, _WORD = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 # For each byte of a bitmap, the places of its ones, in the bytes of a word, from the low end.
 _PLACES = np.array(
     [
@@ -46,36 +44,21 @@ _PLACES = np.array(
 )
 
 
-class _Four(types.Type):
-    """Four float32 in one register."""
+class _Floats(types.Type):
+    """Some float32 in one register, or in as many as the machine needs for them."""
 
-    def __init__(self) -> None:
-        super().__init__("float32x4")
+    def __init__(self, n: int) -> None:
+        super().__init__(f"float32x{n}")
+        self.n = n
 
 
-@register_model(_Four)
-class _FourModel(models.PrimitiveModel):
+@register_model(_Floats)
+class _FloatsModel(models.PrimitiveModel):
     def __init__(self, manager, kind) -> None:
-        super().__init__(manager, kind, _VECTOR)
+        super().__init__(manager, kind, ir.VectorType(_FLOAT, kind.n))
 
 
-_four = _Four()
-
-
-class _Sixteen(types.Type):
-    """Sixteen float32 in one register, or as many as the machine has registers for."""
-
-    def __init__(self) -> None:
-        super().__init__("float32x16")
-
-
-@register_model(_Sixteen)
-class _SixteenModel(models.PrimitiveModel):
-    def __init__(self, manager, kind) -> None:
-        super().__init__(manager, kind, _ROW)
-
-
-_sixteen = _Sixteen()
+_four, _sixteen = _Floats(LANES), _Floats(WIDE)
 
 
 def _address(context, builder, kind, array, index, vector=None):
@@ -85,57 +68,81 @@ def _address(context, builder, kind, array, index, vector=None):
     return place if vector is None else builder.bitcast(place, vector.as_pointer())
 
 
-@intrinsic
-def _zero(_typing):
-    return _four(), lambda context, builder, signature, args: ir.Constant(_VECTOR, None)
+def _zeros_of(kind):
+    @intrinsic
+    def zeros(_typing):
+        return kind(), lambda context, builder, signature, args: ir.Constant(
+            ir.VectorType(_FLOAT, kind.n), None
+        )
+
+    return zeros
+
+
+def _loads_of(kind):
+    """The floats from a place on."""
+
+    @intrinsic
+    def load(_typing, array, index):
+        def read(context, builder, signature, args):
+            vector = ir.VectorType(_FLOAT, kind.n)
+            found = builder.load(_address(context, builder, signature.args[0], *args, vector))
+            found.align = 4
+            return found
+
+        return kind(array, types.intp), read
+
+    return load
+
+
+def _spreads_of(kind):
+    """The number at a place, in each lane."""
+
+    @intrinsic
+    def everywhere(_typing, array, index):
+        def splat(context, builder, signature, args):
+            number = builder.load(_address(context, builder, signature.args[0], *args))
+            undefined = ir.Constant(ir.VectorType(_FLOAT, kind.n), ir.Undefined)
+            one = builder.insert_element(undefined, number, _INT(0))
+            every = ir.Constant(ir.VectorType(_INT, kind.n), [0] * kind.n)
+            return builder.shuffle_vector(one, undefined, every)
+
+        return kind(array, types.intp), splat
+
+    return everywhere
+
+
+def _bits_of(n):
+    """The next n bits from a byte on, as a number."""
+
+    @intrinsic
+    def bits(_typing, array, index):
+        def read(context, builder, signature, args):
+            place = _address(context, builder, signature.args[0], *args, ir.IntType(n))
+            found = builder.load(place)
+            found.align = 1
+            return builder.zext(found, _WORD) if n < 64 else found
+
+        return types.uint64(array, types.intp), read
+
+    return bits
+
+
+_zeros4, _zeros16 = _zeros_of(_four), _zeros_of(_sixteen)
+_load4, _load16 = _loads_of(_four), _loads_of(_sixteen)
+_every4, _every16 = _spreads_of(_four), _spreads_of(_sixteen)
+_bits16, _bits64 = _bits_of(16), _bits_of(64)
 
 
 @intrinsic
-def _load(_typing, array, index):
-    """Four floats from `index` on."""
+def _store(_typing, array, index, value):
+    """Put floats, or a word of eight bytes, from `index` on."""
 
-    def load(context, builder, signature, args):
-        place = _address(context, builder, signature.args[0], *args, _VECTOR)
-        found = builder.load(place)
-        found.align = 4
-        return found
-
-    return _four(array, types.intp), load
-
-
-@intrinsic
-def _store(_typing, array, index, four):
     def store(context, builder, signature, args):
-        place = _address(context, builder, signature.args[0], args[0], args[1], _VECTOR)
-        builder.store(args[2], place).align = 4
+        place = _address(context, builder, signature.args[0], args[0], args[1], args[2].type)
+        builder.store(args[2], place).align = signature.args[0].dtype.bitwidth // 8
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, _four), store
-
-
-@intrinsic
-def _put_word(_typing, array, index, word):
-    """Eight bytes from `index` on."""
-
-    def put(context, builder, signature, args):
-        place = _address(context, builder, signature.args[0], args[0], args[1], _WIDE)
-        builder.store(args[2], place).align = 1
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, types.uint64), put
-
-
-@intrinsic
-def _word(_typing, array, index):
-    """The eight bytes from `index` on."""
-
-    def read(context, builder, signature, args):
-        place = _address(context, builder, signature.args[0], *args, _WIDE)
-        found = builder.load(place)
-        found.align = 1
-        return found
-
-    return types.uint64(array, types.intp), read
+    return types.void(array, types.intp, value), store
 
 
 @intrinsic
@@ -154,99 +161,19 @@ def _lanes_of(_typing, array, index):
 
     def read(context, builder, signature, args):
         byte = builder.load(_address(context, builder, signature.args[0], *args))
-        return builder.mul(builder.zext(byte, _WIDE), _WIDE(LANES))
+        return builder.mul(builder.zext(byte, _WORD), _WORD(LANES))
 
     return types.intp(array, types.intp), read
 
 
 @intrinsic
-def _add_product(_typing, total, array, index, four):
-    """total + the number at `index` x four."""
-
-    def add(context, builder, signature, args):
-        number = builder.load(_address(context, builder, signature.args[1], args[1], args[2]))
-        one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), number, ir.IntType(32)(0))
-        every = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        spread = builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), every)
-        flags = ("contract", "reassoc", "nsz")
-        return builder.fadd(args[0], builder.fmul(spread, args[3], flags=flags), flags=flags)
-
-    return _four(_four, array, types.intp, _four), add
-
-
-@intrinsic
 def _add(_typing, first, second):
-    return _four(_four, _four), lambda context, builder, signature, args: builder.fadd(*args)
+    return first(first, second), lambda context, builder, signature, args: builder.fadd(*args)
 
 
 @intrinsic
-def _less(_typing, first, second):
-    return _four(_four, _four), lambda context, builder, signature, args: builder.fsub(*args)
-
-
-@intrinsic
-def _most(_typing, first, second):
-    """The greater one in each lane."""
-
-    def most(context, builder, signature, args):
-        return builder.select(builder.fcmp_ordered(">", *args), *args)
-
-    return _four(_four, _four), most
-
-
-@intrinsic
-def _bits(_typing, array, index):
-    """The 16 bits from the byte at `index` on."""
-
-    def read(context, builder, signature, args):
-        place = _address(context, builder, signature.args[0], *args)
-        found = builder.load(builder.bitcast(place, ir.IntType(16).as_pointer()))
-        found.align = 1
-        return builder.zext(found, _WIDE)
-
-    return types.uint64(array, types.intp), read
-
-
-@intrinsic
-def _spread(_typing, array, index, bits):
-    """The numbers from `index` on, one after the other where a bit is set, and 0 where not."""
-
-    def spread(context, builder, signature, args):
-        place = _address(context, builder, signature.args[0], args[0], args[1])
-        mask = ir.VectorType(ir.IntType(1), WIDE)
-        kind = ir.FunctionType(_ROW, [place.type, mask, _ROW])
-        expand = builder.module.globals.get("llvm.masked.expandload.v16f32")
-        if expand is None:
-            expand = ir.Function(builder.module, kind, "llvm.masked.expandload.v16f32")
-        bits = builder.bitcast(builder.trunc(args[2], ir.IntType(16)), mask)
-        return builder.call(expand, [place, bits, ir.Constant(_ROW, None)])
-
-    return _sixteen(array, types.intp, types.uint64), spread
-
-
-@intrinsic
-def _none16(_typing):
-    return _sixteen(), lambda context, builder, signature, args: ir.Constant(_ROW, None)
-
-
-@intrinsic
-def _load16(_typing, array, index):
-    def load(context, builder, signature, args):
-        found = builder.load(_address(context, builder, signature.args[0], *args, _ROW))
-        found.align = 4
-        return found
-
-    return _sixteen(array, types.intp), load
-
-
-@intrinsic
-def _store16(_typing, array, index, row):
-    def store(context, builder, signature, args):
-        place = _address(context, builder, signature.args[0], args[0], args[1], _ROW)
-        builder.store(args[2], place).align = 4
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, _sixteen), store
+def _minus(_typing, first, second):
+    return first(first, second), lambda context, builder, signature, args: builder.fsub(*args)
 
 
 @intrinsic
@@ -257,30 +184,43 @@ def _fuse(_typing, total, first, second):
         flags = ("contract", "reassoc", "nsz")
         return builder.fadd(args[0], builder.fmul(args[1], args[2], flags=flags), flags=flags)
 
-    return _sixteen(_sixteen, _sixteen, _sixteen), fuse
+    return total(total, first, second), fuse
 
 
 @intrinsic
-def _everywhere(_typing, array, index):
-    """The number at `index`, sixteen times."""
+def _most(_typing, first, second):
+    """The greater one in each lane."""
 
-    def splat(context, builder, signature, args):
-        number = builder.load(_address(context, builder, signature.args[0], *args))
-        undefined = ir.Constant(_ROW, ir.Undefined)
-        one = builder.insert_element(undefined, number, ir.IntType(32)(0))
-        every = ir.Constant(ir.VectorType(ir.IntType(32), WIDE), [0] * WIDE)
-        return builder.shuffle_vector(one, undefined, every)
+    def most(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered(">", *args), *args)
 
-    return _sixteen(array, types.intp), splat
+    return first(first, second), most
 
 
 @intrinsic
-def _sums(_typing, a, b, c, d):
+def _spread(_typing, array, index, bits):
+    """The numbers from `index` on, one after the other where a bit is set, and 0 where not."""
+
+    def spread(context, builder, signature, args):
+        place = _address(context, builder, signature.args[0], args[0], args[1])
+        row, mask = ir.VectorType(_FLOAT, WIDE), ir.VectorType(ir.IntType(1), WIDE)
+        kind = ir.FunctionType(row, [place.type, mask, row])
+        expand = builder.module.globals.get("llvm.masked.expandload.v16f32")
+        if expand is None:
+            expand = ir.Function(builder.module, kind, "llvm.masked.expandload.v16f32")
+        bits = builder.bitcast(builder.trunc(args[2], ir.IntType(16)), mask)
+        return builder.call(expand, [place, bits, ir.Constant(row, None)])
+
+    return _sixteen(array, types.intp, types.uint64), spread
+
+
+@intrinsic
+def _totals(_typing, a, b, c, d):
     """The sum of each of four registers' numbers."""
 
-    def sums(context, builder, signature, args):
+    def totals(context, builder, signature, args):
         def pairs(x, y, n):  # sums of neighbours, those of x first
-            places = ir.VectorType(ir.IntType(32), n)
+            places = ir.VectorType(_INT, n)
             even = builder.shuffle_vector(x, y, ir.Constant(places, [2 * i for i in range(n)]))
             odd = builder.shuffle_vector(x, y, ir.Constant(places, [2 * i + 1 for i in range(n)]))
             return builder.fadd(even, odd)
@@ -290,16 +230,16 @@ def _sums(_typing, a, b, c, d):
         half = pairs(both, both, WIDE // 2)
         return pairs(half, half, LANES)
 
-    return _four(_sixteen, _sixteen, _sixteen, _sixteen), sums
+    return _four(_sixteen, _sixteen, _sixteen, _sixteen), totals
 
 
-def _floats(values_N, scratch_N):
+def _as_floats(values_N, scratch_N):
     """Values as float32: as they lie, or widened into `scratch_N`."""
     raise NotImplementedError("for compiled code only")
 
 
-@overload(_floats)
-def _compiled_floats(values_N, scratch_N):
+@overload(_as_floats)
+def _compiled_as_floats(values_N, scratch_N):
     if values_N.dtype == types.float32:
         return lambda values_N, scratch_N: values_N
 
@@ -331,17 +271,17 @@ def _places_of(bitmaps_U, n_bytes, indices):
     for first in range(0, bitmaps_U.size, n_bytes):
         base = np.uint64(0)
         for j in range(0, words, 8):
-            word = _word(bitmaps_U, first + j)
+            word = _bits64(bitmaps_U, first + j)
             for _ in range(8):
                 byte = word & np.uint64(0xFF)
                 # what lies beyond a row's last place is written over by the next
-                _put_word(indices, at, _PLACES[byte] + base)
+                _store(indices, at, _PLACES[byte] + base)
                 base += np.uint64(0x0808080808080808)
                 at += _ones(byte)
                 word >>= np.uint64(8)
         for j in range(words, n_bytes):
             byte = np.uint64(bitmaps_U[first + j])
-            _put_word(indices, at, _PLACES[byte] + base)
+            _store(indices, at, _PLACES[byte] + base)
             base += np.uint64(0x0808080808080808)
             at += _ones(byte)
 
@@ -351,15 +291,15 @@ def _products(places, numbers, n_rows, n_kept, q_DZ, scores, at):
     """Each row's product with four queries, four after four in `scores` from `at` on."""
     fours = n_kept // 4 * 4
     for u in range(n_rows):
-        a0, a1, a2, a3 = _zero(), _zero(), _zero(), _zero()
+        a0, a1, a2, a3 = _zeros4(), _zeros4(), _zeros4(), _zeros4()
         start = u * n_kept
         for j in range(start, start + fours, 4):
-            a0 = _add_product(a0, numbers, j, _load(q_DZ, _lanes_of(places, j)))
-            a1 = _add_product(a1, numbers, j + 1, _load(q_DZ, _lanes_of(places, j + 1)))
-            a2 = _add_product(a2, numbers, j + 2, _load(q_DZ, _lanes_of(places, j + 2)))
-            a3 = _add_product(a3, numbers, j + 3, _load(q_DZ, _lanes_of(places, j + 3)))
+            a0 = _fuse(a0, _every4(numbers, j), _load4(q_DZ, _lanes_of(places, j)))
+            a1 = _fuse(a1, _every4(numbers, j + 1), _load4(q_DZ, _lanes_of(places, j + 1)))
+            a2 = _fuse(a2, _every4(numbers, j + 2), _load4(q_DZ, _lanes_of(places, j + 2)))
+            a3 = _fuse(a3, _every4(numbers, j + 3), _load4(q_DZ, _lanes_of(places, j + 3)))
         for j in range(start + fours, start + n_kept):
-            a0 = _add_product(a0, numbers, j, _load(q_DZ, _lanes_of(places, j)))
+            a0 = _fuse(a0, _every4(numbers, j), _load4(q_DZ, _lanes_of(places, j)))
         _store(scores, at + u * LANES, _add(_add(a0, a1), _add(a2, a3)))
 
 
@@ -367,10 +307,10 @@ def _products(places, numbers, n_rows, n_kept, q_DZ, scores, at):
 def _mix(places, numbers, n_rows, n_kept, weights, at, mix_DZ):
     """Add each row to four mixtures, by the four weights that `weights` has for it."""
     for u in range(n_rows):
-        weight = _load(weights, at + u * LANES)
+        weight = _load4(weights, at + u * LANES)
         for j in range(u * n_kept, u * n_kept + n_kept):
             lanes = _lanes_of(places, j)
-            _store(mix_DZ, lanes, _add_product(_load(mix_DZ, lanes), numbers, j, weight))
+            _store(mix_DZ, lanes, _fuse(_load4(mix_DZ, lanes), _every4(numbers, j), weight))
 
 
 @njit(fastmath=_SUMS, cache=True)
@@ -382,13 +322,13 @@ def _products_spread(bitmaps, numbers, n_rows, n_kept, q_ZD, scores, at):
     width = q_ZD.size // LANES
     n_bytes = width // 8
     for u in range(0, n_rows, 2):
-        a0, a1, a2, a3 = _none16(), _none16(), _none16(), _none16()
-        b0, b1, b2, b3 = _none16(), _none16(), _none16(), _none16()
+        a0, a1, a2, a3 = _zeros16(), _zeros16(), _zeros16(), _zeros16()
+        b0, b1, b2, b3 = _zeros16(), _zeros16(), _zeros16(), _zeros16()
         other = min(u + 1, n_rows - 1)
         a_at, b_at = u * n_kept, other * n_kept
         for d in range(0, width, WIDE):
-            a_bits = _bits(bitmaps, u * n_bytes + d // 8)
-            b_bits = _bits(bitmaps, other * n_bytes + d // 8)
+            a_bits = _bits16(bitmaps, u * n_bytes + d // 8)
+            b_bits = _bits16(bitmaps, other * n_bytes + d // 8)
             a_row, b_row = _spread(numbers, a_at, a_bits), _spread(numbers, b_at, b_bits)
             a_at += _ones(a_bits)
             b_at += _ones(b_bits)
@@ -398,8 +338,8 @@ def _products_spread(bitmaps, numbers, n_rows, n_kept, q_ZD, scores, at):
             a1, b1 = _fuse(a1, a_row, q1), _fuse(b1, b_row, q1)
             a2, b2 = _fuse(a2, a_row, q2), _fuse(b2, b_row, q2)
             a3, b3 = _fuse(a3, a_row, q3), _fuse(b3, b_row, q3)
-        _store(scores, at + u * LANES, _sums(a0, a1, a2, a3))
-        _store(scores, at + other * LANES, _sums(b0, b1, b2, b3))
+        _store(scores, at + u * LANES, _totals(a0, a1, a2, a3))
+        _store(scores, at + other * LANES, _totals(b0, b1, b2, b3))
 
 
 @njit(fastmath=_SUMS, cache=True)
@@ -420,26 +360,26 @@ def _mix_spread(bitmaps, numbers, n_rows, n_kept, weights, at, mix_ZD, place_U):
         a3, b3 = _load16(mix_ZD, fourth + d), _load16(mix_ZD, fourth + e)
         for u in range(n_rows):
             mark, place, weight = (u * width + d) // 8, place_U[u], at + u * LANES
-            bits = _bits(bitmaps, mark)
+            bits = _bits16(bitmaps, mark)
             a_row = _spread(numbers, place, bits)
             place += _ones(bits)
-            bits = _bits(bitmaps, mark + 2)
+            bits = _bits16(bitmaps, mark + 2)
             b_row = _spread(numbers, place, bits)
             place_U[u] = place + _ones(bits)
-            w0, w1 = _everywhere(weights, weight), _everywhere(weights, weight + 1)
-            w2, w3 = _everywhere(weights, weight + 2), _everywhere(weights, weight + 3)
+            w0, w1 = _every16(weights, weight), _every16(weights, weight + 1)
+            w2, w3 = _every16(weights, weight + 2), _every16(weights, weight + 3)
             a0, b0 = _fuse(a0, a_row, w0), _fuse(b0, b_row, w0)
             a1, b1 = _fuse(a1, a_row, w1), _fuse(b1, b_row, w1)
             a2, b2 = _fuse(a2, a_row, w2), _fuse(b2, b_row, w2)
             a3, b3 = _fuse(a3, a_row, w3), _fuse(b3, b_row, w3)
-        _store16(mix_ZD, d, a0)
-        _store16(mix_ZD, e, b0)
-        _store16(mix_ZD, second + d, a1)
-        _store16(mix_ZD, second + e, b1)
-        _store16(mix_ZD, third + d, a2)
-        _store16(mix_ZD, third + e, b2)
-        _store16(mix_ZD, fourth + d, a3)
-        _store16(mix_ZD, fourth + e, b3)
+        _store(mix_ZD, d, a0)
+        _store(mix_ZD, e, b0)
+        _store(mix_ZD, second + d, a1)
+        _store(mix_ZD, second + e, b1)
+        _store(mix_ZD, third + d, a2)
+        _store(mix_ZD, third + e, b2)
+        _store(mix_ZD, fourth + d, a3)
+        _store(mix_ZD, fourth + e, b3)
 
 
 @njit(fastmath=_SUMS, cache=True)
@@ -448,18 +388,18 @@ def _softmax(scores, most_Z, sum_Z):
     if scores.size == 0:
         most_Z[:], sum_Z[:] = -np.inf, 0
         return
-    most = _load(scores, 0)
+    most = _load4(scores, 0)
     for t in range(LANES, scores.size, LANES):
-        most = _most(most, _load(scores, t))
+        most = _most(most, _load4(scores, t))
     _store(most_Z, 0, most)
     for t in range(0, scores.size, LANES):
-        _store(scores, t, _less(_load(scores, t), most))
+        _store(scores, t, _minus(_load4(scores, t), most))
     for i in range(scores.size):
         # where nothing may be seen, it is minus infinity, or no number
         scores[i] = _exp(scores[i]) if scores[i] > -np.inf else np.float32(0)
-    total = _zero()
+    total = _zeros4()
     for t in range(0, scores.size, LANES):
-        total = _add(total, _load(scores, t))
+        total = _add(total, _load4(scores, t))
     _store(sum_Z, 0, total)
 
 
@@ -486,7 +426,7 @@ def _packed_part(k, v, row, n_rows, q_ZDZ, spread, seen, most_Z, sum_Z, mix_ZDZ)
     place_U = np.empty(_BLOCK, np.int64)
     for low in range(0, n_rows, _BLOCK):
         n, first, at = min(_BLOCK, n_rows - low), row + low, low * LANES
-        numbers = _floats(k_values[first * k_kept : (first + n) * k_kept], some_numbers)
+        numbers = _as_floats(k_values[first * k_kept : (first + n) * k_kept], some_numbers)
         if spread[0]:
             marks = k_marks[first * k_bytes : (first + n) * k_bytes]
             for z in range(n_fours):
@@ -501,7 +441,7 @@ def _packed_part(k, v, row, n_rows, q_ZDZ, spread, seen, most_Z, sum_Z, mix_ZDZ)
     mix_ZDZ[:] = 0
     for low in range(0, n_rows, _BLOCK):
         n, first, at = min(_BLOCK, n_rows - low), row + low, low * LANES
-        numbers = _floats(v_values[first * v_kept : (first + n) * v_kept], some_numbers)
+        numbers = _as_floats(v_values[first * v_kept : (first + n) * v_kept], some_numbers)
         if spread[1]:
             marks = v_marks[first * v_bytes : (first + n) * v_bytes]
             for z in range(n_fours):
