@@ -10,7 +10,8 @@ from kvlab import ModelConfig, Transformer
 
 torch.set_num_threads(1)
 # What tests do is not a reader's progress.
-os.environ["KVLAB_DATA"] = tempfile.mkdtemp(prefix="kvlab-data-")
+_data = tempfile.TemporaryDirectory(prefix="kvlab-data-")
+os.environ["KVLAB_DATA"] = _data.name
 
 
 @pytest.fixture(params=["cpu", "cuda"])

@@ -234,6 +234,7 @@ class Nursery:
         self.shared = self.level.name != "bubblewrap"
         self._lock = threading.Lock()
         self._process: subprocess.Popen | None = None
+        self._shown: list[str] = []  # what bubblewrap shows of the course: one answer's `allows`
 
     def __enter__(self) -> Nursery:
         return self
@@ -256,17 +257,19 @@ class Nursery:
         folder = tempfile.TemporaryDirectory(prefix="kvlab-answer-", ignore_cleanup_errors=True)
         order["folder"] = folder.name
         try:
-            self._send(json.dumps(order).encode(), [theirs.fileno(), their_life.fileno()])
+            fds = [theirs.fileno(), their_life.fileno()]
+            self._send(json.dumps(order).encode(), fds, order["allows"])
         finally:
             theirs.close()
             their_life.close()
         return _Sockets(ours, life, folder)
 
-    def _send(self, order: bytes, fds: list[int]) -> None:
+    def _send(self, order: bytes, fds: list[int], allows: list[str]) -> None:
         with self._lock:
             for _ in range(2):
-                if self._process is None or self._process.poll() is not None:
-                    self._open(order)
+                ended = self._process is None or self._process.poll() is not None
+                if ended or (allows != self._shown and not self.shared):
+                    self._open(allows)
                 try:
                     socket.send_fds(self._orders, [order], fds)
                     return
@@ -274,8 +277,9 @@ class Nursery:
                     self._close()
         raise Unavailable("the process that starts answers does not live; see `kvlab doctor`")
 
-    def _open(self, order: bytes) -> None:
+    def _open(self, allows: list[str]) -> None:
         self._close()
+        self._shown = allows
         self._folder = tempfile.TemporaryDirectory(
             prefix="kvlab-nursery-", ignore_cleanup_errors=True
         )
@@ -287,7 +291,7 @@ class Nursery:
                 "kvlab.course.worker",
                 "nursery",
                 bubblewrapped=wrapped,
-                modules=[*_WORKER, *json.loads(order)["allows"]],
+                modules=[*_WORKER, *allows],
             ),
             stdin=theirs,
             stdout=subprocess.DEVNULL,

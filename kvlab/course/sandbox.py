@@ -195,6 +195,8 @@ def _bubblewrap(modules: Sequence[str]) -> list[str]:
     names = {"kvlab", "kvlab.course", *modules}
     for path in sorted({str(_file_of(name)) for name in names}):
         line += ["--ro-bind", path, path]
+    for path in ("/", "/dev", *hidden()):  # nothing but its own folder can be written
+        line += ["--remount-ro", path]
     own = ["--setenv", "HOME", FOLDER, "--setenv", "TMPDIR", FOLDER]
     return [*line, "--chdir", FOLDER, *own]
 
