@@ -14,6 +14,7 @@ from kvlab.bootstrap import ROOT, become, is_project, say
 FIRST = "06_kv_cache.ipynb"
 SETTINGS = Path(__file__).resolve().parent / "lab_settings"
 CELL_SECONDS = 300
+WORKERS = 4  # each loads torch for itself
 
 
 def lab_command(
@@ -82,15 +83,18 @@ def run_tests(args: Sequence[str] = (), root: Path = ROOT) -> int:
 def suite(root: Path) -> dict[str, list[str]]:
     """The arguments of each pytest run of the whole suite, by the name of what it runs.
 
-    Chapters must print again what is stored in them; solutions must run.
+    Chapters must print again what is stored in them, and time things, so they run one after the
+    other; tests and solutions share the processors.
     """
-    runs = {"tests": ["tests"]}
+    shared = ["-n", "logical", f"--maxprocesses={WORKERS}"]
+    runs = {"tests": [*shared, "--dist=worksteal", "tests"]}
     notebooks = ["--nbval-current-env", f"--nbval-cell-timeout={CELL_SECONDS}"]
     if any((root / "chapters").glob("*.ipynb")):
         strict = ["--nbval", "--nbval-sanitize-with=chapters/sanitize.cfg"]
         runs["chapters"] = [*strict, *notebooks, "chapters"]
     if any((root / "solutions").glob("*.ipynb")):
-        runs["solutions"] = ["--nbval-lax", *notebooks, "solutions"]
+        one_kernel = "--dist=loadfile"  # for all cells of a notebook
+        runs["solutions"] = [*shared, one_kernel, "--nbval-lax", *notebooks, "solutions"]
     return runs
 
 

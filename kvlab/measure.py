@@ -39,9 +39,10 @@ class Comparison:
 
     def __str__(self) -> str:
         low, high = self.spread
+        sure = f"{self.confidence:.0%}" if self.confidence < 0.99 else "more than 99%"
         return (
             f"{self.ratio:.2f} times as fast: median of {len(self.ratios)} pairs, from {low:.2f} "
-            f"to {high:.2f}, between which the true median lies with {self.confidence:.0%}"
+            f"to {high:.2f}, between which the true median lies with {sure}"
         )
 
     @property
