@@ -231,6 +231,7 @@ class PackedKVCache(KVCache):
                 torch.zeros((*lead, room, head_dim), dtype=dtype, device=device) for _ in range(2)
             ]
             self._body = [self._room_for(rule, capacity) for rule in self.rules]
+        self._unit_bytes = [rule.unit_bytes(head_dim, dtype) for rule in self.rules]
         self._start(batch, n_kv_heads, head_dim, dtype)
         self.bytes_unpacked = 0
         self._scratch: Tensor | None = None
@@ -459,8 +460,8 @@ class PackedKVCache(KVCache):
         return max(0, used - self.sinks - self.recent) // self.every * self.every
 
     def _layer_bytes(self, layer: int) -> int:
-        packed, width = self._packed_L[layer], self._row_shape[2]
-        units = sum(packed // r.unit * r.unit_bytes(width, self.dtype) for r in self.rules)
+        packed = self._packed_L[layer]
+        units = sum(packed // r.unit * n for r, n in zip(self.rules, self._unit_bytes, strict=True))
         batch, heads, _ = self._row_shape
         return units * batch * heads + (self._used_L[layer] - packed) * self._bytes_per_slot
 
@@ -475,21 +476,24 @@ class PackedKVCache(KVCache):
         leaving = max(0, self._due(used + n_new) - packed)
         old = min(leaving, rest)  # of those that leave, the ones already here
         new = leaving - old
-        slot = self.sinks + packed
-        pos = [self.pos_LBGT[layer, :, :, slot : slot + old], new_pos[:, :, first : first + new]]
-        for which, x_BGSD in enumerate((k_BGSD, v_BGSD)):
-            stored = self._dense[which][layer, :, :, tail : tail + old]
-            sources = [stored, x_BGSD[:, :, first : first + new]]
-            self._pack(layer, which, sources, pos, packed)
+        if leaving:
+            slot = self.sinks + packed
+            pos = [
+                self.pos_LBGT[layer, :, :, slot : slot + old],
+                new_pos[:, :, first : first + new],
+            ]
+            for which, x_BGSD in enumerate((k_BGSD, v_BGSD)):
+                stored = self._dense[which][layer, :, :, tail : tail + old]
+                sources = [stored, x_BGSD[:, :, first : first + new]]
+                self._pack(layer, which, sources, pos, packed)
         left, stay = rest - old, n_new - first - new
-        begin = tail + old
-        room = self._dense[0].shape[3]
+        begin, room = tail + old, self._dense[0].shape[3]
+        at = begin if begin + left + stay <= room else self.sinks
         for which, x_BGSD in enumerate((k_BGSD, v_BGSD)):
             dense = self._dense[which][layer]
-            dense[:, :, used : used + first] = x_BGSD[:, :, :first]
-            at = begin
-            if begin + left + stay > room:
-                at = self.sinks
+            if first:
+                dense[:, :, used : used + first] = x_BGSD[:, :, :first]
+            if at != begin:
                 moved = dense[:, :, begin : begin + left]
                 dense[:, :, at : at + left] = moved.clone() if at + left > begin else moved
                 self.bytes_copied += left * self._bytes_per_slot // 2

@@ -1,5 +1,8 @@
 """What the compiled step for a CPU promises besides being `decode` (see test_graphs)."""
 
+import subprocess
+import sys
+
 import numba
 import pytest
 import torch
@@ -42,6 +45,18 @@ def test_numbas_threads_are_given_back():
 
 
 @torch.inference_mode()
+def test_the_start_of_numbas_threads_leaves_torch_its_own():
+    """In a process of its own, where they have not started; both may share one OpenMP library."""
+    code = (
+        "import torch; from kvlab import kernels; torch.set_num_threads(1)\n"
+        "before = torch.get_num_threads()\n"
+        "with kernels.threads(1): pass\n"
+        "print(before, torch.get_num_threads())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "1"]
+
+
 def test_several_threads_make_what_one_makes(monkeypatch):
     monkeypatch.setattr("kvlab.fused.ONE_THREAD_BYTES", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)

@@ -35,8 +35,13 @@ def numbers(stored: Tensor) -> np.ndarray:
 def threads(n: int) -> Iterator[None]:
     """numba's threads for a while."""
     import numba
+    import torch
 
+    of_torch = torch.get_num_threads()
+    # the first time, this starts numba's threads, and the OpenMP that torch shares gets their count
     before = numba.get_num_threads()
+    if torch.get_num_threads() != of_torch:
+        torch.set_num_threads(of_torch)
     numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
     try:
         yield
