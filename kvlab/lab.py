@@ -86,15 +86,15 @@ def suite(root: Path) -> dict[str, list[str]]:
     Chapters must print again what is stored in them, and time things, so they run one after the
     other; tests and solutions share the processors.
     """
-    shared = ["-n", "logical", f"--maxprocesses={WORKERS}"]
-    runs = {"tests": [*shared, "--dist=worksteal", "tests"]}
+    together = "--dist=loadfile"  # what a file makes once, and the cells of a notebook
+    shared = ["-n", "logical", f"--maxprocesses={WORKERS}", together]
+    runs = {"tests": [*shared, "tests"]}
     notebooks = ["--nbval-current-env", f"--nbval-cell-timeout={CELL_SECONDS}"]
     if any((root / "chapters").glob("*.ipynb")):
         strict = ["--nbval", "--nbval-sanitize-with=chapters/sanitize.cfg"]
         runs["chapters"] = [*strict, *notebooks, "chapters"]
     if any((root / "solutions").glob("*.ipynb")):
-        one_kernel = "--dist=loadfile"  # for all cells of a notebook
-        runs["solutions"] = [*shared, one_kernel, "--nbval-lax", *notebooks, "solutions"]
+        runs["solutions"] = [*shared, "--nbval-lax", *notebooks, "solutions"]
     return runs
 
 

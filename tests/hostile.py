@@ -132,7 +132,11 @@ raise ValueError(f'reached {said}')"""
 
 PROC = """pids = [p for p in os.listdir('/proc') if p.isdigit()]
 lines = [open(f'/proc/{p}/cmdline').read() for p in pids]
-roots = [os.listdir(f'/proc/{p}/root') for p in pids]
+for p in pids:
+    try:
+        os.listdir(f'/proc/{p}/root')
+    except PermissionError:
+        pass
 raise ValueError(f'{len(pids)} process, grader seen: {any("pytest" in l for l in lines)}')"""
 
 PATCH_TORCH = """import torch as t
@@ -282,9 +286,10 @@ CASES = [
     ("imports the references", attack("import kvlab.course.ch06"), 3, "may not be used"),
     ("imports them after removing the rule", attack(NO_RULES), 3, "No module named|ImportError"),
     ("imports the module under study", attack("from kvlab import KVCache"), 3, "may not be used"),
-    ("reads `/proc`", attack(PROC), 3, "1 process, grader seen: False"),
+    ("reads `/proc`", attack(PROC), 3, "[0-3] process, grader seen: False"),
     ("reads the parent's memory",
-     attack("open(f'/proc/{os.getppid()}/mem', 'rb').read(1)"), 3, "FileNotFoundError"),
+     attack("open(f'/proc/{os.getppid()}/mem', 'rb').read(1)"), 3,
+     "FileNotFoundError|PermissionError"),
     ("kills every process", attack("os.kill(os.getppid(), 9)\nos.kill(-1, 9)"), 3,
      "ProcessLookupError|killed"),
     ("writes outside its folder", attack(WRITE), 3, r"wrote \[\]"),

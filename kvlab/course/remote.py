@@ -185,8 +185,10 @@ class _Child:
             return Stopped(f"Your answer was stopped. {otherwise}")
         if "failed" in ended:
             return Unavailable(f"the sandbox could not be made: {ended['failed']}")
+        if not ended:
+            return Stopped("Your answer was stopped: it was killed, and its keeper with it.")
         code, cpu = ended.get("code"), ended.get("cpu", 0.0)
-        if code is None or code == -_XCPU or (code < 0 and cpu > 0.9 * self._limits.cpu_seconds):
+        if code == -_XCPU or (code < 0 and cpu > 0.9 * self._limits.cpu_seconds):
             return Stopped(
                 f"Your answer was stopped after {self._limits.cpu_seconds} seconds of processor "
                 "time. Is there a loop that never ends?"

@@ -183,6 +183,7 @@ def python(
 
 def _bubblewrap(modules: Sequence[str]) -> list[str]:
     line = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    line += ["--as-pid-1"]  # signals from inside do not reach it
     size = str(Limits().folder_bytes)
     line += ["--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", FOLDER]
     for path in visible():
@@ -288,10 +289,11 @@ def _show(path: str, target: str) -> None:
     _read_only(target, recursive=True)
 
 
-def settle(limits: Limits, level: str, user: int = 0) -> None:
+def settle(limits: Limits, level: str, user: int = 0, mapped: int | None = None) -> None:
     """Take away every right and set the limits; in a new world this is its first process.
 
-    Where root runs this, the process becomes a user that nobody is, numbered by `user`.
+    Where root runs this, the process becomes a user that nobody is, numbered by `user`. `mapped`
+    are the bytes of address space that are taken already; a new world may not show them.
     """
     if os.name != "posix":
         return
@@ -302,7 +304,7 @@ def settle(limits: Limits, level: str, user: int = 0) -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000")
-    _set_limits(limits, level)
+    _set_limits(limits, level, address_space() if mapped is None else mapped)
     if level == "namespaces":
         _drop_rights(user)
     if sys.platform == "linux":
@@ -322,7 +324,7 @@ def _drop_rights(user: int) -> None:
     _ask("capset", ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)()))
 
 
-def _set_limits(limits: Limits, level: str) -> None:
+def _set_limits(limits: Limits, level: str, mapped: int) -> None:
     import resource
 
     def bound(name: str, value: int, more: int = 0) -> None:
@@ -340,11 +342,11 @@ def _set_limits(limits: Limits, level: str) -> None:
     elif sys.platform == "linux":
         bound("RLIMIT_NPROC", limits.processes + _my_threads())
     if sys.platform == "linux":
-        bound("RLIMIT_AS", _address_space() + limits.memory_bytes)
+        bound("RLIMIT_AS", mapped + limits.memory_bytes)
 
 
-def _address_space() -> int:
-    """Bytes of address space that this process has already; what torch maps, when /proc is not."""
+def address_space() -> int:
+    """Bytes of address space that this process has already; what torch maps, without /proc."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -359,6 +361,12 @@ def _my_threads() -> int:
             if process.stat().st_uid == os.getuid():
                 found += len(os.listdir(process / "task"))
     return found
+
+
+def untouchable() -> None:
+    """On Linux, let no process of the same user attach to this one, or to those it forks."""
+    if sys.platform == "linux":
+        _libc().prctl(_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def die_with_parent() -> None:
