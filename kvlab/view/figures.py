@@ -299,8 +299,7 @@ def gain(
     axes.minorticks_off()
     axes.axhline(1, color="black", linewidth=1)
     axes.axhspan(0, 1, color=ORANGE, alpha=0.08)
-    axes.annotate("slower", (1, 0.97), xycoords=("axes fraction", "data"), ha="right", va="top",
-                  color=ORANGE)  # fmt: skip
+    axes.annotate("slower", (0.99, 0.02), xycoords="axes fraction", ha="right", color=ORANGE)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
     return figure
