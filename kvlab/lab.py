@@ -83,18 +83,17 @@ def run_tests(args: Sequence[str] = (), root: Path = ROOT) -> int:
 def suite(root: Path) -> dict[str, list[str]]:
     """The arguments of each pytest run of the whole suite, by the name of what it runs.
 
-    Chapters must print again what is stored in them, and time things, so they run one after the
-    other; tests and solutions share the processors.
+    Chapters must print again what is stored in them, and solutions must run. Both time things, so
+    they run one after the other; tests share the processors, those of a file in one process.
     """
-    together = "--dist=loadfile"  # what a file makes once, and the cells of a notebook
-    shared = ["-n", "logical", f"--maxprocesses={WORKERS}", together]
+    shared = ["-n", "logical", f"--maxprocesses={WORKERS}", "--dist=loadfile"]
     runs = {"tests": [*shared, "tests"]}
     notebooks = ["--nbval-current-env", f"--nbval-cell-timeout={CELL_SECONDS}"]
     if any((root / "chapters").glob("*.ipynb")):
         strict = ["--nbval", "--nbval-sanitize-with=chapters/sanitize.cfg"]
         runs["chapters"] = [*strict, *notebooks, "chapters"]
     if any((root / "solutions").glob("*.ipynb")):
-        runs["solutions"] = [*shared, "--nbval-lax", *notebooks, "solutions"]
+        runs["solutions"] = ["--nbval-lax", *notebooks, "solutions"]
     return runs
 
 
