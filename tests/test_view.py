@@ -168,3 +168,12 @@ def test_figures_of_pruning_have_labels_and_tell_methods_apart():
     assert [a.get_xlabel() for a in bars.axes] == ["share", "nats"]
     for figure in (maps, lines, bars):
         assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_what_rounding_moves_is_not_drawn():
+    """A sum may be added up in another order; a picture stored in a chapter must stay the same."""
+    third = 100 / 3
+    assert svg.box(third, -1e-12, third, 4, svg.BLUE) == svg.box(
+        third + 1e-6, 0, third - 1e-6, 4, svg.BLUE
+    )
+    assert 'x="33.33"' in svg.box(third, 0, third, 4, svg.BLUE)

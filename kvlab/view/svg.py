@@ -21,13 +21,18 @@ BLUE, ORANGE, GREEN, SKY, GREY, PALE, INK = (
 )
 
 
+def _px(number: float) -> str:
+    """A length to a hundredth: what one thread or another rounds beyond that is not seen."""
+    return f"{round(number, 2) + 0.0:g}"
+
+
 def page(width: float, height: float, title: str, parts: Iterable[str]) -> str:
     """Put parts on a white page; the title is what a screen reader says."""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
-        f'width="{width:g}" height="{height:g}" role="img" font-family="sans-serif" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_px(width)} {_px(height)}" '
+        f'width="{_px(width)}" height="{_px(height)}" role="img" font-family="sans-serif" '
         f'font-size="12"><title>{escape(title)}</title>'
-        f'<rect width="{width:g}" height="{height:g}" fill="white"/>{"".join(parts)}</svg>'
+        f'<rect width="{_px(width)}" height="{_px(height)}" fill="white"/>{"".join(parts)}</svg>'
     )
 
 
@@ -43,11 +48,11 @@ def text(
     size: float = 12,
 ) -> str:
     """Write words at a point; `turn` in degrees."""
-    turned = f' transform="rotate({turn:g} {x:g} {y:g})"' if turn else ""
+    turned = f' transform="rotate({_px(turn)} {_px(x)} {_px(y)})"' if turn else ""
     weight = ' font-weight="bold"' if bold else ""
-    weight += f' font-size="{size:g}"' if size != 12 else ""
+    weight += f' font-size="{_px(size)}"' if size != 12 else ""
     return (
-        f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" fill="{fill}"{weight}{turned}>'
+        f'<text x="{_px(x)}" y="{_px(y)}" text-anchor="{anchor}" fill="{fill}"{weight}{turned}>'
         f"{escape(words)}</text>"
     )
 
@@ -68,7 +73,7 @@ def box(
     edged = f' stroke="{edge}" stroke-width="2"' if edge else ""
     picked = f" data-pick='{escape(json.dumps(dict(pick)))}'" if pick else ""
     return (
-        f'<rect{named} x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" '
+        f'<rect{named} x="{_px(x)}" y="{_px(y)}" width="{_px(width)}" height="{_px(height)}" '
         f'fill="{fill}"{edged}{picked}/>'
     )
 
@@ -76,14 +81,14 @@ def box(
 def line(x1: float, y1: float, x2: float, y2: float, colour: str, width: float = 2) -> str:
     """A straight line."""
     return (
-        f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" stroke="{colour}" '
-        f'stroke-width="{width:g}"/>'
+        f'<line x1="{_px(x1)}" y1="{_px(y1)}" x2="{_px(x2)}" y2="{_px(y2)}" stroke="{colour}" '
+        f'stroke-width="{_px(width)}"/>'
     )
 
 
 def dot(x: float, y: float, radius: float, fill: str) -> str:
     """A filled circle."""
-    return f'<circle cx="{x:g}" cy="{y:g}" r="{radius:g}" fill="{fill}"/>'
+    return f'<circle cx="{_px(x)}" cy="{_px(y)}" r="{_px(radius)}" fill="{fill}"/>'
 
 
 def shade(value: float) -> str:
