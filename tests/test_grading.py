@@ -48,6 +48,8 @@ def said(graded):
 @pytest.mark.parametrize("case", hostile.CASES, ids=lambda c: c[0])
 def test_a_hostile_or_broken_submission_gets_what_it_earned(run, case):
     name, _, points, pattern = case
+    shares = run[name].level.name == "bubblewrap"  # with its keeper and the one that starts it
+    pattern = pattern.replace("FEW", "[1-3]" if shares else "[01]")
     assert run[name].points == points, said(run[name])
     assert re.search(pattern, said(run[name])), said(run[name])
     assert not any(v.state == "error" for v in run[name].verdicts)

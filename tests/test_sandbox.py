@@ -114,6 +114,15 @@ def test_an_answer_that_ends_itself_says_so_and_the_next_one_works(nursery):
         assert evaluate(nursery, "1 + 1") == 2
 
 
+def test_an_answer_that_kills_its_keeper_ends_with_it_and_the_next_one_works(nursery):
+    """At the other levels the keeper is out of reach, or there is none."""
+    if nursery.level.name not in ("bubblewrap", "limits"):
+        pytest.skip("no keeper that an answer could reach")
+    with pytest.raises(Stopped, match="killed, and its keeper with it"):
+        evaluate(nursery, "[os.kill(os.getppid(), 9), __import__('time').sleep(30)]")
+    assert evaluate(nursery, "1 + 1") == 2
+
+
 def test_time_is_limited(nursery):
     limited = Nursery(nursery.level, Limits(cpu_seconds=1, call_seconds=20.0))
     with limited, pytest.raises(Stopped, match="1 seconds of processor time|longer than 20"):

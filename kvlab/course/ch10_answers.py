@@ -496,6 +496,12 @@ def by_chance(k_TD, v_TD, q_RWD, n):
     return tuple(_largest(torch.rand(x.shape, generator=rng), n) for x in (k_TD, v_TD))
 
 
+def by_product(k_TD, v_TD, q_RWD, n):
+    """What the exercise asks for: the largest |element x mean input| of each half."""
+    q_D, a_T1 = _inputs(k_TD, q_RWD)
+    return _largest(k_TD.abs() * q_D, n), _largest(v_TD.abs() * a_T1, n)
+
+
 def only_keys_aware(k_TD, v_TD, q_RWD, n):
     q_D, _ = _inputs(k_TD, q_RWD)
     return _largest(k_TD.abs() * q_D, n), _largest(v_TD.abs(), n)
@@ -512,8 +518,7 @@ def wrong_inputs(k_TD, v_TD, q_RWD, n):
 
 
 def masks_swapped(k_TD, v_TD, q_RWD, n):
-    q_D, a_T1 = _inputs(k_TD, q_RWD)
-    return _largest(v_TD.abs() * a_T1, n), _largest(k_TD.abs() * q_D, n)
+    return by_product(k_TD, v_TD, q_RWD, n)[::-1]
 
 
 def same_in_each_row(k_TD, v_TD, q_RWD, n):
