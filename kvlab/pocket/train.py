@@ -185,7 +185,7 @@ SCHEDULE = (
             "recall code": 0.9,
             "recall password 256": 0.95,
             "recall password 950": 0.9,
-            "recall first code 950": 0.8,
+            "recall first code 950": 0.9,
             "two kinds": 0.8,
             "where": 0.8,
             "has": 0.8,
