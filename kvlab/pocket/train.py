@@ -132,9 +132,9 @@ KINDS_GATE = {
     "recall color": 0.8,
     "recall pet": 0.8,
     "recall place": 0.8,
-    "recall code": 0.5,
-    "where": 0.6,
-    "has": 0.6,
+    "recall code": 0.8,
+    "where": 0.8,
+    "has": 0.8,
 }
 
 
@@ -187,8 +187,6 @@ SCHEDULE = (
             "recall password 950": 0.9,
             "recall first code 950": 0.9,
             "two kinds": 0.8,
-            "where": 0.8,
-            "has": 0.8,
             "facts": 0.95,
         },
     ),
