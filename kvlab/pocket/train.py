@@ -145,7 +145,7 @@ class Stage:
     `gate` maps a skill to the least share of right answers, or for COPYING to the highest loss.
 
     `docs` of the windows are Python's documentation; `long` of the rest start with one document
-    that fills the window, and `far` of these ask for what their first sentence told. The learning
+    that fills the window, and `far` of these ask for what their first sentences told. The learning
     rate goes evenly from the first `rate` to the second.
     """
 
@@ -185,7 +185,7 @@ SCHEDULE = (
             "recall code": 0.9,
             "recall password 256": 0.95,
             "recall password 950": 0.9,
-            "recall first code 950": 0.9,
+            "recall first code 950": 0.95,
             "two kinds": 0.8,
             "facts": 0.95,
         },

@@ -610,28 +610,29 @@ def long(rng: random.Random, room: int) -> Document:
 
 
 def far(rng: random.Random, room: int) -> Document:
-    """Fill the room likewise, but the text opens with a relation, which is asked for as well.
+    """Fill the room likewise, but some of the relations open the text, and all of these are asked.
 
-    Every other one is about codes, whose four digits are the hardest to carry so far.
+    Every other text is about codes, whose four digits are the hardest to carry so far.
     """
     kind = "code" if rng.random() < 0.5 else rng.choice(list(KINDS))
-    opening, *others = relations(rng, rng.randint(2, 10), kind)
-    return _filled(rng, room, others, opening)
+    told = relations(rng, rng.randint(2, 10), kind)
+    n_first = rng.randint(1, min(4, len(told)))
+    return _filled(rng, room, told[n_first:], told[:n_first])
 
 
 def _filled(
-    rng: random.Random, room: int, told: list[Relation], opening: Relation | None = None
+    rng: random.Random, room: int, told: list[Relation], first: Sequence[Relation] = ()
 ) -> Document:
-    """Hide relations in a long text, after one that opens it, and ask for some."""
-    first = [] if opening is None else [opening]
+    """Hide relations in a long text, after those that open it; ask for these, and for some more."""
     inside = {one.name for one in [*first, *told]}
     names = NAMES if rng.random() < 0.5 else [name for name in NAMES if name not in inside]
     length = int((room - 60) * rng.uniform(0.55, 1.0))
     sentences = [one.sentence for one in first]
     sentences += hidden_in(rng, [one.sentence for one in told], length, names)
-    asked = rng.sample(told, min(len(told), rng.randint(2, 5) - len(first)))
-    if opening is not None:
-        asked.insert(rng.randint(0, len(asked)), opening)
+    n_more = max(0, rng.randint(2, 5) - len(first))
+    asked = rng.sample(told, min(len(told), n_more))
+    for one in first:
+        asked.insert(rng.randint(0, len(asked)), one)
     turns = [looked_up(rng, one) for one in asked]
     return story_then_questions(rng, sentences, turns, NOISE)
 
