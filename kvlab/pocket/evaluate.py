@@ -217,7 +217,7 @@ class Skills:
             for n_tokens in (256, 450, 950, 1900)
         }
         self.longer[950, "recall first code 950"] = recall_items(
-            tokenizer, seed, 40, 4, 950, "code", depth=0.0
+            tokenizer, seed, 80, 4, 950, "code", depth=0.0
         )
         self.recall |= {
             "two kinds": two_kinds_items(tokenizer, seed, 64),

@@ -56,7 +56,7 @@ LEARNING_RATE = 3e-3
 WARMUP_STEPS = 60
 # what the schedule below, and its stages on 128 tokens, take on one core of the card's machine when
 # no gate asks for more: the time of a few steps of each stage, times their number
-FULL_MINUTES, CAMP_MINUTES = 66, 19
+FULL_MINUTES, CAMP_MINUTES = 60, 19
 EXTRA_STEPS = 200  # what a stage gets once more when its gate fails
 N_EXTENSIONS = 5  # how often, in each stage
 
@@ -168,24 +168,23 @@ SCHEDULE = (
     Stage("codes", 128, 400, 2048, CODES, gate=KINDS_GATE),
     Stage("everything 256", 256, 450, 4096, EVERYTHING, 0.70, 0.15, rate=(3e-3, 3e-3)),
     Stage("everything 512", 512, 400, 4096, EVERYTHING, 0.60, 0.35, rate=(3e-3, 2.2e-3)),
-    Stage("everything 1024", 1024, 450, 4096, EVERYTHING, 0.50, 0.50, rate=(2.2e-3, 0.8e-3)),
-    Stage("everything 2048", 2048, 250, 4096, EVERYTHING, 0.30, 0.60, rate=(0.8e-3, 0.02e-3)),
+    Stage("everything 1024", 1024, 450, 4096, EVERYTHING, 0.50, 0.50, 0.5, rate=(2.2e-3, 0.8e-3)),
     Stage(
-        "far 1280",
-        1280,
-        200,
-        3840,
+        "everything 2048",
+        2048,
+        250,
+        4096,
         EVERYTHING,
-        docs=0.25,
-        long=0.9,
-        far=0.5,
-        rate=(1e-3, 0.02e-3),
+        docs=0.30,
+        long=0.60,
+        far=0.7,
+        rate=(0.8e-3, 0.02e-3),
         gate=KINDS_GATE
         | {
             "recall code": 0.9,
             "recall password 256": 0.95,
             "recall password 950": 0.9,
-            "recall first code 950": 0.95,
+            "recall first code 950": 0.9,
             "two kinds": 0.8,
             "facts": 0.95,
         },
