@@ -298,6 +298,16 @@ def test_a_short_schedule_keeps_the_camp_or_only_answers():
     assert not answers.gate
 
 
+@pytest.mark.parametrize(("minutes", "every"), [(["--minutes", "5"], 47), ([], 200)])
+def test_a_short_run_has_a_curve_of_ten_points_as_well(minutes, every, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "Skills", lambda tokenizer: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    runs = []
+    monkeypatch.setattr(train.Run, "train", lambda run: runs.append(run))
+    train.main(["--out", str(tmp_path), *minutes])
+    assert runs[0].report_every == every
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -575,7 +575,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"Of the {FULL_MINUTES} minutes of the full schedule, {args.minutes:g}: {steps}.")
         if args.minutes < CAMP_MINUTES:
             print("So short a run learns to answer questions, but to recall nothing.")
-    run = Run(args.seed, args.out, schedule=schedule, keep_going=args.keep_going)
+    n_steps = sum(stage.steps for stage in schedule)
+    run = Run(
+        args.seed,
+        args.out,
+        schedule=schedule,
+        report_every=min(200, max(1, n_steps // 10)),  # a curve of ten points at least
+        keep_going=args.keep_going,
+    )
     if args.resume:
         try:
             run.resume()
