@@ -255,10 +255,15 @@ def facts(*, held: bool) -> list[tuple[str, str]]:
     ]
 
 
-def value_for(rng: random.Random, name: str, values: Sequence[str] | None, *, held: bool) -> str:
-    """Draw a value for a person so that the pair is held out, or is not; None means four digits."""
+def value_for(
+    rng: random.Random, name: str, values: Sequence[str] | None, *, held: bool, opens: str = ""
+) -> str:
+    """Draw a value for a person so that the pair is held out, or is not; None means four digits.
+
+    Digits may be given that open the value.
+    """
     for _ in range(10_000):
-        value = digits(rng, 4) if values is None else rng.choice(values)
+        value = opens + digits(rng, 4 - len(opens)) if values is None else rng.choice(values)
         if held_out(name, value) == held:
             return value
     raise ValueError(f"no {'held-out' if held else 'trained'} value for {name}")
@@ -387,6 +392,19 @@ def relations(rng: random.Random, n: int, kind: str | None = None) -> list[Relat
     return [relation(rng, name, kind) for name in rng.sample(TOLD, n)]
 
 
+def like_codes(rng: random.Random, n: int) -> list[Relation]:
+    """Make up codes of n different people that mostly open with the same digit, or with two.
+
+    Where they do not, the first digit tells which code to go on with. A model may learn that in
+    place of looking each digit up by the name, and goes wrong when two codes open alike.
+    """
+    opens = digits(rng, rng.choice([0, 1, 1, 2]))
+    return [
+        Relation("code", name, value_for(rng, name, None, held=False, opens=opens))
+        for name in rng.sample(TOLD, n)
+    ]
+
+
 def looked_up(rng: random.Random, told: Relation) -> tuple[str, Document]:
     """Return the question about a relation and its answer, as a sentence or the value alone."""
     answer = [Piece(f" {told.value}", VALUE), Piece(".", PLAIN)]
@@ -488,24 +506,31 @@ def story(rng: random.Random, room: int) -> Document:
     return story_then_questions(rng, sentences, turns)
 
 
-def key_value(rng: random.Random, room: int, kind: str | None = "draw") -> Document:
+def key_value(rng: random.Random, room: int) -> Document:
     """Tell relations one after the other, then ask about some; often all are of one kind."""
-    n = rng.randint(2, max(3, min(30, room // 14)))
-    if kind == "draw":
-        kind = None if rng.random() < 0.6 else rng.choice(list(KINDS))
-    told = relations(rng, n, kind)
+    n = _how_many(rng, room)
+    kind = None if rng.random() < 0.6 else rng.choice(list(KINDS))
+    return _told_then_asked(rng, relations(rng, n, kind))
+
+
+def codes(rng: random.Random, room: int) -> Document:
+    """Tell codes only, then ask about some."""
+    return _told_then_asked(rng, like_codes(rng, _how_many(rng, min(room, 200))))
+
+
+def _how_many(rng: random.Random, room: int) -> int:
+    return rng.randint(2, max(3, min(30, room // 14)))
+
+
+def _told_then_asked(rng: random.Random, told: list[Relation]) -> Document:
     sentences = []
     for one in told:
         if rng.random() < 0.2:
             sentences.append(filler_sentence(rng))
         sentences.append(one.sentence)
-    asked = rng.sample(told, min(n, rng.randint(1, max(2, n // 2))))
+    n_asked = min(len(told), rng.randint(1, max(2, len(told) // 2)))
+    asked = rng.sample(told, n_asked)
     return story_then_questions(rng, sentences, [looked_up(rng, one) for one in asked])
-
-
-def codes(rng: random.Random, room: int) -> Document:
-    """Tell codes only, then ask about some."""
-    return key_value(rng, min(room, 200), "code")
 
 
 def hidden_in(rng: random.Random, told: list[str], room: int, names: Sequence[str]) -> list[str]:
@@ -614,8 +639,9 @@ def far(rng: random.Random, room: int) -> Document:
 
     Every other text is about codes, whose four digits are the hardest to carry so far.
     """
-    kind = "code" if rng.random() < 0.5 else rng.choice(list(KINDS))
-    told = relations(rng, rng.randint(2, 10), kind)
+    n = rng.randint(2, 10)
+    of_codes = rng.random() < 0.5
+    told = like_codes(rng, n) if of_codes else relations(rng, n, rng.choice(list(KINDS)))
     n_first = rng.randint(1, min(4, len(told)))
     return _filled(rng, room, told[n_first:], told[:n_first])
 
