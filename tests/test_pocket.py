@@ -254,17 +254,18 @@ def test_gates_ask_for_what_is_measured(tokenizer):
     assert set(train.COPYING) == set(skills.copies)
 
 
-def test_most_texts_of_codes_have_codes_that_open_alike():
-    alike = []
+def test_codes_open_alike_but_not_all_of_a_text():
+    shared, several = [], []
     for seed in range(80):
         told = world.text_of(world.codes(random.Random(seed), 200)[:1])
         found = re.findall(r"The code of \w+ is (\d{4})\.", told)
-        assert len(found) >= 2
-        same = [len(set(digit)) == 1 for digit in zip(*found, strict=True)]
-        alike.append(same.index(False) if len(set(found)) > 3 else None)
-    assert alike.count(0) >= 8
-    assert alike.count(1) >= 16
-    assert alike.count(2) >= 8
+        if len(found) >= 6:
+            firsts = [code[0] for code in found]
+            shared.append(sum(firsts.count(first) > 1 for first in firsts) / len(firsts))
+            several.append(len(set(firsts)) > 1)
+    assert len(shared) > 20
+    assert sum(shared) / len(shared) > 0.8  # four of eight drawn freely
+    assert sum(several) > 0.9 * len(several)
 
 
 def test_a_text_that_asks_for_what_it_opens_with():

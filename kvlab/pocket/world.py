@@ -393,14 +393,14 @@ def relations(rng: random.Random, n: int, kind: str | None = None) -> list[Relat
 
 
 def like_codes(rng: random.Random, n: int) -> list[Relation]:
-    """Make up codes of n different people that mostly open with the same digit, or with two.
+    """Make up codes of n different people, about three each with the same first digit or two.
 
-    Where they do not, the first digit tells which code to go on with. A model may learn that in
-    place of looking each digit up by the name, and goes wrong when two codes open alike.
+    Where all open differently, the first digit tells which code to go on with. A model may learn
+    that in place of looking each digit up by the name, and goes wrong when two codes open alike.
     """
-    opens = digits(rng, rng.choice([0, 1, 1, 2]))
+    opens = [digits(rng, rng.choice([1, 1, 2])) for _ in range(max(2, n // 3))]
     return [
-        Relation("code", name, value_for(rng, name, None, held=False, opens=opens))
+        Relation("code", name, value_for(rng, name, None, held=False, opens=rng.choice(opens)))
         for name in rng.sample(TOLD, n)
     ]
 
