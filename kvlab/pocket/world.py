@@ -642,7 +642,7 @@ def far(rng: random.Random, room: int) -> Document:
     n = rng.randint(2, 10)
     of_codes = rng.random() < 0.5
     told = like_codes(rng, n) if of_codes else relations(rng, n, rng.choice(list(KINDS)))
-    n_first = rng.randint(1, min(4, len(told)))
+    n_first = rng.randint(1, min(4, n))
     return _filled(rng, room, told[n_first:], told[:n_first])
 
 
