@@ -77,16 +77,18 @@ PAIRS = {
     "key_value": 0.25,
     "copy": 0.03,
     "repeat": 0.14,
-    "pair": 0.40,
+    "pair": 0.26,
+    "records": 0.14,
 }
 RELATIONS = {
     "facts": 0.07,
     "prose": 0.05,
     "story": 0.28,
-    "key_value": 0.36,
+    "key_value": 0.34,
     "copy": 0.03,
     "repeat": 0.04,
-    "pair": 0.17,
+    "pair": 0.08,
+    "records": 0.11,
 }
 CODES = {
     "facts": 0.06,
@@ -97,10 +99,11 @@ CODES = {
     "profiles": 0.09,
     "latest": 0.06,
     "counting": 0.05,
-    "numbers": 0.14,
+    "numbers": 0.08,
     "copy": 0.02,
     "repeat": 0.02,
-    "pair": 0.05,
+    "pair": 0.03,
+    "records": 0.08,
 }
 ANSWERS = {
     "facts": 0.40,

@@ -693,6 +693,25 @@ def pair(rng: random.Random, room: int) -> Document:
     return said_twice(rng, list(zip(names, values, strict=True)), len(names))
 
 
+def records(rng: random.Random, room: int) -> Document:
+    """Pair people with two to four digits or words from a handful, so that many go on alike.
+
+    What comes next can then be looked up by the name, and not by what came last: going on from
+    another person's word or digit of the same sort is wrong as often as not.
+    """
+    names = rng.sample(TOLD, rng.randint(2, 6))
+    pool, join = (list("0123456789"), "") if rng.random() < 0.5 else (WORDS, " ")
+    few = rng.sample(pool, rng.randint(3, 5))
+    length = rng.randint(2, 4)
+    pairs: list[tuple[str, str]] = []
+    for name in names:
+        free = [one for one in few if not held_out(name, one)]
+        value = join.join(rng.choice(free) for _ in range(length)) if free else ""
+        if value and not held_out(name, value):
+            pairs.append((name, value))
+    return said_twice(rng, pairs, len(pairs)) if pairs else pair(rng, room)
+
+
 def said_twice(rng: random.Random, pairs: list[tuple[str, str]], times: int) -> Document:
     """Say all pairs, then draw some of them again: the second value can be looked up."""
     between = rng.choice([":", " has", " ->", " is", "", ""])
@@ -734,6 +753,7 @@ WRITERS: dict[str, Callable[[random.Random, int], Document]] = {
     "copy": copy,
     "repeat": repeat,
     "pair": pair,
+    "records": records,
     "numbers": number_strings,
 }
 
