@@ -51,6 +51,24 @@ def test_one_seed_is_one_document(kind):
     assert once != other
 
 
+def paired(text: str) -> list[tuple[str, str]]:
+    """List who goes with what in a text of pairs."""
+    between = "|".join(sorted(map(re.escape, world.APART), key=len, reverse=True))
+    return re.findall(rf" ([A-Z]\w+)(?:{between}) ([^,]+),", text)
+
+
+def test_a_name_and_its_value_lie_at_many_distances():
+    distances, reworded = set(), []
+    for seed in range(400):
+        pieces = world.apart(random.Random(seed), 100)
+        told = {piece.text.rstrip(",") for piece in pieces if piece.text.endswith(",")}
+        asked = [a.text + b.text for a, b in pairwise(pieces) if b.weight == 4]
+        distances |= {len(text.split()) for text in asked}
+        reworded.append(not set(asked) <= told)
+    assert distances >= set(range(2, 7))
+    assert 0.15 < sum(reworded) / len(reworded) < 0.35
+
+
 def test_what_is_held_out_is_never_written():
     rng = random.Random(11)
     held_questions = {question for question, _ in world.facts(held=True)}
@@ -61,9 +79,8 @@ def test_what_is_held_out_is_never_written():
             questions |= set(re.findall(r"User: (.*?[?.!])\s", text))
             if kind not in ("story", "copy", "repeat"):
                 pairs |= set(re.findall(r"[Tt]he \w+ of (\w+) is (\w+)\.", text))
-            if kind in ("pair", "records", "numbers") and text.startswith("Pairs:"):
-                for name, words in re.findall(r" (\w+)(?::| has| ->| is)?((?: \w+)+),", text):
-                    pairs |= {(name, word) for word in words.split()}
+            if kind in ("pair", "records", "apart", "numbers") and text.startswith("Pairs:"):
+                pairs |= {(n, word) for n, value in paired(text) for word in value.split()}
     pairs = {(name, value) for name, value in pairs if name in world.NAMES}
     assert len(pairs) > 4000
     assert not [pair for pair in pairs if world.held_out(*pair)]
@@ -273,9 +290,8 @@ def test_records_go_on_alike_after_the_same_word_or_digit():
     """To go on from any record that has the last word or digit is right in half of the cases."""
     chances = []
     for seed in range(300):
-        told = world.text_of(world.records(random.Random(seed), 100)).split("Pairs:")[1]
-        records = dict(re.findall(r" (\w+)(?::| has| ->| is)?((?: \w+)+),", told))
-        rows = [list(v.strip()) if v.strip().isdigit() else v.split() for v in records.values()]
+        records = dict(paired(world.text_of(world.records(random.Random(seed), 100))))
+        rows = [list(value) if value.isdigit() else value.split() for value in records.values()]
         steps = [step for row in rows for step in pairwise(row)]
         for last, following in steps:
             others = [after for before, after in steps if before == last]

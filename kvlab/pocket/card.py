@@ -22,6 +22,7 @@ CURVE = {
     "copy": "copy loss",
     "repeat": "repeat loss",
     "pair": "pair loss",
+    "apart": "pair apart",
     "recall password": "word of 8",
     "recall color": "color",
     "recall pet": "pet",

@@ -155,6 +155,28 @@ def two_kinds_items(
     return items
 
 
+def pair_items(
+    tokenizer: Tokenizer, seed: int, n_prompts: int, between: str, n_pairs: int = 5
+) -> list[Item]:
+    """Pair some people with words, all held-out pairs, then ask for one: "Anna has" tiger.
+
+    `between` are the words from a name to what goes with it.
+    """
+    rng = random.Random(f"{seed} pair {between} {n_pairs}")
+    names = [n for n in world.TOLD if any(world.held_out(n, word) for word in world.WORDS)]
+    items: list[Item] = []
+    while len(items) < n_prompts:
+        pairs = {
+            name: world.value_for(rng, name, world.WORDS, held=True)
+            for name in rng.sample(names, n_pairs)
+        }
+        if len(set(pairs.values())) == n_pairs:
+            told = "".join(f" {name}{between} {value}," for name, value in pairs.items())
+            name = rng.choice(list(pairs))
+            items.append(item(tokenizer, f"Pairs:{told} {name}{between}", f" {pairs[name]}"))
+    return items
+
+
 def latest_items(
     tokenizer: Tokenizer, seed: int, n_prompts: int, n_people: int = 5, room: int = 230
 ) -> list[Item]:
@@ -235,7 +257,7 @@ class Skills:
             kind: [
                 self._tokens_and_copied(tokenizer, world.WRITERS[kind](rng, 110)) for _ in range(40)
             ]
-            for kind in ("copy", "repeat", "pair")
+            for kind in ("copy", "repeat", "pair", "apart")
         }
 
     @staticmethod

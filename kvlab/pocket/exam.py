@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from kvlab.pocket.evaluate import (
     in_words,
     item,
     latest_items,
+    pair_items,
     recall_items,
     scored,
     sha256,
@@ -59,6 +61,8 @@ COUNTED = (
 LENGTHS = (128, 256, 512, 1000, 2000)
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 GRID = ("password", "code")
+# from a name to what goes with it: nothing to four words as in training, then five never trained
+BETWEEN = ("", " is", " is in the", " came back from the", " and the king ran to a")
 
 
 def needle_row(kind: str, n_tokens: int) -> str:
@@ -162,6 +166,10 @@ def rows(tokenizer: Tokenizer, seed: int = 1, n_prompts: int = 200) -> dict[str,
             )
     for kind in ("color", "pet", "place"):
         made[f"{kind} of 5, 256 tokens"] = recall(kind, 256)
+    for between in BETWEEN:
+        made[f'pair of 5, "Anna{between} tiger"'] = partial(
+            pair_items, tokenizer, seed, n_prompts, between
+        )
     return made | {
         "password of 12, 256 tokens": recall("password", 256, 12),
         "password of 5, 256 tokens, strangers": recall(
@@ -339,7 +347,7 @@ def training_of(log: Path) -> Result:
 
 
 NO_SHARE = {
-    "step", "stage", "tokens", "seconds", "rate", "loss", "copy", "repeat", "pair",
+    "step", "stage", "tokens", "seconds", "rate", "loss", "copy", "repeat", "pair", "apart",
 }  # fmt: skip
 
 

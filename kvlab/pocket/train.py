@@ -81,14 +81,14 @@ PAIRS = {
     "records": 0.14,
 }
 RELATIONS = {
-    "facts": 0.07,
-    "prose": 0.05,
-    "story": 0.28,
-    "key_value": 0.34,
-    "copy": 0.03,
-    "repeat": 0.04,
-    "pair": 0.08,
-    "records": 0.11,
+    "facts": 0.06,
+    "prose": 0.04,
+    "story": 0.22,
+    "key_value": 0.28,
+    "copy": 0.02,
+    "repeat": 0.03,
+    "records": 0.09,
+    "apart": 0.26,
 }
 CODES = {
     "facts": 0.06,
@@ -102,8 +102,8 @@ CODES = {
     "numbers": 0.08,
     "copy": 0.02,
     "repeat": 0.02,
-    "pair": 0.03,
-    "records": 0.08,
+    "records": 0.05,
+    "apart": 0.06,
 }
 ANSWERS = {
     "facts": 0.40,
@@ -127,9 +127,9 @@ EVERYTHING = {
     "numbers": 0.03,
     "copy": 0.01,
     "repeat": 0.01,
-    "pair": 0.01,
+    "apart": 0.01,
 }
-COPYING = ("copy", "repeat", "pair")  # skills measured as a loss
+COPYING = ("copy", "repeat", "pair", "apart")  # skills measured as a loss
 KINDS_GATE = {
     "recall password": 0.8,
     "recall color": 0.8,
@@ -167,7 +167,7 @@ class Stage:
 SCHEDULE = (
     Stage("repetition", 128, 800, 2048, REPETITION, gate={"repeat": 0.5}),
     Stage("pairs", 128, 300, 2048, PAIRS, gate={"pair": 0.5}),
-    Stage("relations", 128, 300, 2048, RELATIONS, gate={"recall password": 0.8}),
+    Stage("relations", 128, 400, 2048, RELATIONS, gate={"recall password": 0.8, "apart": 0.5}),
     Stage("codes", 128, 400, 2048, CODES, gate=KINDS_GATE),
     Stage("everything 256", 256, 450, 4096, EVERYTHING, 0.70, 0.15, rate=(3e-3, 3e-3)),
     Stage("everything 512", 512, 400, 4096, EVERYTHING, 0.60, 0.35, rate=(3e-3, 2.2e-3)),

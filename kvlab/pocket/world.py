@@ -229,6 +229,14 @@ KINDS: dict[str, list[str] | None] = {
     "place": PLACES,
 }
 LABELS = ["Story:", "Facts:", "Read:"]
+# what stands between a name and what is paired with it: close by, or nothing to four words away, so
+# that no fixed distance leads from the one to the other
+CLOSE = ["", "", ":", " has", " ->", " is"]
+APART = [
+    *CLOSE,
+    *(" has the", " took the", " is in the", " went to the", " ran to the", " was here with the"),
+    *(" now has the old", " came back from the", " walked to the old"),
+]
 ONE_LINE = 0.3  # share of chats written on one line, as "System: … User: … Assistant: …"
 DIRECT = 0.5  # share of looked-up answers that are the value alone
 
@@ -688,13 +696,30 @@ def repeat(rng: random.Random, room: int) -> Document:
 
 def pair(rng: random.Random, room: int) -> Document:
     """Say who goes with what, "Anna tiger, Tom lion,", then say it again in another order."""
-    names = rng.sample(TOLD, rng.randint(2, 8))
-    values = [value_for(rng, name, WORDS + PLACES, held=False) for name in names]
-    return said_twice(rng, list(zip(names, values, strict=True)), len(names))
+    return said_twice(rng, _pairs(rng))
 
 
 def records(rng: random.Random, room: int) -> Document:
-    """Pair people with two to four digits or words from a handful, so that many go on alike.
+    """Do so with two to four words or digits each, many of which go on alike after the same one."""
+    return said_twice(rng, _records(rng))
+
+
+def apart(rng: random.Random, room: int) -> Document:
+    """Do so with words between, "Anna went to the tiger,"; the second time at times with others."""
+    pairs = _pairs(rng) if rng.random() < 0.7 else _records(rng)
+    told = asked = rng.choice(APART)
+    if rng.random() < 0.3:
+        asked = rng.choice(APART)
+    return said_twice(rng, pairs, told, asked)
+
+
+def _pairs(rng: random.Random) -> list[tuple[str, str]]:
+    names = rng.sample(TOLD, rng.randint(2, 8))
+    return [(name, value_for(rng, name, WORDS + PLACES, held=False)) for name in names]
+
+
+def _records(rng: random.Random) -> list[tuple[str, str]]:
+    """Pair people with two to four digits or words from a handful.
 
     What comes next can then be looked up by the name, and not by what came last: going on from
     another person's word or digit of the same sort is wrong as often as not.
@@ -709,17 +734,24 @@ def records(rng: random.Random, room: int) -> Document:
         value = join.join(rng.choice(free) for _ in range(length)) if free else ""
         if value and not held_out(name, value):
             pairs.append((name, value))
-    return said_twice(rng, pairs, len(pairs)) if pairs else pair(rng, room)
+    return pairs or _pairs(rng)
 
 
-def said_twice(rng: random.Random, pairs: list[tuple[str, str]], times: int) -> Document:
+def said_twice(
+    rng: random.Random,
+    pairs: list[tuple[str, str]],
+    told: str | None = None,
+    asked: str | None = None,
+    most: int = 8,
+) -> Document:
     """Say all pairs, then draw some of them again: the second value can be looked up."""
-    between = rng.choice([":", " has", " ->", " is", "", ""])
+    told = rng.choice(CLOSE) if told is None else told
+    asked = told if asked is None else asked
     document = [Piece("Pairs:", PLAIN)]
-    document += [Piece(f" {name}{between} {value},", NOISE) for name, value in pairs]
-    for _ in range(times):
+    document += [Piece(f" {name}{told} {value},", NOISE) for name, value in pairs]
+    for _ in range(min(most, len(pairs))):
         name, value = rng.choice(pairs)
-        document += [Piece(f" {name}{between}", NOISE), Piece(f" {value}", 4.0), Piece(",", NOISE)]
+        document += [Piece(f" {name}{asked}", NOISE), Piece(f" {value}", 4.0), Piece(",", NOISE)]
     return document
 
 
@@ -735,7 +767,7 @@ def number_strings(rng: random.Random, room: int) -> Document:
         return [Piece(text, NOISE)] + [Piece(text, STEM)] * rng.randint(1, 3)
     names = rng.sample(TOLD, rng.randint(2, 6))
     pairs = [(name, value_for(rng, name, None, held=False)) for name in names]
-    return said_twice(rng, pairs, min(len(pairs), 4))
+    return said_twice(rng, pairs, most=4)
 
 
 WRITERS: dict[str, Callable[[random.Random, int], Document]] = {
@@ -754,6 +786,7 @@ WRITERS: dict[str, Callable[[random.Random, int], Document]] = {
     "repeat": repeat,
     "pair": pair,
     "records": records,
+    "apart": apart,
     "numbers": number_strings,
 }
 
