@@ -19,6 +19,7 @@ LOSSES = {
     "copy": ("copy a list", "#0072B2", "-"),
     "repeat": ("go on repeating", "#D55E00", "--"),
     "pair": ("find a pair's second", "#009E73", ":"),
+    "apart": ("the same, words between", "#CC79A7", "-."),
 }
 SHARES = {
     "facts": ("facts", "#7A7A7A", "-"),
