@@ -413,8 +413,8 @@ def in_words(result: dict[str, Any]) -> str:
         "The first two hold for every model. Output-aware multiplies an element's size by what it "
         "will meet. A row of V per token is one token: all its elements meet the same attention "
         "weight. A column of K per channel is one channel: all its elements meet the same channel "
-        "of the query. A positive factor that a whole contest shares changes no rank. The other two "
-        "have a factor for each element of the contest.\n",
+        "of the query. A positive factor that a whole contest shares changes no rank. The other "
+        "two have a factor for each element of the contest.\n",
         "## Claims\n",
         "A verdict takes a sign test over the same prompts at 1 %, and that no model leans the "
         "other way. Numbers are right answers of the first method against the second's.\n",
