@@ -61,7 +61,7 @@ COUNTED = (
 LENGTHS = (128, 256, 512, 1000, 2000)
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 GRID = ("password", "code")
-# from a name to what goes with it: nothing to four words as in training, then five never trained
+# from a name to what goes with it: nothing to four words as in training, then six, never trained
 BETWEEN = ("", " is", " is in the", " came back from the", " and the king ran to a")
 
 

@@ -700,12 +700,12 @@ def pair(rng: random.Random, room: int) -> Document:
 
 
 def records(rng: random.Random, room: int) -> Document:
-    """Do so with two to four words or digits each, many of which go on alike after the same one."""
+    """Pair people with two to four words or digits each, many of which go on alike."""
     return said_twice(rng, _records(rng))
 
 
 def apart(rng: random.Random, room: int) -> Document:
-    """Do so with words between, "Anna went to the tiger,"; the second time at times with others."""
+    """Pair likewise, with words between, "Anna went to the tiger,"; at times other words again."""
     pairs = _pairs(rng) if rng.random() < 0.7 else _records(rng)
     told = asked = rng.choice(APART)
     if rng.random() < 0.3:
