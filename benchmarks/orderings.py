@@ -409,7 +409,10 @@ def in_words(result: dict[str, Any]) -> str:
         f"{len(models)} models trained from different seeds: {', '.join(models)}. Texts of about "
         f"{result['tokens']} tokens with five relations; the latest {RECENT} tokens stay dense.\n",
         "## Output-aware against magnitude, mask by mask (70 %)\n",
-        table(["what", "the same elements stay"], list(result["identities"].items())),
+        table(
+            ["what", "the same elements stay, in models"],
+            [[name, f"{n} of {len(models)}"] for name, n in result["identities"].items()],
+        ),
         "The first two hold for every model. Output-aware multiplies an element's size by what it "
         "will meet. A row of V per token is one token: all its elements meet the same attention "
         "weight. A column of K per channel is one channel: all its elements meet the same channel "
@@ -491,6 +494,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for folder in args.models:
         found += of_model(folder, args)
     claims = list(judged(found))
+    same = [identities(folder, args) for folder in args.models]
     record(
         "benchmarks.orderings",
         args.out,
@@ -498,7 +502,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prompts=args.prompts,
         tokens=args.tokens,
         weights_sha256={str(f): evaluate.sha256(f / "model.safetensors") for f in args.models},
-        identities=identities(args.models[0], args),
+        identities={name: sum(one[name] for one in same) for name in same[0]},
         claims=claims,
         seconds=round(time.perf_counter() - start, 1),
     )

@@ -52,9 +52,8 @@ def test_a_small_run_writes_the_numbers_and_the_page(tmp_path, monkeypatch):
     assert orderings.main(line) == 0
     result = json.loads(out.read_text(encoding="utf-8"))
     assert {row["task"] for row in result["rows"]} == set(orderings.TASKS)
-    assert result["identities"]["V per token"] and result["identities"]["K per channel"]
-    assert not result["identities"]["K per token"]
-    assert not result["identities"]["V per channel"]
+    proved, free = ("V per token", "K per channel"), ("K per token", "V per channel")
+    assert result["identities"] == dict.fromkeys(proved, 1) | dict.fromkeys(free, 0)
     page = out.with_suffix(".md").read_text(encoding="utf-8")
     assert all(row["method"] in page for row in result["rows"])
     assert len(list(keep.iterdir())) == 1
@@ -76,6 +75,9 @@ def test_recorded_over_three_seeds_with_the_shipped_one_among_them():
     assert len(hashes) == len(result["weights_sha256"]) >= 3
     assert sha256(pocket.path() / "model.safetensors") in hashes
     assert all(row["of"] >= 100 for row in result["rows"])
+    assert (
+        result["identities"]["V per token"] == result["identities"]["K per channel"] == len(hashes)
+    )
     names = {(row["method"], row["sparsity"]) for row in result["rows"]} - {("dense", 0.0)}
     assert names == {(m.name, m.sparsity) for m in orderings.methods(tiny=False)}
     page = RESULT.with_suffix(".md").read_text(encoding="utf-8")
