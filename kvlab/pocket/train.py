@@ -1,4 +1,4 @@
-"""Train the pocket model from nothing, on one CPU core, in less than an hour.
+"""Train the pocket model from nothing, on one CPU core, in about an hour.
 
     python -m kvlab.pocket.train --seed 0 --out runs/pocket
 
