@@ -333,7 +333,7 @@ def _set_limits(limits: Limits, level: str, mapped: int) -> None:
         resource.setrlimit(getattr(resource, name), (min(value, most), most))
 
     spent = int(time.process_time())  # where there is no fork, torch was loaded in this process
-    bound("RLIMIT_CPU", spent + limits.cpu_seconds, more=1)  # first a signal that names the reason
+    bound("RLIMIT_CPU", spent + limits.cpu_seconds, more=1)  # a signal first; not to process 1
     bound("RLIMIT_FSIZE", limits.file_bytes)
     bound("RLIMIT_CORE", 0)
     bound("RLIMIT_NOFILE", 128)
