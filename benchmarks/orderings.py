@@ -407,7 +407,8 @@ def in_words(result: dict[str, Any]) -> str:
         f"Made by `{result['command']}` on {result['machine'].get('cpu', 'this machine')}, torch "
         f"{result['machine']['torch']}. {result['prompts']} prompts a cell and model, "
         f"{len(models)} models trained from different seeds: {', '.join(models)}. Texts of about "
-        f"{result['tokens']} tokens with five relations; the latest {RECENT} tokens stay dense.\n",
+        f"{result['tokens']} tokens with five relations; the latest {RECENT} tokens stay dense. "
+        f"Measuring took {sum(result['seconds'].values()) / 60:.0f} minutes.\n",
         "## Output-aware against magnitude, mask by mask (70 %)\n",
         table(
             ["what", "the same elements stay, in models"],
@@ -459,21 +460,23 @@ def in_words(result: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def of_model(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One model's rows: those kept from an earlier run with the same weights, or measured now."""
+def of_model(folder: Path, args: argparse.Namespace) -> tuple[list[dict[str, Any]], float]:
+    """One model's rows and the seconds they took: kept from an earlier run, or measured now."""
     what = f"{evaluate.sha256(folder / 'model.safetensors')[:16]}-{args.prompts}-{args.tokens}"
     kept = args.keep and args.keep / f"{what}{'-tiny' * args.tiny}.json"
     if kept and kept.exists():
-        return [row | {"model": str(folder)} for row in json.loads(kept.read_text("utf-8"))]
-    found = []
+        earlier = json.loads(kept.read_text("utf-8"))
+        return [row | {"model": str(folder)} for row in earlier["rows"]], earlier["seconds"]
+    start, found = time.perf_counter(), []
     for row in measured(folder, args):
         found.append(row)
         if sys.stderr.isatty():
             print(f"\r{folder}: {len(found)} measured", end="", file=sys.stderr)
+    seconds = round(time.perf_counter() - start, 1)
     if kept:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(found), encoding="utf-8")
-    return found
+        kept.write_text(json.dumps({"seconds": seconds, "rows": found}), encoding="utf-8")
+    return found, seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -490,9 +493,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     lacking = [str(folder) for folder in args.models if not (folder / "config.json").exists()]
     if lacking:
         parser.error(f"no Hugging Face files in {', '.join(lacking)}")
-    start, found = time.perf_counter(), []
+    found, seconds = [], {}
     for folder in args.models:
-        found += of_model(folder, args)
+        rows_, seconds[str(folder)] = of_model(folder, args)
+        found += rows_
     claims = list(judged(found))
     same = [identities(folder, args) for folder in args.models]
     record(
@@ -504,7 +508,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         weights_sha256={str(f): evaluate.sha256(f / "model.safetensors") for f in args.models},
         identities={name: sum(one[name] for one in same) for name in same[0]},
         claims=claims,
-        seconds=round(time.perf_counter() - start, 1),
+        seconds=seconds,
     )
     if args.out:
         result = json.loads(args.out.read_text(encoding="utf-8"))

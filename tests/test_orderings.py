@@ -60,7 +60,8 @@ def test_a_small_run_writes_the_numbers_and_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(orderings, "measured", None)  # what was kept is not measured again
     assert orderings.main(line) == 0
     again = json.loads(out.read_text(encoding="utf-8"))
-    assert again["rows"] == result["rows"]
+    assert (again["rows"], again["seconds"]) == (result["rows"], result["seconds"])
+    assert min(result["seconds"].values()) > 0
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path, capsys):
