@@ -501,7 +501,7 @@ def test_facts_are_not_below_their_bar(row, model, tokenizer):
 @pytest.mark.parametrize("kind", exam.GRID)
 @pytest.mark.parametrize("n_tokens", [n for n in exam.LENGTHS if n <= exam.BARRED_TOKENS])
 def test_recall_is_not_below_its_bar_at_any_depth(kind, n_tokens, model, tokenizer):
-    makers = exam.cells(tokenizer, model.config.max_positions, seed=2, n_prompts=32)
+    makers = exam.cells(tokenizer, model.config.max_positions, seed=2, n_prompts=8)
     cells = [evaluate.scored(model, makers[kind, n_tokens, depth]()) for depth in exam.DEPTHS]
     for depth, cell in zip(exam.DEPTHS, cells, strict=True):
         assert not surely_below(cell, exam.CELL_LEAST), (depth, evaluate.in_words(cell))
@@ -540,6 +540,10 @@ def test_record_is_of_the_shipped_weights_and_every_bar_is_passed():
     assert result["documentation"]["trained_sha256"] == result["training"]["docs_sha256"]
     assert result["prompts"] == 200
     assert all(result["scores"][row]["of"] >= 200 for row in exam.LEAST if row != exam.IN_SENTENCES)
+    for by_length in result["grid"].values():
+        cells = [c for n, row in by_length.items() for c in row.values() if int(n) <= 1000]
+        assert len(cells) == 20 and all(cell["of"] == 200 for cell in cells)
+    assert result["retrieval"]["prompts"] == result["prose"]["temperature 1"]["texts"] == 200
     assert exam.bars(result) == result["bars"]
     assert not [bar["what"] for bar in result["bars"] if not bar["passed"]]
     assert result["passed"]
@@ -719,14 +723,14 @@ def test_a_training_log_tells_when_each_skill_came(tmp_path):
     common = {"stage": "a", "seconds": {"learning": 90.0}, "rate": 1, "loss": 2.0, "copy": 3.0}
     entries = [
         {"seed": 3},
-        {"step": 100, "tokens": 10, **common, "facts": 0.79, "code": 0.0},
+        {"step": 100, "tokens": 10, **common, "facts": 0.79, "code": 0.0, "code 1900": 0.9},
         {"gate": "more steps"},
         {"step": 200, "tokens": 20, **common, "facts": 0.8, "code": 0.7},
         {"step": 300, "tokens": 30, **common, "facts": 0.7, "code": 0.7},
     ]
     log.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     found = exam.training_of(log)
-    assert found["emerged"] == {"facts": 200}
+    assert found["emerged"] == {"facts": 200, "code 1900": 100}  # though the end does not ask it
     assert (found["seed"], found["steps"], found["minutes"]) == (3, 300, {"learning": 1.5})
     log.write_text(json.dumps(entries[0]))
     with pytest.raises(ValueError, match="no report"):
@@ -754,6 +758,29 @@ def test_two_kinds_of_five_people_have_ten_different_values(tokenizer):
         assert len({(kind, name) for kind, name, _ in told}) == 10
 
 
+def test_an_answer_in_its_own_words_is_the_value_or_a_sentence(model, tokenizer):
+    pairs = exam.in_own_words(tokenizer, seed=3, n_prompts=12)[
+        "password of 5, 256 tokens, in its own words"
+    ]()
+    for alone, sentence in pairs:
+        assert alone.prompt == sentence.prompt
+        assert tokenizer.decode(alone.prompt).endswith("Assistant:")
+        name, value = re.fullmatch(
+            r" The password of (\w+) is (\w+)\.", tokenizer.decode(sentence.answer)
+        ).groups()
+        assert tokenizer.decode(alone.answer) == f" {value}."
+        assert alone.answer[-1] == sentence.answer[-1] == 0
+        assert f"he password of {name} is {value}." in tokenizer.decode(alone.prompt)
+    heard = [
+        evaluate.continued(model, tokenizer, tokenizer.decode(alone.prompt))
+        in [tokenizer.decode(one.answer, skip_special_tokens=False) for one in (alone, sentence)]
+        for alone, sentence in pairs
+    ]
+    assert evaluate.scored_either(model, pairs)["right"] == sum(heard) > 6
+    wrong = [(a._replace(answer=[5, 0]), s._replace(answer=[6, 0])) for a, s in pairs]
+    assert evaluate.scored_either(model, wrong)["right"] == 0
+
+
 def test_strangers_and_depths_reach_the_prompts(tokenizer):
     sets = exam.rows(tokenizer, seed=3, n_prompts=5)
     for one in sets["password of 5, 256 tokens, strangers"]():
@@ -762,7 +789,7 @@ def test_strangers_and_depths_reach_the_prompts(tokenizer):
         assert names <= set(world.STRANGERS)
     at = []
     for depth in (0.0, 0.5, 1.0):
-        one = exam.cells(tokenizer, 2048, seed=3, n_prompts=4)["code", 256, depth]()[0]
+        one = exam.cells(tokenizer, 2048, seed=3, n_prompts=1)["code", 256, depth]()[0]
         words = tokenizer.decode(one.prompt)
         sentence = re.search(r"What is (the code of \w+)\?", words)[1]
         at.append(words.index(f"{sentence[0].upper()}{sentence[1:]} is") / len(words))

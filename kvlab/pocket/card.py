@@ -105,7 +105,7 @@ def grid(result: Result) -> str:
     """Tell the share right for each length and depth."""
     rows = [
         [kind, f"{int(n):,}", next(iter(row.values()))["of"]]
-        + [f"{100 * score['share']:.0f} %" for score in row.values()]
+        + [f"{100 * score['share']:.1f} %" for score in row.values()]
         for kind, by_length in result["grid"].items()
         for n, row in by_length.items()
     ]
@@ -238,7 +238,7 @@ def spread(seeds: Sequence[Result]) -> str:
     lines += [
         ["minutes", *(f"{sum(t['minutes'].values()):.1f}" for t in trained)],
         ["M tokens", *(f"{t['tokens'] / 1e6:.2f}" for t in trained)],
-        ["steps added by gates", *(_more_steps(t) for t in trained)],
+        ["times a gate asked for 200 more steps", *(_more_steps(t) for t in trained)],
     ]
     for skill, words in CURVE.items():
         if skill not in exam.NO_SHARE:

@@ -98,16 +98,32 @@ def recall_items(
     n_relations: int,
     n_tokens: int,
     kind: str,
-    *,
-    stem: bool = True,
     **which: Any,
 ) -> list[Item]:
     """Make prompts that ask for one of some like relations, of held-out pairs unless not `held`.
 
-    With `stem` the answer's first words are part of the prompt: only the value is asked for.
+    The answer's first words are part of the prompt: only the value is asked for.
     """
     made = recall_prompts(tokenizer, seed, n_prompts, n_relations, n_tokens, kind, **which)
-    return [item(tokenizer, one.prompt + one.stem * stem, one.value) for one in made]
+    return [item(tokenizer, one.prompt + one.stem, one.value) for one in made]
+
+
+def whole_answers(
+    tokenizer: Tokenizer, seed: int, n_prompts: int, n_tokens: int, kind: str
+) -> list[tuple[Item, Item]]:
+    """Ask as `recall_items` does, without the answer's first words, for one of five relations.
+
+    The model was taught two whole answers, the value alone and a sentence: each prompt comes with
+    both.
+    """
+    made = recall_prompts(tokenizer, seed, n_prompts, 5, n_tokens, kind)
+    return [
+        (
+            item(tokenizer, one.prompt, f"{one.value}.", ends=True),
+            item(tokenizer, one.prompt, f"{one.stem}{one.value}.", ends=True),
+        )
+        for one in made
+    ]
 
 
 def fact_items(
@@ -291,6 +307,12 @@ class Skills:
 def scored(model: Transformer, items: Sequence[Item]) -> dict[str, Any]:
     """Count the right answers, with their share and its interval."""
     return counted(sum(right(model, items)), len(items))
+
+
+def scored_either(model: Transformer, pairs: Sequence[tuple[Item, Item]]) -> dict[str, Any]:
+    """Count the prompts to which greedy decoding gives one of two right answers."""
+    ways = [right(model, items) for items in zip(*pairs, strict=True)]
+    return counted(sum(map(any, zip(*ways, strict=True))), len(pairs))
 
 
 def counted(n_right: int, n: int) -> dict[str, Any]:

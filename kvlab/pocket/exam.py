@@ -30,8 +30,10 @@ from kvlab.pocket.evaluate import (
     pair_items,
     recall_items,
     scored,
+    scored_either,
     sha256,
     two_kinds_items,
+    whole_answers,
     written_items,
 )
 from kvlab.progress import progress
@@ -159,11 +161,6 @@ def rows(tokenizer: Tokenizer, seed: int = 1, n_prompts: int = 200) -> dict[str,
             for q, a in world.SMALL_TALK
         ],
     }
-    for kind in GRID:
-        for n_tokens in (256, 512):
-            made[f"{kind} of 5, {n_tokens} tokens, value alone"] = recall(
-                kind, n_tokens, stem=False
-            )
     for kind in ("color", "pet", "place"):
         made[f"{kind} of 5, 256 tokens"] = recall(kind, 256)
     for between in BETWEEN:
@@ -194,17 +191,30 @@ def rows(tokenizer: Tokenizer, seed: int = 1, n_prompts: int = 200) -> dict[str,
     }
 
 
+def in_own_words(
+    tokenizer: Tokenizer, seed: int = 1, n_prompts: int = 200
+) -> dict[str, Callable[[], list[tuple[Item, Item]]]]:
+    """Name the question sets whose answers may be the value or a sentence, with what makes them."""
+    return {
+        f"{kind} of 5, {n} tokens, in its own words": partial(
+            whole_answers, tokenizer, seed, n_prompts, n, kind
+        )
+        for kind in GRID
+        for n in (256, 512)
+    }
+
+
 def cells(
     tokenizer: Tokenizer, longest: int, seed: int = 1, n_prompts: int = 200
 ) -> dict[tuple[str, int, float], Maker]:
     """Name every cell of the grid: kind, length and depth of one needle of five.
 
-    Five cells make a row; those that have a bar get more prompts, so that a cell's share means
-    something by itself.
+    Each cell that has a bar gets all the prompts; of the longest texts, which have none, the row
+    does.
     """
 
     def maker(kind: str, n_tokens: int, depth: float) -> Maker:
-        n = max(1, round(n_prompts * (0.25 if n_tokens <= BARRED_TOKENS else 0.2)))
+        n = n_prompts if n_tokens <= BARRED_TOKENS else max(1, round(n_prompts / len(DEPTHS)))
         return lambda: recall_items(tokenizer, seed, n, 5, n_tokens, kind, depth=depth)
 
     return {
@@ -230,17 +240,19 @@ def evaluate(folder: Path, n_prompts: int = 200) -> Result:
     _refuse_others(model, folder)
     some, few = -(-n_prompts // 2), -(-n_prompts // 10)
     parts: dict[str, Callable[[], Any]] = {
-        "retrieval": lambda: inside.retrieval(model, tokenizer, some),
+        "retrieval": lambda: inside.retrieval(model, tokenizer, n_prompts),
         "sinks": lambda: inside.sinks(model, tokenizer, some),
         "outliers": lambda: inside.outliers(model, tokenizer, few),
         "documentation": lambda: text.documentation(model, tokenizer),
-        "prose": lambda: text.prose(model, tokenizer),
+        "prose": lambda: text.prose(model, tokenizer, -(-n_prompts // len(text.OPENINGS))),
         "samples": lambda: {prompt: continued(model, tokenizer, prompt) for prompt in SAMPLES},
     }
     sets = rows(tokenizer, n_prompts=n_prompts)
     needles = cells(tokenizer, model.config.max_positions, n_prompts=n_prompts)
     asked = {cell_name(cell): make for cell, make in needles.items()} | sets
     steps = {name: lambda make=make: scored(model, make()) for name, make in asked.items()} | parts
+    free = in_own_words(tokenizer, n_prompts=n_prompts)
+    steps |= {name: lambda make=make: scored_either(model, make()) for name, make in free.items()}
     measured, seconds = _all(steps)
     found = {
         "machine": machine() | {"tokenizers": tokenizers.__version__},
@@ -251,7 +263,7 @@ def evaluate(folder: Path, n_prompts: int = 200) -> Result:
         "tokenizer_sha256": sha256(folder / "tokenizer.json"),
         "prompts": n_prompts,
         "prompt_tokens": {prompt: len(wrapped.encode(prompt)) for prompt in COUNTED},
-        "scores": {name: measured[name] for name in sets},
+        "scores": {name: measured[name] for name in (*sets, *free)},
         "grid": _grid({cell: measured[cell_name(cell)] for cell in needles}),
         **{name: measured[name] for name in parts},
     }
@@ -331,7 +343,7 @@ def training_of(log: Path) -> Result:
     emerged: dict[str, int] = {}
     for step, entry in curve.items():
         for skill, value in entry.items():
-            if skill in last and skill not in NO_SHARE and value >= 0.8:
+            if skill not in NO_SHARE and value >= 0.8:
                 emerged.setdefault(skill, step)
     return {
         "command": f"python -m kvlab.pocket.train --seed {starts[0]['seed']}",
@@ -389,7 +401,7 @@ def as_text(result: Result) -> str:
             f"{kind} of 5, share right by depth{'':6}" + "".join(f"{d:>7g}" for d in DEPTHS),
         ]
         for n, row in by_length.items():
-            shares = "".join(f"{score['share']:7.2f}" for score in row.values())
+            shares = "".join(f"{score['share']:7.3f}" for score in row.values())
             lines.append(f"{n:>8} tokens{'':21}{shares}")
     lines.append("")
     for part, bits in result["documentation"]["bits_per_byte"].items():

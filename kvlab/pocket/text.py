@@ -193,7 +193,7 @@ def repeated(ids: Sequence[int], n: int = 4) -> float:
     return 1 - len(set(grams)) / len(grams)
 
 
-def prose(model: Transformer, tokenizer: Tokenizer, n_seeds: int = 8) -> dict[str, Any]:
+def prose(model: Transformer, tokenizer: Tokenizer, n_seeds: int) -> dict[str, Any]:
     """Let the model go on from some openings for 100 tokens; count what loops and what repeats.
 
     Where a text ends, the next one begins: an ending token is followed like any other. Beside it

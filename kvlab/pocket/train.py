@@ -55,7 +55,7 @@ CONFIG = ModelConfig(
 LEARNING_RATE = 3e-3
 WARMUP_STEPS = 60
 # what the schedule below, and its stages on 128 tokens, take at most when no gate asks for more: on
-# the slowest core that trained it (0.63 s a step of 2,048 tokens); the card's took two thirds
+# the slowest core that trained it (0.63 s a step of 2,048 tokens); the card's took three quarters
 FULL_MINUTES, CAMP_MINUTES = 70, 20
 EXTRA_STEPS = 200  # what a stage gets once more when its gate fails
 N_EXTENSIONS = 5  # how often, in each stage

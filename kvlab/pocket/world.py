@@ -9,7 +9,7 @@ seed is one corpus. Look at some with
 Three things never occur in what the writers below produce, so that knowing can be told from
 remembering: a held-out (person, value) pair in a relation or a pair list, a stranger in either,
 and a held-out (country, phrasing) question. A tenth of pairs and questions is held out, by a hash
-of their names; strangers are eight people of whom nothing is ever told but harmless events.
+of their names; strangers are eight people of whom stories are told, but no relation.
 """
 
 # ruff: noqa: SIM905  (tables of words are easier to read, and to add to, as text)
