@@ -84,7 +84,10 @@ def _parser() -> argparse.ArgumentParser:
 
     exam = command("eval", _eval, "measure the pocket model, and hold it against its bars")
     exam.add_argument("model", nargs="?", default="pocket", help='"pocket", or a folder')
-    exam.add_argument("--prompts", type=int, default=200, metavar="N", help="in each set")
+    exam.add_argument(
+        "--prompts", type=int, default=200, metavar="N",
+        help="in each set; 200, the default, take about ten minutes on one core",
+    )  # fmt: skip
     exam.add_argument("--json", action="store_true")
     exam.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON there")
     exam.add_argument("--log", type=Path, help="of the training; default: log.jsonl by the folder")

@@ -127,7 +127,7 @@ def as_text(report: dict[str, Any]) -> str:
             f"{'seconds':<24}{with_cache['seconds']:>14.2f}{without['seconds']:>14.2f}",
             "",
             f"{report['ratio']:.1f} times as fast with the cache, on {where['cpu']}, "
-            f"{where['threads']} threads, torch {where['torch']}.",
+            f"{where['threads']} thread{'s' * (where['threads'] != 1)}, torch {where['torch']}.",
         ]
     )
 

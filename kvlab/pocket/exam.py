@@ -250,10 +250,12 @@ def evaluate(folder: Path, n_prompts: int = 200) -> Result:
     sets = rows(tokenizer, n_prompts=n_prompts)
     needles = cells(tokenizer, model.config.max_positions, n_prompts=n_prompts)
     asked = {cell_name(cell): make for cell, make in needles.items()} | sets
-    steps = {name: lambda make=make: scored(model, make()) for name, make in asked.items()} | parts
     free = in_own_words(tokenizer, n_prompts=n_prompts)
-    steps |= {name: lambda make=make: scored_either(model, make()) for name, make in free.items()}
-    measured, seconds = _all(steps)
+    measured, seconds = _all(
+        {name: lambda make=make: scored(model, make()) for name, make in asked.items()}
+        | {name: lambda make=make: scored_either(model, make()) for name, make in free.items()}
+        | parts
+    )
     found = {
         "machine": machine() | {"tokenizers": tokenizers.__version__},
         "parameters": model.config.n_params,
