@@ -31,7 +31,9 @@ def test_the_clock_runs_forward(report):
 
 def test_the_text_says_what_was_measured_where(report):
     text = demo.as_text(report)
-    for part in ("the same tokens", "rows projected", "threads", "times as fast", "lemon"):
+    threads = report["machine"]["threads"]
+    counted = "1 thread," if threads == 1 else f"{threads} threads,"
+    for part in ("the same tokens", "rows projected", counted, "times as fast", "lemon"):
         assert part in text
 
 
