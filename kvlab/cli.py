@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     hint.add_argument("exercise", help='like "6.1"')
     hint.add_argument("n", type=int, nargs="?", default=1, help="1, 2 or 3")
 
-    release = command("release", _release, "make exercises/ from solutions/")
+    release = command("release", _release, "make exercises/ and solutions/ from course/")
     release.add_argument("--check", action="store_true", help="only say whether they agree")
 
     tidy = command("normalise", _normalise, "remove from notebooks what differs from run to run")
@@ -292,16 +292,16 @@ def _doctor(args, _rest) -> int:
 
 
 def _grade(args, _rest) -> int:
-    from kvlab.course import marking
+    from kvlab.course.grading import command
 
-    return marking.run(args)
+    return command.run(args)
 
 
 def _progress(_args, _rest) -> int:
-    from kvlab.course import progress
+    from kvlab.course import record
 
-    print(progress.as_text())
-    print(f"noted in {progress.path()}")
+    print(record.as_text())
+    print(f"noted in {record.path()}")
     return 0
 
 
@@ -313,17 +313,17 @@ def _hint(args, _rest) -> int:
 
 
 def _release(args, _rest) -> int:
-    from kvlab.course import notebooks
-    from kvlab.course.exercises import ALL
+    from kvlab.course.author import cells
+    from kvlab.course.exercises import CHAPTERS
+    from kvlab.course.grading import notebooks
 
     stale = []
-    for solution in sorted((ROOT / "solutions").glob("*.ipynb")):
-        of_chapter = [e for e in ALL if solution.name.startswith(f"{int(e.chapter):02d}_")]
-        marked = notebooks.mark(notebooks.read(solution), of_chapter)
-        target = ROOT / "exercises" / solution.name
-        for path, made in ((solution, marked), (target, notebooks.release(marked))):
+    for chapter in CHAPTERS:
+        solved = cells.solutions(chapter.notebook, chapter.introduction, chapter.exercises)
+        for folder, made in (("solutions", solved), ("exercises", notebooks.release(solved))):
+            path = ROOT / folder / f"{chapter.notebook}.ipynb"
             if not path.is_file() or notebooks.read(path) != made:
-                stale.append(f"{path.parent.name}/{path.name}")
+                stale.append(f"{folder}/{path.name}")
                 if not args.check:
                     notebooks.write(path, made)
     print(f"{', '.join(stale) or 'nothing'} {'differs' if args.check else 'written'}")
@@ -331,7 +331,7 @@ def _release(args, _rest) -> int:
 
 
 def _normalise(args, _rest) -> int:
-    from kvlab.course import notebooks
+    from kvlab.course.grading import notebooks
 
     untidy = []
     for path in args.files:

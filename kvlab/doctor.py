@@ -96,7 +96,7 @@ def _torch() -> dict[str, Any] | None:
 
 
 def _isolation() -> str:
-    from kvlab.course import sandbox
+    from kvlab.course.sandbox import walls
 
-    level = sandbox.best()
+    level = walls.best()
     return f"{level.name}. {level.says}"

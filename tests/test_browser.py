@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from kvlab.cli import ROOT
-from kvlab.course import notebooks
+from kvlab.course.grading import notebooks
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [

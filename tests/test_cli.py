@@ -4,7 +4,7 @@ import pytest
 from safetensors import safe_open
 
 from kvlab import cli
-from kvlab.course import notebooks
+from kvlab.course.grading import notebooks
 
 
 def test_no_command_prints_help(capsys):

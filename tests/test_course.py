@@ -11,12 +11,14 @@ import torch
 import kvlab
 from kvlab import check, hint
 from kvlab.cli import ROOT, main
-from kvlab.course import ch06_answers, compare, notebooks, spec
-from kvlab.course.answer import LocalAnswer
+from kvlab.course import ch06_answers
+from kvlab.course.author import compare, spec
+from kvlab.course.author.lending import LentFunction
 from kvlab.course.exercises import ALL
-from kvlab.course.grade import grade, grade_source
-from kvlab.course.judging import draw, judge
-from kvlab.course.lending import LentFunction
+from kvlab.course.grading import notebooks
+from kvlab.course.grading.grade import grade, grade_source
+from kvlab.course.judge import draw, judge
+from kvlab.course.sandbox.answer import LocalAnswer
 from tests.test_exercises import local, run_cell
 
 SOLUTION = ROOT / "solutions" / "06_kv_cache.ipynb"
@@ -46,7 +48,7 @@ def test_an_error_of_torch_is_no_stub():
 
 def test_check_and_grade_really_draw_them(monkeypatch):
     from kvlab.course import checking
-    from kvlab.course.grade import Rules
+    from kvlab.course.grading.grade import Rules
 
     seeds = []
     monkeypatch.setattr(checking, "judge", lambda e, a, seed: seeds.append(seed))

@@ -11,9 +11,10 @@ import socket
 import pytest
 
 from kvlab.cli import ROOT, main
-from kvlab.course import notebooks, report, sandbox
 from kvlab.course.exercises import ALL
-from kvlab.course.grade import Rules, find_submissions, grade_all
+from kvlab.course.grading import notebooks, report
+from kvlab.course.grading.grade import Rules, find_submissions, grade_all
+from kvlab.course.sandbox import walls
 from tests import hostile
 
 PAGE = ROOT / "docs" / "grading.md"
@@ -27,13 +28,13 @@ OUT_OF = sum(e.points for e in ALL if e.chapter == "6")
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """One run of the grader over everything in `tests/hostile.py`."""
-    if sandbox.best().name not in SEALED:
+    if walls.best().name not in SEALED:
         pytest.skip("needs namespaces: without them a hostile answer would harm this machine")
     folder = tmp_path_factory.mktemp("class")
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)
         names = hostile.build(folder, server.getsockname()[1])
-        rules = Rules(seed="grade 7", limits=sandbox.Limits(cpu_seconds=6))
+        rules = Rules(seed="grade 7", limits=walls.Limits(cpu_seconds=6))
         found = {g.name: g for g in grade_all(find_submissions([folder]), rules, workers=3)}
         with pytest.raises(TimeoutError):
             server.accept()
@@ -126,7 +127,7 @@ def test_a_class_that_was_stopped_goes_on(class_of_three, tmp_path, capsys, monk
     assert main(line) == 0
     assert len(asked) == 3 and "2 of 3 were graded before" in capsys.readouterr().err
     found = json.loads(marks.read_text())
-    assert found["isolation"] == sandbox.best().says and found["seed"].startswith("grade ")
+    assert found["isolation"] == walls.best().says and found["seed"].startswith("grade ")
     by_name = {r["name"]: r for r in found["notebooks"]}
     assert [by_name[f"{n}/06_kv_cache"]["points"] for n in ("ann", "bob", "=cy")] == [4, 0, 0]
     assert by_name["bob/06_kv_cache"]["questions"][0]["state"] == "not answered"
@@ -157,10 +158,10 @@ def test_one_notebook_for_a_cluster_job_and_for_gradescope(tmp_path, capsys):
     assert main(line) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["notebooks"][0]["points"] == 4
-    assert found["notebooks"][0]["isolation"] == sandbox.best().name
+    assert found["notebooks"][0]["isolation"] == walls.best().name
     shown = json.loads(results.read_text())
     assert shown["score"] == 4 and len(shown["tests"]) == 7
-    assert sandbox.best().says in shown["output"]
+    assert walls.best().says in shown["output"]
     assert sum(t["max_score"] for t in shown["tests"]) == OUT_OF
     assert {t["status"] for t in shown["tests"]} == {"passed", "failed"}
     path.write_text("?")
@@ -259,7 +260,7 @@ def test_a_link_a_pipe_and_a_huge_file_are_not_read(tmp_path):
 
 
 def test_a_fault_of_the_grader_stays_with_its_question(tmp_path, monkeypatch):
-    from kvlab.course import grade as module
+    from kvlab.course.grading import grade as module
 
     real = module.grade_source
 

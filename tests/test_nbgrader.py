@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from kvlab.cli import ROOT
-from kvlab.course import notebooks
 from kvlab.course.exercises import ALL
+from kvlab.course.grading import notebooks
 from tests.hostile import ANSWERS
 
 pytest.importorskip("nbgrader", reason="needs nbgrader: pip install .[class]")

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from kvlab.cli import ROOT
-from kvlab.course import notebooks
 from kvlab.course.exercises import ALL
+from kvlab.course.grading import notebooks
 
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 TIMED = re.compile(r"clock\(|compare\(|timed_both_ways\(|perf_counter")

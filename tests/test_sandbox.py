@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from kvlab.cli import ROOT
-from kvlab.course import sandbox
-from kvlab.course.answer import AnswerRaised, Stopped, Unavailable
-from kvlab.course.remote import Nursery, RemoteAnswer
-from kvlab.course.sandbox import LEVELS, Limits
+from kvlab.course.sandbox import walls
+from kvlab.course.sandbox.answer import AnswerRaised, Stopped, Unavailable
+from kvlab.course.sandbox.remote import Nursery, RemoteAnswer
+from kvlab.course.sandbox.walls import LEVELS, Limits
 
 ECHO = "import os, sys, torch\nclass f:\n    def __new__(cls, code): return eval(code)\n"
 
@@ -24,7 +24,7 @@ ECHO = "import os, sys, torch\nclass f:\n    def __new__(cls, code): return eval
 def works(name):
     if name == "clock" or (name == "limits" and os.name == "posix"):
         return True
-    return sys.platform == "linux" and sandbox._works(name)
+    return sys.platform == "linux" and walls._works(name)
 
 
 @pytest.fixture(scope="module", params=list(LEVELS))
@@ -99,7 +99,7 @@ def test_what_one_exercise_allows_is_shown_to_its_answers_only(nursery):
 )
 def test_a_forbidden_call_of_torch_is_refused_however_it_is_reached(call):
     """In a thread of its own: one of them switches off, and not on again, what torch asks of it."""
-    from kvlab.course.answer import LocalAnswer
+    from kvlab.course.sandbox.answer import LocalAnswer
 
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(LocalAnswer(eval, forbids=("cat",)), call)
@@ -254,7 +254,7 @@ def test_a_user_without_rights_gets_namespaces_too(tmp_path):
     stage = _readable_copy()
     if stage is None:
         pytest.skip("this Python lies where other users cannot read it")
-    code = "from kvlab.course import sandbox; print(sandbox.best().name)"
+    code = "from kvlab.course import sandbox; print(walls.best().name)"
     line = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c"]
     done = subprocess.run(
         [*line, code], capture_output=True, text=True, cwd=stage, env={"PYTHONPATH": str(stage)}
@@ -278,6 +278,6 @@ def _readable_copy():
 def test_the_level_is_named_by_the_doctor_and_says_when_it_is_for_honest_mistakes(capsys):
     from kvlab import doctor
 
-    assert sandbox.best().name in doctor._isolation()
+    assert walls.best().name in doctor._isolation()
     for name, level in LEVELS.items():
         assert ("honest mistakes" in level.says) == (name in ("limits", "clock"))

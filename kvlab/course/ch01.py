@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from kvlab.course import ch01_answers as given
-from kvlab.course.answer import Answer, NotData
-from kvlab.course.compare import AtLeast, AtMost, Near, brief
-from kvlab.course.spec import Case, Exercise, Law, Outcome, Wrong, agrees, named
+from kvlab.course.author.compare import AtLeast, AtMost, Near, brief
+from kvlab.course.author.spec import Case, Exercise, Law, Outcome, Wrong, agrees, named
+from kvlab.course.sandbox.answer import Answer, NotData
 
 
 def _normal(rng: random.Random):

@@ -13,10 +13,20 @@ import torch
 from torch import Tensor
 
 from kvlab.course import ch02_answers as answers
-from kvlab.course.answer import Answer
-from kvlab.course.compare import Near
-from kvlab.course.lending import LentFunction
-from kvlab.course.spec import Case, Exercise, Law, Outcome, Wrong, agrees, choice, claims, named
+from kvlab.course.author.compare import Near
+from kvlab.course.author.lending import LentFunction
+from kvlab.course.author.spec import (
+    Case,
+    Exercise,
+    Law,
+    Outcome,
+    Wrong,
+    agrees,
+    choice,
+    claims,
+    named,
+)
+from kvlab.course.sandbox.answer import Answer
 
 # --- 2.1 a rectangular mask ---------------------------------------------------------------------
 

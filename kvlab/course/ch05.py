@@ -17,10 +17,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from kvlab.course import ch05_answers as given
-from kvlab.course.answer import Answer, Lent, NotData
-from kvlab.course.compare import AtLeast, AtMost, Near, brief
-from kvlab.course.lending import tiny_model
-from kvlab.course.spec import (
+from kvlab.course.author.compare import AtLeast, AtMost, Near, brief
+from kvlab.course.author.lending import tiny_model
+from kvlab.course.author.spec import (
     Case,
     Exercise,
     Law,
@@ -32,6 +31,7 @@ from kvlab.course.spec import (
     named,
     one_number,
 )
+from kvlab.course.sandbox.answer import Answer, Lent, NotData
 from kvlab.generation import decode, prefill, stream
 from kvlab.model import Transformer
 from kvlab.probe import Probe

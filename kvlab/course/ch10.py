@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from kvlab.course import ch10_answers as given
-from kvlab.course.answer import Answer, NotData
-from kvlab.course.compare import AtMost
-from kvlab.course.spec import (
+from kvlab.course.author.compare import AtMost
+from kvlab.course.author.spec import (
     Case,
     Exercise,
     Law,
@@ -25,6 +24,7 @@ from kvlab.course.spec import (
     named,
     raised_by,
 )
+from kvlab.course.sandbox.answer import Answer, NotData
 
 
 def _normal(rng: random.Random, *shape: int) -> Tensor:

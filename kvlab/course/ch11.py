@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from kvlab.course import ch11_answers as answers
-from kvlab.course.answer import Answer, Lent
-from kvlab.course.compare import AtMost
-from kvlab.course.spec import Case, Exercise, Law, Outcome, Wrong, agrees, claims, named
+from kvlab.course.author.compare import AtMost
+from kvlab.course.author.spec import Case, Exercise, Law, Outcome, Wrong, agrees, claims, named
+from kvlab.course.sandbox.answer import Answer, Lent
 
 
 def _normal(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -9,11 +9,11 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from kvlab.course import progress
-from kvlab.course.answer import LocalAnswer, refusal
+from kvlab.course import record
+from kvlab.course.author.spec import Exercise, Verdict
 from kvlab.course.exercises import find
-from kvlab.course.judging import judge
-from kvlab.course.spec import Exercise, Verdict
+from kvlab.course.judge import judge
+from kvlab.course.sandbox.answer import LocalAnswer, refusal
 
 # How code fetches a global by its name. Attributes have names too, which say nothing of globals.
 _LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
@@ -41,7 +41,7 @@ def check(number: str, answer: Callable[..., Any], *, seed: int | None = None) -
         verdict = Verdict(exercise, "failed", f"{refused}.")
     else:
         verdict = judge(exercise, LocalAnswer(answer, exercise.forbids), f"check {seed}")
-    progress.record(verdict)
+    record.record(verdict)
     return verdict
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from kvlab import __version__
-from kvlab.course.grade import Graded
-from kvlab.course.sandbox import LEVELS
+from kvlab.course.grading.grade import Graded
+from kvlab.course.sandbox.walls import LEVELS
 
 Row = dict[str, Any]
 

@@ -6,9 +6,17 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from kvlab.course.answer import Answer, AnswerRaised, LocalAnswer, NotData, Stopped, Unavailable
-from kvlab.course.compare import describe, difference, picture
-from kvlab.course.spec import Case, Exercise, Law, Outcome, Verdict, is_stub
+from kvlab.course.author.compare import came, describe, difference, picture
+from kvlab.course.author.laws import is_stub
+from kvlab.course.author.spec import Case, Exercise, Law, Outcome, Verdict
+from kvlab.course.sandbox.answer import (
+    Answer,
+    AnswerRaised,
+    LocalAnswer,
+    NotData,
+    Stopped,
+    Unavailable,
+)
 
 PRIVATE = "a private case"
 
@@ -94,9 +102,10 @@ def _fault(law: Law, case: Case, outcome: Outcome) -> tuple[str, str]:
     if "not data" in outcome:
         return outcome["not data"], ""
     for name, expected in law.expect(case, outcome).items():
-        wrong = difference(name, outcome[name], expected)
+        value = came(outcome[name])
+        wrong = difference(name, value, expected)
         if wrong:
-            return wrong, picture(name, outcome[name], expected)
+            return wrong, picture(name, value, expected)
     return "", ""
 
 
@@ -145,7 +154,7 @@ def _same_outcome(a: Outcome, b: Outcome) -> bool:
         return a.get("raised") == b.get("raised")
     if a.keys() != b.keys():
         return False
-    return all(not difference(name, a[name], b[name]) for name in a)
+    return all(not difference(name, came(a[name]), came(b[name])) for name in a)
 
 
 # --- the clock ------------------------------------------------------------------------------------

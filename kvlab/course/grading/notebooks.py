@@ -10,12 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from kvlab.course.spec import Exercise
+from typing import Any
 
 STUB = 'raise NotImplementedError("not answered yet")'
 
@@ -133,33 +130,6 @@ def _kernel(notebook: Notebook) -> str:
     spec = meta.get("kernelspec") if isinstance(meta, dict) else None
     language = spec.get("language", "python") if isinstance(spec, dict) else "python"
     return "" if str(language).lower() == "python" else str(language)[:40]
-
-
-def mark(notebook: Notebook, exercises: Sequence[Exercise]) -> Notebook:
-    """A solution notebook with nbgrader's metadata on its answer and check cells.
-
-    An answer cell is one that holds a solution and defines an exercise's name; a check cell begins
-    with that exercise's `check(...)`. Points come from the specification.
-    """
-    cells = []
-    for cell in notebook["cells"]:
-        meta = _marks(source(cell), exercises) if cell.get("cell_type") == "code" else None
-        if meta is not None:
-            cell = {**cell, "metadata": {**cell.get("metadata", {}), "nbgrader": meta}}
-        cells.append(cell)
-    return {**notebook, "cells": cells}
-
-
-def _marks(text: str, exercises: Sequence[Exercise]) -> dict[str, Any] | None:
-    common = {"schema_version": 3, "task": False}
-    for e in exercises:
-        if text.startswith(f'check("{e.number}"'):
-            return {**common, "grade_id": f"{e.grade_id}_check", "grade": True, "locked": True,
-                    "solution": False, "points": e.points}  # fmt: skip
-        if "### BEGIN SOLUTION" in text and re.search(rf"^(?:def|class)\s+{e.name}\b", text, re.M):
-            return {**common, "grade_id": e.grade_id, "grade": False, "locked": False,
-                    "solution": True}  # fmt: skip
-    return None
 
 
 def release(notebook: Notebook) -> Notebook:

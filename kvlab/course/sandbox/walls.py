@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parents[2]
 ROOT = PACKAGE.parent
 # The answer's own folder in its world. Not /tmp: a project that lies there would show its name.
 FOLDER = "/answer"
@@ -94,7 +94,7 @@ def _works(level: str) -> bool:
     if level == "bubblewrap" and shutil.which("bwrap") is None:
         return False
     with tempfile.TemporaryDirectory(prefix="kvlab-probe-") as folder:
-        line = python("kvlab.course.sandbox", level, bubblewrapped=level == "bubblewrap")
+        line = python("kvlab.course.sandbox.walls", level, bubblewrapped=level == "bubblewrap")
         try:
             done = subprocess.run(
                 line, cwd=folder, env=environment(folder), capture_output=True, timeout=300
@@ -193,7 +193,7 @@ def _bubblewrap(modules: Sequence[str]) -> list[str]:
             line += ["--ro-bind", path, path]
     for path in hidden():
         line += ["--tmpfs", path]
-    names = {"kvlab", "kvlab.course", *modules}
+    names = {"kvlab", "kvlab.course", "kvlab.course.sandbox", *modules}
     for path in sorted({str(_file_of(name)) for name in names}):
         line += ["--ro-bind", path, path]
     for path in ("/", "/dev", *hidden()):  # nothing but its own folder can be written

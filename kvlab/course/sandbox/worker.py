@@ -25,8 +25,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-from kvlab.course import sandbox, wire
-from kvlab.course.answer import (
+from kvlab.course.sandbox import walls, wire
+from kvlab.course.sandbox.answer import (
     AnswerRaised,
     Borrowed,
     NotData,
@@ -190,12 +190,12 @@ def keep(order: dict[str, Any], talk: int, life: socket.socket) -> None:
     The judge holds the other end of `life` and reads there how the answer ended.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    limits, level, me = sandbox.Limits(**order["limits"]), order["level"], os.getpid()
-    mapped = sandbox.address_space()
+    limits, level, me = walls.Limits(**order["limits"]), order["level"], os.getpid()
+    mapped = walls.address_space()
     try:
         fetch_allowed(order["allows"])
         if level == "namespaces":
-            sandbox.enter(os.getcwd(), limits)
+            walls.enter(os.getcwd(), limits)
         child = os.fork()
     except Exception as error:
         life.send(json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode())
@@ -203,11 +203,11 @@ def keep(order: dict[str, Any], talk: int, life: socket.socket) -> None:
     if child == 0:
         life.close()
         os.setsid()
-        sandbox.die_with_parent()
+        walls.die_with_parent()
         if level == "limits":
             os.chdir(order["folder"])
             os.environ.update(HOME=order["folder"], TMPDIR=order["folder"])
-        sandbox.settle(limits, level, me, mapped)
+        walls.settle(limits, level, me, mapped)
         run(order, os.fdopen(talk, "rb"), os.fdopen(os.dup(talk), "wb"))
         return
     os.close(talk)
@@ -250,7 +250,7 @@ def nursery() -> None:
     _silence()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     if os.getpid() == 1:  # in a bubblewrap sandbox, which answers share with it
-        sandbox.untouchable()
+        walls.untouchable()
     wire.receive(io.BytesIO(wire.pack({"warm": torch.ones(2, 2) @ torch.ones(2, 2)})).read)
     orders.send(b"ready")
     while True:
@@ -277,7 +277,7 @@ def single() -> None:
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     _silence()
     fetch_allowed(order["allows"])
-    sandbox.settle(sandbox.Limits(**order["limits"]), "clock")
+    walls.settle(walls.Limits(**order["limits"]), "clock")
     run(order, incoming, outgoing)
 
 

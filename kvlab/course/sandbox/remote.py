@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from kvlab.course import sandbox, wire
-from kvlab.course.answer import (
+from kvlab.course.sandbox import walls, wire
+from kvlab.course.sandbox.answer import (
     AnswerRaised,
     Lent,
     Loan,
@@ -33,7 +33,7 @@ from kvlab.course.answer import (
     as_data,
     refuse_changed,
 )  # fmt: skip
-from kvlab.course.sandbox import Level, Limits
+from kvlab.course.sandbox.walls import Level, Limits
 
 _XCPU = getattr(signal, "SIGXCPU", 24)
 START_SECONDS, SANDBOX_SECONDS = 600.0, 60.0  # of a machine that may be very busy
@@ -232,7 +232,7 @@ class Nursery:
     """
 
     def __init__(self, level: Level | None = None, limits: Limits | None = None) -> None:
-        self.level, self.limits = level or sandbox.best(), limits or Limits()
+        self.level, self.limits = level or walls.best(), limits or Limits()
         self.shared = self.level.name != "bubblewrap"
         self._lock = threading.Lock()
         self._process: subprocess.Popen | None = None
@@ -289,8 +289,8 @@ class Nursery:
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, kind)
         wrapped = self.level.name == "bubblewrap"
         self._process = subprocess.Popen(
-            sandbox.python(
-                "kvlab.course.worker",
+            walls.python(
+                "kvlab.course.sandbox.worker",
                 "nursery",
                 bubblewrapped=wrapped,
                 modules=[*_WORKER, *allows],
@@ -299,7 +299,7 @@ class Nursery:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=self._folder.name,
-            env=sandbox.environment(self._folder.name),
+            env=walls.environment(self._folder.name),
             start_new_session=True,
         )
         theirs.close()
@@ -325,7 +325,7 @@ class Nursery:
 
 
 # What a bubblewrap sandbox must show of this package.
-_WORKER = [f"kvlab.course.{name}" for name in ("answer", "sandbox", "wire", "worker")]
+_WORKER = [f"kvlab.course.sandbox.{name}" for name in ("answer", "walls", "wire", "worker")]
 
 
 class _Sockets:
@@ -378,12 +378,12 @@ class _Pipes:
             prefix="kvlab-answer-", ignore_cleanup_errors=True
         )
         self._process = subprocess.Popen(
-            sandbox.python("kvlab.course.worker", "single", json.dumps(order)),
+            walls.python("kvlab.course.sandbox.worker", "single", json.dumps(order)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=self._folder.name,
-            env=sandbox.environment(self._folder.name),
+            env=walls.environment(self._folder.name),
         )
         self._pieces: queue.Queue[bytes] = queue.Queue(maxsize=64)
         self._rest = b""

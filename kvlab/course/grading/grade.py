@@ -17,13 +17,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kvlab.course import notebooks
-from kvlab.course.answer import AnswerRaised, LocalAnswer, NotData, Stopped
+from kvlab.course.author.spec import Exercise, Verdict
 from kvlab.course.exercises import ALL, find
-from kvlab.course.judging import judge, not_answered
-from kvlab.course.remote import Nursery, RemoteAnswer
-from kvlab.course.sandbox import Level, Limits
-from kvlab.course.spec import Exercise, Verdict
+from kvlab.course.grading import notebooks
+from kvlab.course.judge import judge, not_answered
+from kvlab.course.sandbox.answer import AnswerRaised, LocalAnswer, NotData, Stopped
+from kvlab.course.sandbox.remote import Nursery, RemoteAnswer
+from kvlab.course.sandbox.walls import Level, Limits
 
 CLOCK_TRIES = 3
 

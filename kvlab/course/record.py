@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from kvlab.course.author.spec import Verdict
 from kvlab.course.exercises import ALL
-from kvlab.course.spec import Verdict
 
 
 def path() -> Path:

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from kvlab.course import progress, report, sandbox
+from kvlab.course import record
 from kvlab.course.exercises import ALL
-from kvlab.course.grade import Graded, Rules, find_submissions, grade_all, private_cases
+from kvlab.course.grading import report
+from kvlab.course.grading.grade import Graded, Rules, find_submissions, grade_all, private_cases
+from kvlab.course.sandbox import walls
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,9 +36,9 @@ def run(args: argparse.Namespace) -> int:
     for graded in _results(submissions, rules, args.workers, journal, rows, show=a_class):
         rows[graded.name] = report.row(graded)
         broken += _say(graded, a_class, quiet)
-        if Path(graded.path).resolve().parent == sandbox.ROOT / "exercises":
+        if Path(graded.path).resolve().parent == walls.ROOT / "exercises":
             for verdict in graded.verdicts:
-                progress.record(verdict)
+                record.record(verdict)
     ordered = [rows[name] for name in submissions]
     _write(args, ordered, rules)
     if journal is not None:
@@ -77,7 +79,7 @@ def _check(args: argparse.Namespace, given: list[str]) -> None:
 
 def _rules(args: argparse.Namespace) -> Rules:
     private = private_cases(args.private_cases) if args.private_cases else {}
-    return Rules(chapter=args.chapter, private=private, level=sandbox.best())
+    return Rules(chapter=args.chapter, private=private, level=walls.best())
 
 
 def _journal(

@@ -10,7 +10,7 @@ import html
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,14 +40,33 @@ AXES = {
 RTOL, ATOL = 1e-7, 1e-9
 
 
-class Wanted(Protocol):
-    """An expected value that is not just equal to one: what is wrong with what came, or None."""
+@dataclass(frozen=True)
+class Judged:
+    """A value that came, with what a law itself says of it: it needs no right answer beside it."""
 
-    def fault(self, name: str, came: Any) -> str | None: ...
+    came: Any
+    wanted: Wanted
+
+
+class Wanted:
+    """What a value must be, where that is more than equal to a right answer's."""
+
+    def fault(self, name: str, came: Any) -> str | None:
+        """What is wrong with what came, in a sentence, or None."""
+        raise NotImplementedError
+
+    def of(self, came: Any) -> Judged:
+        """A value for a law's outcome that is held to this: `AtMost(3).of(lent.calls)`."""
+        return Judged(came, self)
+
+
+def came(value: Any) -> Any:
+    """A value of an outcome without what was asked of it."""
+    return value.came if isinstance(value, Judged) else value
 
 
 @dataclass(frozen=True)
-class Near:
+class Near(Wanted):
     """Equal to a number or a tensor within a tolerance of one's own."""
 
     value: Any
@@ -59,7 +78,7 @@ class Near:
 
 
 @dataclass(frozen=True)
-class AtLeast:
+class AtLeast(Wanted):
     """A score that must be reached."""
 
     bar: float
@@ -70,7 +89,7 @@ class AtLeast:
 
 
 @dataclass(frozen=True)
-class AtMost:
+class AtMost(Wanted):
     """A cost that must not be passed."""
 
     bar: float
@@ -81,7 +100,7 @@ class AtMost:
 
 
 @dataclass(frozen=True)
-class Hidden:
+class Hidden(Wanted):
     """Equal to a value that the message must not tell: a quiz's right answer."""
 
     value: Any
@@ -107,12 +126,12 @@ def difference(
     name: str, came: Any, expected: Any, rtol: float = RTOL, atol: float = ATOL
 ) -> str | None:
     """What is wrong with a value, in a sentence, or None."""
-    if hasattr(expected, "fault"):
+    if isinstance(expected, Wanted):
         return expected.fault(name, came)
     if isinstance(expected, Tensor):
         return _tensor_difference(name, came, expected, rtol, atol)
     if isinstance(expected, (list, tuple, dict)):
-        expected = list(expected) if isinstance(expected, tuple) else expected
+        came, expected = (list(x) if isinstance(x, tuple) else x for x in (came, expected))
         return _tree_difference(name, came, expected, rtol, atol)
     if isinstance(expected, float) and type(came) in (int, float):
         both_nan = math.isnan(came) and math.isnan(expected)

@@ -18,7 +18,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kvlab.course.wire import Ref
+from kvlab.course.sandbox.wire import Ref
 
 
 class AnswerRaised(Exception):

@@ -1,0 +1,32 @@
+"""What an exercise's file imports: `from kvlab.course.author import Exercise, AtMost, …`."""
+
+from kvlab.course.author.compare import AtLeast, AtMost, Hidden, Near, brief
+from kvlab.course.author.laws import named, paired, raised_by
+from kvlab.course.author.lending import LentFunction, LentModel, tiny_model
+from kvlab.course.author.quiz import choice, claims, one_number
+from kvlab.course.author.spec import Case, Exercise, Outcome
+from kvlab.course.sandbox.answer import Answer, Lent, LocalAnswer, NotData
+
+__all__ = [
+    "Answer",
+    "AtLeast",
+    "AtMost",
+    "Case",
+    "Exercise",
+    "Hidden",
+    "Lent",
+    "LentFunction",
+    "LentModel",
+    "LocalAnswer",
+    "Near",
+    "NotData",
+    "Outcome",
+    "brief",
+    "choice",
+    "claims",
+    "named",
+    "one_number",
+    "paired",
+    "raised_by",
+    "tiny_model",
+]

@@ -1,0 +1,20 @@
+"""Chapter 6, "Never compute the same key twice"."""
+
+NOTEBOOK = "06_kv_cache"
+
+INTRODUCTION = """
+# Exercises to chapter 6: never compute the same key twice
+
+Five questions and two short quizzes. Each has a cell for your answer and a cell that checks it. The check tries your answer
+on fresh random cases in a few seconds. If it fails it says on which case, where the first wrong number
+is, and, if it can tell, which well-known mistake you made.
+
+- Write each answer in its own cell, and keep what it needs in that cell: when a notebook is graded,
+  each answer runs alone.
+- Stuck? Call `hint("6.1")`. There are three to each question, from a nudge to nearly the answer.
+- `verdict = check("6.1", KVCache)` keeps the inputs of a failed check in `verdict.case`: try them by hand.
+- Everything is in float64, so that right answers agree to nine digits.
+
+Letters: L layers, B rows of the batch, H query heads, G key/value heads, S new tokens, T slots, D width
+of one head, C model width, P prompt tokens, N new tokens. A tensor's name ends in its axes.
+"""

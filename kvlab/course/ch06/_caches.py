@@ -1,0 +1,67 @@
+"""What 6.1 and 6.5 share: sizes of a cache, rows to put into it, and what it reads back.
+
+L layers, B rows of the batch, G key/value heads, S new tokens, T slots, D head width.
+"""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch import Tensor
+
+from kvlab.course.author import Case, Outcome
+
+Chunks = list[list[tuple[Tensor, Tensor]]]
+
+
+def sizes(rng: random.Random) -> Case:
+    """Sizes with no two alike, and the chunks in which tokens arrive."""
+    n_layers, batch, n_kv_heads, head_dim = rng.sample([2, 3, 4, 5, 6], 4)
+    chunks = [rng.randint(1, 5) for _ in range(rng.randint(2, 4))]
+    capacity = sum(chunks) + rng.choice([1, 2, 7])
+    return {
+        "n_layers": n_layers,
+        "batch": batch,
+        "n_kv_heads": n_kv_heads,
+        "capacity": capacity,
+        "head_dim": head_dim,
+        "chunks": chunks,
+        "_seed": rng.randrange(2**31),
+    }
+
+
+def made(answer, case: Case):
+    """The answer's cache in the case's sizes."""
+    names = ("n_layers", "batch", "n_kv_heads", "capacity", "head_dim")
+    return answer.make(*(case[name] for name in names))
+
+
+def kv(case: Case, n: int, torch_rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Keys and values of n tokens: k_BGSD, v_BGSD."""
+    shape = (2, case["batch"], case["n_kv_heads"], n, case["head_dim"])
+    k_BGSD, v_BGSD = torch.randn(shape, generator=torch_rng, dtype=torch.float64)
+    return k_BGSD, v_BGSD
+
+
+def rows(case: Case, salt: int = 0) -> Chunks:
+    """For each chunk, each layer's keys and values."""
+    torch_rng = torch.Generator().manual_seed(case["_seed"] + salt)
+    return [[kv(case, n, torch_rng) for _ in range(case["n_layers"])] for n in case["chunks"]]
+
+
+def fill(cache, chunks: Chunks) -> None:
+    for chunk in chunks:
+        for layer, (k, v) in enumerate(chunk):
+            cache.call("append", layer, k, v)
+
+
+def read_all(cache, case: Case) -> Outcome:
+    """Keys and values of every layer, by name."""
+    seen = {}
+    for layer in range(case["n_layers"]):
+        got = cache.call("read", layer)
+        k, v = got if isinstance(got, list) and len(got) == 2 else (got, None)
+        seen[f"keys of layer {layer}, k_BGTD"] = k
+        seen[f"values of layer {layer}, v_BGTD"] = v
+    return seen

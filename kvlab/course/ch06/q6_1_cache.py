@@ -1,0 +1,318 @@
+"""6.1: a cache that takes its memory once.
+
+L layers, B rows of the batch, G key/value heads, S new tokens, T slots, D head width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kvlab.course.author import Exercise, raised_by
+from kvlab.course.ch06._caches import fill, kv, made, read_all, rows, sizes
+
+Q = Exercise(
+    "6.1",
+    "A cache that never moves",
+    "KVCache",
+    points=3,
+    minutes=15,
+    difficulty=2,
+    statement="""
+Write a cache that takes its memory once, in float64. `append` writes new keys and values of one layer behind those
+already there; each layer counts its own tokens, since in the middle of a step layer 0 has the new token
+and layer 3 does not yet. `read` returns keys and values as *views* (slices), not copies. Tokens that do
+not fit raise `ValueError` and change nothing. `reset` forgets everything and keeps the memory: what was
+read before it then shows the numbers that are appended after it.
+""",
+    hints=(
+        "How many numbers will the cache hold when it is full? You know that before the first "
+        "token comes. And how many counters does a step need that goes through the layers one "
+        "after another?",
+        "Make one tensor for all keys, torch.zeros(n_layers, batch, n_kv_heads, capacity, "
+        "head_dim, dtype=torch.float64), one like it for all values, and a list with one counter "
+        "per layer.",
+        "append: start = self.used[layer]; stop = start + k_BGSD.shape[2]; raise ValueError if "
+        "stop > capacity; then self.k[layer, :, :, start:stop] = k_BGSD (values alike) and "
+        "self.used[layer] = stop. read returns the slices [layer, :, :, :self.used[layer]].",
+    ),
+    cases=sizes,
+    size=lambda case: case["capacity"] * case["n_layers"],
+)
+
+
+@Q.solution
+class KVCache:
+    """Keys and values of all layers, in memory that is taken once."""
+
+    def __init__(self, n_layers, batch, n_kv_heads, capacity, head_dim):
+        ### BEGIN SOLUTION
+        shape = (n_layers, batch, n_kv_heads, capacity, head_dim)
+        self.k = torch.zeros(shape, dtype=torch.float64)
+        self.v = torch.zeros(shape, dtype=torch.float64)
+        self.capacity = capacity
+        self.used = [0] * n_layers
+        ### END SOLUTION
+
+    def append(self, layer, k_BGSD, v_BGSD):
+        """Write S new tokens into the next free slots of one layer."""
+        ### BEGIN SOLUTION
+        start = self.used[layer]
+        stop = start + k_BGSD.shape[2]
+        if stop > self.capacity:
+            raise ValueError(f"{stop} tokens do not fit into {self.capacity} slots")
+        self.k[layer, :, :, start:stop] = k_BGSD
+        self.v[layer, :, :, start:stop] = v_BGSD
+        self.used[layer] = stop
+        ### END SOLUTION
+
+    def read(self, layer):
+        """Return k_BGTD and v_BGTD: views of what this layer holds so far."""
+        ### BEGIN SOLUTION
+        used = self.used[layer]
+        return self.k[layer, :, :, :used], self.v[layer, :, :, :used]
+        ### END SOLUTION
+
+    def reset(self):
+        """Forget all tokens; keep the memory."""
+        ### BEGIN SOLUTION
+        self.used = [0] * len(self.used)
+        ### END SOLUTION
+
+
+@Q.also_right
+class TensorPerLayer:
+    """One tensor per layer, in a dict, written with index_copy_."""
+
+    def __init__(self, n_layers, batch, n_kv_heads, capacity, head_dim):
+        self.limit = capacity
+        self.stores = {
+            layer: [torch.empty(2, batch, n_kv_heads, capacity, head_dim, dtype=torch.float64), 0]
+            for layer in range(n_layers)
+        }
+
+    def append(self, layer, k_BGSD, v_BGSD):
+        store, filled = self.stores[layer]
+        where = torch.arange(filled, filled + k_BGSD.size(2))
+        if where[-1] >= self.limit:
+            raise ValueError("full")
+        store.index_copy_(3, where, torch.stack((k_BGSD, v_BGSD)))
+        self.stores[layer][1] += len(where)
+
+    def read(self, layer):
+        store, filled = self.stores[layer]
+        return tuple(store.narrow(3, 0, filled).unbind(0))
+
+    def reset(self):
+        for entry in self.stores.values():
+            entry[1] = 0
+
+
+# --- laws: each drives the answer, and the solution beside it ---
+
+
+@Q.law("read gives back what was appended")
+def _(answer, case):
+    cache = made(answer, case)
+    fill(cache, rows(case))
+    seen = read_all(cache, case)
+    kinds = {str(t.dtype) for t in seen.values() if isinstance(t, Tensor)}
+    return {**seen, "the type of what read returns": sorted(kinds)}
+
+
+@Q.law("each layer counts its own tokens")
+def _(answer, case):
+    """In the middle of a step, when layer 0 already has the new tokens and the others do not."""
+    cache, chunks = made(answer, case), rows(case)
+    fill(cache, chunks[:-1])
+    cache.call("append", 0, *chunks[-1][0])
+    return read_all(cache, case)
+
+
+@Q.law("too many tokens raise ValueError and change nothing")
+def _(answer, case):
+    cache = made(answer, case)
+    fill(cache, rows(case))
+    too_many = case["capacity"] - sum(case["chunks"]) + 1
+    k, v = kv(case, too_many, torch.Generator().manual_seed(case["_seed"] + 9))
+    raised = raised_by(cache.call, "append", 0, k, v)
+    return {"raised when one token too many came": raised, **read_all(cache, case)}
+
+
+@Q.law("the last slot can be filled")
+def _(answer, case):
+    """As many tokens as there are slots: nothing is too many."""
+    rest = case["capacity"] - sum(case["chunks"])
+    cache = made(answer, case)
+    fill(cache, rows({**case, "chunks": [*case["chunks"], rest]}))
+    return read_all(cache, case)
+
+
+@Q.law("memory is taken once, and read gives views of it")
+def _(answer, case):
+    """A view that was read early shows what is written into the same slots after a reset."""
+    cache = made(answer, case)
+    first, second = rows(case), rows(case, salt=1)
+    fill(cache, first[:1])
+    early = [cache.hold("read", layer) for layer in range(case["n_layers"])]
+    fill(cache, first[1:])
+    cache.call("reset")
+    fill(cache, second[:1])
+    seen = {}
+    for layer, view in enumerate(early):
+        k, v = view.now()
+        seen[f"layer {layer}, read before reset, looked at after it, k_BGTD"] = k
+        seen[f"layer {layer}, read before reset, looked at after it, v_BGTD"] = v
+    return {**seen, **read_all(cache, case)}
+
+
+# --- what goes wrong ---
+
+
+@Q.mistake
+class Concatenates(KVCache):
+    """append makes a new tensor each time (torch.cat does), so the whole cache is copied for every
+    token. Write into memory that you took once."""
+
+    def __init__(self, *shape):
+        super().__init__(*shape)
+        self.reset()
+
+    def append(self, layer, k_BGSD, v_BGSD):
+        if self.ks[layer].shape[2] + k_BGSD.shape[2] > self.capacity:
+            raise ValueError("the cache is full")
+        self.ks[layer] = torch.cat((self.ks[layer], k_BGSD), dim=2)
+        self.vs[layer] = torch.cat((self.vs[layer], v_BGSD), dim=2)
+
+    def read(self, layer):
+        return self.ks[layer], self.vs[layer]
+
+    def reset(self):
+        self.ks = [self.k[0, :, :, :0]] * len(self.k)
+        self.vs = [self.v[0, :, :, :0]] * len(self.v)
+
+
+@Q.mistake
+class LastLayerForAll(KVCache):
+    """all layers share one store, so every layer reads what the last layer wrote. Each layer has
+    keys and values of its own."""
+
+    def __init__(self, *shape):
+        super().__init__(*shape)
+        self.k, self.v = self.k[:1].expand(shape), self.v[:1].expand(shape)
+
+
+@Q.mistake
+class FirstTokenLost(KVCache):
+    """the first token is never stored: writing starts one slot too late, or reading does."""
+
+    def read(self, layer):
+        return tuple(x_BGTD[:, :, 1:] for x_BGTD in super().read(layer))
+
+
+@Q.mistake
+class OneCounter(KVCache):
+    """there is one counter for all layers, so it moves on once per layer and not once per token."""
+
+    def append(self, layer, k_BGSD, v_BGSD):
+        start = self.used[0]
+        stop = min(start + k_BGSD.shape[2], self.capacity)
+        self.k[layer, :, :, start:stop] = k_BGSD[:, :, : stop - start]
+        self.v[layer, :, :, start:stop] = v_BGSD[:, :, : stop - start]
+        self.used = [stop] * len(self.used)
+
+
+@Q.mistake
+class ReturnsCopies(KVCache):
+    """read returns copies. A view costs nothing; a copy of the whole cache at every step costs as
+    much as reading it."""
+
+    def read(self, layer):
+        return tuple(x_BGTD.clone() for x_BGTD in super().read(layer))
+
+
+@Q.mistake
+class ResetTakesNewMemory(KVCache):
+    """reset makes new tensors. It only has to set the counters to 0: what they do not count is
+    free."""
+
+    def reset(self):
+        self.__init__(*self.k.shape)
+
+
+@Q.mistake
+class LastSlotRefused(KVCache):
+    """the last slot can never be filled: stop is one behind the last slot, so only stop > capacity
+    is too many."""
+
+    def append(self, layer, k_BGSD, v_BGSD):
+        if self.used[layer] + k_BGSD.shape[2] >= self.capacity:
+            raise ValueError("the cache is full")
+        super().append(layer, k_BGSD, v_BGSD)
+
+
+@Q.mistake
+class CountsBeforeCheck(KVCache):
+    """the counter moves before the check, so a refused append leaves it too far on. Check first."""
+
+    def append(self, layer, k_BGSD, v_BGSD):
+        start = self.used[layer]
+        self.used[layer] += k_BGSD.shape[2]
+        if self.used[layer] > self.capacity:
+            raise ValueError("the cache is full")
+        self.k[layer, :, :, start : self.used[layer]] = k_BGSD
+        self.v[layer, :, :, start : self.used[layer]] = v_BGSD
+
+
+@Q.mistake
+class SinglePrecision(KVCache):
+    """torch makes float32 unless it is told otherwise: half of the digits are lost. Ask for
+    dtype=torch.float64."""
+
+    def __init__(self, *shape):
+        super().__init__(*shape)
+        self.k, self.v = self.k.float(), self.v.float()
+
+
+@Q.mistake
+class KeysAsValues(KVCache):
+    """keys are stored as values."""
+
+    def append(self, layer, k_BGSD, v_BGSD):
+        super().append(layer, k_BGSD, k_BGSD)
+
+
+@Q.mistake
+class GrowsFirstLayer(KVCache):
+    """the cache grows when it is full, and growth moves the upper layers' rows. It should refuse
+    instead."""
+
+    def append(self, layer, k_BGSD, v_BGSD):
+        stop = self.used[layer] + k_BGSD.shape[2]
+        if stop > self.capacity:
+            n_layers, batch, heads, _, width = self.k.shape
+            shape, self.capacity = (n_layers, batch, heads, 2 * stop, width), 2 * stop
+            grown = torch.zeros(shape, dtype=torch.float64)
+            # the rows are moved as one flat block: right in layer 0, shifted in all others
+            grown.view(-1)[: self.k.numel()] = self.k.reshape(-1)
+            self.k, self.v = grown, torch.zeros(shape, dtype=torch.float64)
+        super().append(layer, k_BGSD, v_BGSD)
+
+
+@Q.mistake
+class HalfWrittenOverflow(KVCache):
+    """too many tokens are written as far as they fit before the error comes. Check first, then
+    write."""
+
+    def append(self, layer, k_BGSD, v_BGSD):
+        for s in range(k_BGSD.shape[2]):
+            super().append(layer, k_BGSD[:, :, s : s + 1], v_BGSD[:, :, s : s + 1])
+
+
+@Q.mistake
+class ResetForgetsCounters(KVCache):
+    """reset clears the numbers but not the counters, so old slots still count as used."""
+
+    def reset(self):
+        self.k.zero_()
+        self.v.zero_()
