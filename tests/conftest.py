@@ -24,7 +24,7 @@ def device(request):
 @pytest.fixture(scope="session")
 def nursery():
     """One process that starts answers' processes, for all tests that grade."""
-    from kvlab.course.sandbox.remote import Nursery
+    from kvlab.course.sandbox.nursery import Nursery
 
     with Nursery() as made:
         yield made

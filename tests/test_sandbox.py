@@ -15,8 +15,10 @@ import torch
 from kvlab.cli import ROOT
 from kvlab.course.sandbox import walls
 from kvlab.course.sandbox.answer import AnswerRaised, Stopped, Unavailable
-from kvlab.course.sandbox.remote import Nursery, RemoteAnswer
-from kvlab.course.sandbox.walls import LEVELS, Limits
+from kvlab.course.sandbox.limits import Limits
+from kvlab.course.sandbox.nursery import Nursery
+from kvlab.course.sandbox.remote import RemoteAnswer
+from kvlab.course.sandbox.walls import LEVELS
 
 ECHO = "import os, sys, torch\nclass f:\n    def __new__(cls, code): return eval(code)\n"
 
@@ -254,7 +256,7 @@ def test_a_user_without_rights_gets_namespaces_too(tmp_path):
     stage = _readable_copy()
     if stage is None:
         pytest.skip("this Python lies where other users cannot read it")
-    code = "from kvlab.course import sandbox; print(walls.best().name)"
+    code = "from kvlab.course.sandbox import walls; print(walls.best().name)"
     line = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c"]
     done = subprocess.run(
         [*line, code], capture_output=True, text=True, cwd=stage, env={"PYTHONPATH": str(stage)}

@@ -13,7 +13,8 @@ from kvlab.course import record
 from kvlab.course.author.spec import Exercise, Verdict
 from kvlab.course.exercises import find
 from kvlab.course.judge import judge
-from kvlab.course.sandbox.answer import LocalAnswer, refusal
+from kvlab.course.sandbox.answer import LocalAnswer
+from kvlab.course.sandbox.forbid import refusal
 
 # How code fetches a global by its name. Attributes have names too, which say nothing of globals.
 _LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")

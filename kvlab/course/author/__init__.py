@@ -5,7 +5,8 @@ from kvlab.course.author.laws import named, paired, raised_by
 from kvlab.course.author.lending import LentFunction, LentModel, tiny_model
 from kvlab.course.author.quiz import choice, claims, one_number
 from kvlab.course.author.spec import Case, Exercise, Outcome
-from kvlab.course.sandbox.answer import Answer, Lent, LocalAnswer, NotData
+from kvlab.course.sandbox.answer import Answer, LocalAnswer, NotData
+from kvlab.course.sandbox.loan import Lent
 
 __all__ = [
     "Answer",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kvlab.config import ModelConfig
-from kvlab.course.sandbox.answer import Lent
+from kvlab.course.sandbox.loan import Lent
 from kvlab.model import Transformer
 
 

@@ -22,8 +22,10 @@ from kvlab.course.exercises import ALL, find
 from kvlab.course.grading import notebooks
 from kvlab.course.judge import judge, not_answered
 from kvlab.course.sandbox.answer import AnswerRaised, LocalAnswer, NotData, Stopped
-from kvlab.course.sandbox.remote import Nursery, RemoteAnswer
-from kvlab.course.sandbox.walls import Level, Limits
+from kvlab.course.sandbox.limits import Limits
+from kvlab.course.sandbox.nursery import Nursery
+from kvlab.course.sandbox.remote import RemoteAnswer
+from kvlab.course.sandbox.walls import Level
 
 CLOCK_TRIES = 3
 

@@ -8,17 +8,15 @@ conversation with another process, for `grade`.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from kvlab.course.sandbox.wire import Ref
+from kvlab.course.sandbox.forbid import without
+from kvlab.course.sandbox.loan import Borrowed, Lent, Loan
 
 
 class AnswerRaised(Exception):
@@ -106,114 +104,6 @@ def as_argument(value: Any) -> Any:
 def _is(value: Any, *types: type) -> bool:
     """Is it of one of these very types? A metaclass may answer `==`, but not `is`."""
     return any(type(value) is kind for kind in types)
-
-
-# --- what the judge lends -----------------------------------------------------------------------
-
-
-class Lent:
-    """Something of the judge's that an answer may use: only the methods named in `lends`.
-
-    Name "__call__" to let it be called. What a method returns is data, or something lent.
-    """
-
-    lends: tuple[str, ...] = ()
-
-
-class Loan:
-    """Everything that is lent to one answer, by number, and the only way to use it."""
-
-    def __init__(self) -> None:
-        self._lent: list[Lent] = []
-
-    def add(self, thing: Lent) -> Ref:
-        self._lent.append(thing)
-        return Ref(len(self._lent) - 1, thing.lends)
-
-    def use(self, number: int, method: str, args: Sequence[Any], named: dict[str, Any]) -> Any:
-        """Call a method of something lent; an argument may be something lent as well.
-
-        Raises: ValueError with what went wrong: whatever odd use was made is the answer's mistake.
-        """
-        target = self._lent[number]
-        if method not in target.lends:
-            raise ValueError(f"this object does not lend {method}")
-        try:
-            return getattr(target, method)(
-                *map(self._own, args), **{name: self._own(v) for name, v in named.items()}
-            )
-        except ValueError as error:
-            raise ValueError(str(error)[:2000]) from None
-        except Exception as error:
-            raise ValueError(f"{type(error).__name__}: {error}"[:2000]) from None
-
-    def _own(self, value: Any) -> Any:
-        return self._lent[value.number] if isinstance(value, (Ref, Borrowed)) else value
-
-
-class Borrowed:
-    """Something of the judge's, seen from the answer: using it asks the judge."""
-
-    def __init__(self, ask: Callable[..., Any], ref: Ref) -> None:
-        self._ask, self.number, self._lends = ask, ref.number, ref.lends
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in self._lends:
-            raise AttributeError(f"this object has {', '.join(self._lends)}; not {name}")
-        return lambda *args, **named: self._ask(self.number, name, args, named)
-
-    def __call__(self, *args: Any, **named: Any) -> Any:
-        return self._ask(self.number, "__call__", args, named)
-
-
-# --- what an exercise refuses ---------------------------------------------------------------------
-
-
-def refusal(module: str, allows: Sequence[str], forbids: Sequence[str]) -> str | None:
-    """Why an answer may not use a module, or None: all of kvlab but `allows`, and all `forbids`."""
-    ours = module.startswith("kvlab.") and module not in allows
-    if ours or module in forbids or module.split(".")[0] in forbids:
-        return f"{module} may not be used in this exercise: write it yourself"
-    return None
-
-
-def _refuse(name: str, names: Sequence[str]) -> None:
-    if name in names:
-        raise RuntimeError(f"{name} may not be used in this exercise: write it yourself")
-
-
-class _Functions(TorchFunctionMode):
-    """Meets torch's functions as they are called, under whatever name they were fetched."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        super().__init__()
-        self._names = names
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        _refuse(getattr(func, "__name__", "").split(".")[0], self._names)
-        return func(*args, **(kwargs or {}))
-
-
-class _Operations(TorchDispatchMode):
-    """Meets what they come down to: `vstack` is a `cat`, and so is one in compiled code."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        super().__init__()
-        self._names = names
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        _refuse(func._schema.name.split("::")[-1].strip("_"), self._names)
-        return func(*args, **(kwargs or {}))
-
-
-@contextlib.contextmanager
-def without(names: Sequence[str]) -> Iterator[None]:
-    """A block in which these of torch's functions raise."""
-    with contextlib.ExitStack() as modes:
-        if names:
-            modes.enter_context(_Functions(names))
-            modes.enter_context(_Operations(names))
-        yield
 
 
 # --- an answer in this process --------------------------------------------------------------------

@@ -25,16 +25,11 @@ from typing import Any, BinaryIO
 
 import torch
 
-from kvlab.course.sandbox import walls, wire
-from kvlab.course.sandbox.answer import (
-    AnswerRaised,
-    Borrowed,
-    NotData,
-    as_data,
-    last_line,
-    refusal,
-    without,
-)
+from kvlab.course.sandbox import namespaces, wire
+from kvlab.course.sandbox.answer import AnswerRaised, NotData, as_data, last_line
+from kvlab.course.sandbox.forbid import refusal, without
+from kvlab.course.sandbox.limits import Limits, address_space
+from kvlab.course.sandbox.loan import Borrowed
 
 _CELL = "<answer>"
 
@@ -190,12 +185,12 @@ def keep(order: dict[str, Any], talk: int, life: socket.socket) -> None:
     The judge holds the other end of `life` and reads there how the answer ended.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    limits, level, me = walls.Limits(**order["limits"]), order["level"], os.getpid()
-    mapped = walls.address_space()
+    limits, level, me = Limits(**order["limits"]), order["level"], os.getpid()
+    mapped = address_space()
     try:
         fetch_allowed(order["allows"])
         if level == "namespaces":
-            walls.enter(os.getcwd(), limits)
+            namespaces.enter(os.getcwd(), limits)
         child = os.fork()
     except Exception as error:
         life.send(json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode())
@@ -203,11 +198,11 @@ def keep(order: dict[str, Any], talk: int, life: socket.socket) -> None:
     if child == 0:
         life.close()
         os.setsid()
-        walls.die_with_parent()
+        namespaces.die_with_parent()
         if level == "limits":
             os.chdir(order["folder"])
             os.environ.update(HOME=order["folder"], TMPDIR=order["folder"])
-        walls.settle(limits, level, me, mapped)
+        namespaces.settle(limits, level, me, mapped)
         run(order, os.fdopen(talk, "rb"), os.fdopen(os.dup(talk), "wb"))
         return
     os.close(talk)
@@ -250,7 +245,7 @@ def nursery() -> None:
     _silence()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     if os.getpid() == 1:  # in a bubblewrap sandbox, which answers share with it
-        walls.untouchable()
+        namespaces.untouchable()
     wire.receive(io.BytesIO(wire.pack({"warm": torch.ones(2, 2) @ torch.ones(2, 2)})).read)
     orders.send(b"ready")
     while True:
@@ -277,7 +272,7 @@ def single() -> None:
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     _silence()
     fetch_allowed(order["allows"])
-    walls.settle(walls.Limits(**order["limits"]), "clock")
+    namespaces.settle(Limits(**order["limits"]), "clock")
     run(order, incoming, outgoing)
 
 
