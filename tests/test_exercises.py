@@ -9,7 +9,6 @@ import os
 import re
 
 import pytest
-import torch
 
 from kvlab.cli import ROOT
 from kvlab.course.author import cells
@@ -18,23 +17,13 @@ from kvlab.course.grading import notebooks
 from kvlab.course.grading.grade import grade_source
 from kvlab.course.judge import draw, judge
 from kvlab.course.sandbox.answer import LocalAnswer
+from tests.answering import local
 
 
 def answer(exercise, folder="solutions"):
     """The source of an exercise's answer cell in its notebook."""
     (path,) = (ROOT / folder).glob(f"{int(exercise.chapter):02d}_*.ipynb")
     return notebooks.answers(notebooks.read(path))[exercise.grade_id]
-
-
-def run_cell(source, name):
-    namespace = {"torch": torch, "__name__": "answer"}
-    exec(source, namespace)
-    return namespace[name]
-
-
-def local(exercise, source, seed=11, clock=False):
-    made = LocalAnswer(run_cell(source, exercise.name), exercise.forbids)
-    return judge(exercise, made, seed, clock=clock)
 
 
 @pytest.fixture(params=ALL, ids=lambda e: e.number)
