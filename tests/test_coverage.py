@@ -1,7 +1,7 @@
 """The table of what the book covers is true."""
 
+from docs import coverage
 from kvlab.cli import ROOT
-from kvlab.course import coverage
 
 
 def test_every_place_and_exercise_of_the_table_is_there():
@@ -10,7 +10,7 @@ def test_every_place_and_exercise_of_the_table_is_there():
 
 def test_the_page_is_the_tables():
     written = (ROOT / "docs" / "coverage.md").read_text(encoding="utf-8")
-    assert written == coverage.as_markdown(), "python -m kvlab.course.coverage > docs/coverage.md"
+    assert written == coverage.as_markdown(), "python -m docs.coverage > docs/coverage.md"
 
 
 def test_a_lost_heading_and_a_lost_exercise_are_named(monkeypatch):

@@ -1,6 +1,6 @@
 """Where the book teaches each idea of the five documents that it implements.
 
-python -m kvlab.course.coverage > docs/coverage.md
+python -m docs.coverage > docs/coverage.md
 
 The documents: A, notes on inference; B, a summary of the KV cache and pruning; C, study notes on
 attention and inference; D, an article on logits, prefill and decode; E, a course page on the reuse
@@ -276,7 +276,7 @@ def as_markdown() -> str:
         "# What the book covers",
         "",
         "Each idea of the five documents that the book implements, where it is taught and graded.",
-        "Made by `python -m kvlab.course.coverage`; a test looks for every place and exercise.",
+        "Made by `python -m docs.coverage`; a test looks for every place and exercise.",
         "",
         *[line.strip() for line in (__doc__ or "").split("\n\n")[2].splitlines()],
         "",
