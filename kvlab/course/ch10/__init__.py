@@ -1,0 +1,19 @@
+"""Chapter 10, "What can we throw away?"."""
+
+NOTEBOOK = "10_pruning"
+
+INTRODUCTION = """
+# Exercises to chapter 10: what can we throw away?
+
+Six questions. Each has a cell for your answer and a cell that checks it. The check tries your answer on
+fresh random cases in a few seconds. If it fails it says on which case, where the first wrong number is, and, if it
+can tell, which well-known mistake you made.
+
+- Write each answer in its own cell, and keep what it needs in that cell: when a notebook is graded,
+  each answer runs alone.
+- Stuck? Call `hint("10.1")`. There are three to each question, from a nudge to nearly the answer.
+- Everything is in float64. A mask is a tensor of `True` (stays) and `False` (goes).
+
+Letters: G key/value heads, H query heads, R = H / G query heads that share a KV head, T tokens, S new tokens, W
+latest queries, D width of one head. A tensor's name ends in its axes.
+"""
