@@ -62,17 +62,20 @@ class ByRightAnswer:
     _last: tuple[Case, Outcome] | None = None
 
     def __call__(self, case: Case, outcome: Outcome) -> Outcome:
-        wanted = {name: v.wanted for name, v in outcome.items() if isinstance(v, Judged)}
-        if all(name in wanted or name.startswith("_") for name in outcome):
-            return wanted
+        judged = {name: v.wanted for name, v in outcome.items() if isinstance(v, Judged)}
+        if all(name in judged or name.startswith("_") for name in outcome):
+            return judged
         if self._last is None or self._last[0] is not case:  # asked again for each known mistake
             self._last = case, self.exercise.of_right(self.run, case)
+        wanted = {}  # in the law's own order, whoever says what must come: the first fault is told
         for name, value in self._last[1].items():
-            if not (name.startswith("_") or isinstance(value, Judged)):
+            if name in judged:
+                wanted[name] = judged[name]
+            elif not (name.startswith("_") or isinstance(value, Judged)):
                 wanted[name] = (
                     value if isinstance(value, Wanted) else Near(value, self.rtol, self.atol)
                 )
-        return wanted
+        return wanted | judged
 
 
 @dataclass(frozen=True)
