@@ -10,7 +10,8 @@ import random
 import torch
 from torch import Tensor
 
-from kvlab.course.author import Case, Outcome
+from kvlab.course.author import Answer, Case, Outcome
+from kvlab.course.sandbox.answer import Object
 
 Chunks = list[list[tuple[Tensor, Tensor]]]
 
@@ -31,16 +32,18 @@ def sizes(rng: random.Random) -> Case:
     }
 
 
-def made(answer, case: Case):
-    """The answer's cache in the case's sizes."""
+def cache_with(answer: Answer, case: Case, chunks: Chunks) -> Object:
+    """The answer's cache in the case's sizes, with these chunks in it."""
     names = ("n_layers", "batch", "n_kv_heads", "capacity", "head_dim")
-    return answer.make(*(case[name] for name in names))
+    cache = answer.make(*(case[name] for name in names))
+    fill(cache, chunks)
+    return cache
 
 
 def kv(case: Case, n: int, torch_rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Keys and values of n tokens: k_BGSD, v_BGSD."""
-    shape = (2, case["batch"], case["n_kv_heads"], n, case["head_dim"])
-    k_BGSD, v_BGSD = torch.randn(shape, generator=torch_rng, dtype=torch.float64)
+    shape = (case["batch"], case["n_kv_heads"], n, case["head_dim"])
+    k_BGSD, v_BGSD = (torch.randn(shape, generator=torch_rng, dtype=torch.float64) for _ in "kv")
     return k_BGSD, v_BGSD
 
 
@@ -50,18 +53,19 @@ def rows(case: Case, salt: int = 0) -> Chunks:
     return [[kv(case, n, torch_rng) for _ in range(case["n_layers"])] for n in case["chunks"]]
 
 
-def fill(cache, chunks: Chunks) -> None:
+def fill(cache: Object, chunks: Chunks) -> None:
+    """Append chunk by chunk, in each of them layer by layer."""
     for chunk in chunks:
         for layer, (k, v) in enumerate(chunk):
             cache.call("append", layer, k, v)
 
 
-def read_all(cache, case: Case) -> Outcome:
-    """Keys and values of every layer, by name."""
+def read_all(cache: Object, case: Case, when: str = "") -> Outcome:
+    """Keys and values of every layer, by name, with `when` before each name."""
     seen = {}
     for layer in range(case["n_layers"]):
         got = cache.call("read", layer)
         k, v = got if isinstance(got, list) and len(got) == 2 else (got, None)
-        seen[f"keys of layer {layer}, k_BGTD"] = k
-        seen[f"values of layer {layer}, v_BGTD"] = v
+        seen[f"{when}keys of layer {layer}, k_BGTD"] = k
+        seen[f"{when}values of layer {layer}, v_BGTD"] = v
     return seen

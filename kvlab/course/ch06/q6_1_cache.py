@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kvlab.course.author import Exercise, raised_by
-from kvlab.course.ch06._caches import fill, kv, made, read_all, rows, sizes
+from kvlab.course.ch06._caches import cache_with, fill, kv, read_all, rows, sizes
 
 Q = Exercise(
     "6.1",
@@ -113,9 +113,7 @@ class TensorPerLayer:
 
 @Q.law("read gives back what was appended")
 def _(answer, case):
-    cache = made(answer, case)
-    fill(cache, rows(case))
-    seen = read_all(cache, case)
+    seen = read_all(cache_with(answer, case, rows(case)), case)
     kinds = {str(t.dtype) for t in seen.values() if isinstance(t, Tensor)}
     return {**seen, "the type of what read returns": sorted(kinds)}
 
@@ -123,16 +121,15 @@ def _(answer, case):
 @Q.law("each layer counts its own tokens")
 def _(answer, case):
     """In the middle of a step, when layer 0 already has the new tokens and the others do not."""
-    cache, chunks = made(answer, case), rows(case)
-    fill(cache, chunks[:-1])
-    cache.call("append", 0, *chunks[-1][0])
+    *before, last = rows(case)
+    cache = cache_with(answer, case, before)
+    cache.call("append", 0, *last[0])
     return read_all(cache, case)
 
 
 @Q.law("too many tokens raise ValueError and change nothing")
 def _(answer, case):
-    cache = made(answer, case)
-    fill(cache, rows(case))
+    cache = cache_with(answer, case, rows(case))
     too_many = case["capacity"] - sum(case["chunks"]) + 1
     k, v = kv(case, too_many, torch.Generator().manual_seed(case["_seed"] + 9))
     raised = raised_by(cache.call, "append", 0, k, v)
@@ -143,17 +140,15 @@ def _(answer, case):
 def _(answer, case):
     """As many tokens as there are slots: nothing is too many."""
     rest = case["capacity"] - sum(case["chunks"])
-    cache = made(answer, case)
-    fill(cache, rows({**case, "chunks": [*case["chunks"], rest]}))
-    return read_all(cache, case)
+    chunks = rows({**case, "chunks": [*case["chunks"], rest]})
+    return read_all(cache_with(answer, case, chunks), case)
 
 
 @Q.law("memory is taken once, and read gives views of it")
 def _(answer, case):
     """A view that was read early shows what is written into the same slots after a reset."""
-    cache = made(answer, case)
     first, second = rows(case), rows(case, salt=1)
-    fill(cache, first[:1])
+    cache = cache_with(answer, case, first[:1])
     early = [cache.hold("read", layer) for layer in range(case["n_layers"])]
     fill(cache, first[1:])
     cache.call("reset")
@@ -166,153 +161,118 @@ def _(answer, case):
     return {**seen, **read_all(cache, case)}
 
 
-# --- what goes wrong ---
+# --- what goes wrong: each replaces a method of this, or what it does with one tensor ---
 
 
-@Q.mistake
-class Concatenates(KVCache):
-    """append makes a new tensor each time (torch.cat does), so the whole cache is copied for every
-    token. Write into memory that you took once."""
+class _Cache(KVCache):
+    def __init__(self, *shape):
+        super().__init__(*shape)
+        self.k, self.v = self.memory(self.k), self.memory(self.v)
 
+    def memory(self, x_LBGTD):
+        return x_LBGTD
+
+    def read(self, layer):
+        return tuple(self.shown(x_BGTD) for x_BGTD in super().read(layer))
+
+    def shown(self, x_BGTD):
+        return x_BGTD
+
+
+class _Concatenates(KVCache):
     def __init__(self, *shape):
         super().__init__(*shape)
         self.reset()
 
     def append(self, layer, k_BGSD, v_BGSD):
-        if self.ks[layer].shape[2] + k_BGSD.shape[2] > self.capacity:
+        k_BGTD, v_BGTD = self.kv[layer]
+        if k_BGTD.shape[2] + k_BGSD.shape[2] > self.capacity:
             raise ValueError("the cache is full")
-        self.ks[layer] = torch.cat((self.ks[layer], k_BGSD), dim=2)
-        self.vs[layer] = torch.cat((self.vs[layer], v_BGSD), dim=2)
+        self.kv[layer] = torch.cat((k_BGTD, k_BGSD), dim=2), torch.cat((v_BGTD, v_BGSD), dim=2)
 
     def read(self, layer):
-        return self.ks[layer], self.vs[layer]
+        return self.kv[layer]
 
     def reset(self):
-        self.ks = [self.k[0, :, :, :0]] * len(self.k)
-        self.vs = [self.v[0, :, :, :0]] * len(self.v)
+        self.kv = [(self.k[0, :, :, :0], self.v[0, :, :, :0])] * len(self.k)
 
 
-@Q.mistake
-class LastLayerForAll(KVCache):
-    """all layers share one store, so every layer reads what the last layer wrote. Each layer has
-    keys and values of its own."""
-
-    def __init__(self, *shape):
-        super().__init__(*shape)
-        self.k, self.v = self.k[:1].expand(shape), self.v[:1].expand(shape)
+def _one_counter(self, layer, k_BGSD, v_BGSD):
+    start = self.used[0]
+    stop = min(start + k_BGSD.shape[2], self.capacity)
+    self.k[layer, :, :, start:stop] = k_BGSD[:, :, : stop - start]
+    self.v[layer, :, :, start:stop] = v_BGSD[:, :, : stop - start]
+    self.used = [stop] * len(self.used)
 
 
-@Q.mistake
-class FirstTokenLost(KVCache):
-    """the first token is never stored: writing starts one slot too late, or reading does."""
-
-    def read(self, layer):
-        return tuple(x_BGTD[:, :, 1:] for x_BGTD in super().read(layer))
+def _refuses_the_last_slot(self, layer, k_BGSD, v_BGSD):
+    if self.used[layer] + k_BGSD.shape[2] >= self.capacity:
+        raise ValueError("the cache is full")
+    KVCache.append(self, layer, k_BGSD, v_BGSD)
 
 
-@Q.mistake
-class OneCounter(KVCache):
-    """there is one counter for all layers, so it moves on once per layer and not once per token."""
-
-    def append(self, layer, k_BGSD, v_BGSD):
-        start = self.used[0]
-        stop = min(start + k_BGSD.shape[2], self.capacity)
-        self.k[layer, :, :, start:stop] = k_BGSD[:, :, : stop - start]
-        self.v[layer, :, :, start:stop] = v_BGSD[:, :, : stop - start]
-        self.used = [stop] * len(self.used)
+def _counts_before_check(self, layer, k_BGSD, v_BGSD):
+    start = self.used[layer]
+    self.used[layer] += k_BGSD.shape[2]
+    if self.used[layer] > self.capacity:
+        raise ValueError("the cache is full")
+    self.k[layer, :, :, start : self.used[layer]] = k_BGSD
+    self.v[layer, :, :, start : self.used[layer]] = v_BGSD
 
 
-@Q.mistake
-class ReturnsCopies(KVCache):
-    """read returns copies. A view costs nothing; a copy of the whole cache at every step costs as
-    much as reading it."""
-
-    def read(self, layer):
-        return tuple(x_BGTD.clone() for x_BGTD in super().read(layer))
-
-
-@Q.mistake
-class ResetTakesNewMemory(KVCache):
-    """reset makes new tensors. It only has to set the counters to 0: what they do not count is
-    free."""
-
-    def reset(self):
-        self.__init__(*self.k.shape)
+def _grows(self, layer, k_BGSD, v_BGSD):
+    stop = self.used[layer] + k_BGSD.shape[2]
+    if stop > self.capacity:
+        n_layers, batch, n_kv_heads, _, head_dim = self.k.shape
+        self.capacity, small = 2 * stop, self.k
+        shape = n_layers, batch, n_kv_heads, self.capacity, head_dim
+        self.k, self.v = torch.zeros(2, *shape, dtype=torch.float64)
+        # the rows are moved as one flat block: right in layer 0, shifted in all others
+        self.k.view(-1)[: small.numel()] = small.reshape(-1)
+    KVCache.append(self, layer, k_BGSD, v_BGSD)
 
 
-@Q.mistake
-class LastSlotRefused(KVCache):
-    """the last slot can never be filled: stop is one behind the last slot, so only stop > capacity
-    is too many."""
-
-    def append(self, layer, k_BGSD, v_BGSD):
-        if self.used[layer] + k_BGSD.shape[2] >= self.capacity:
-            raise ValueError("the cache is full")
-        super().append(layer, k_BGSD, v_BGSD)
+def _token_by_token(self, layer, k_BGSD, v_BGSD):
+    for k_BG1D, v_BG1D in zip(k_BGSD.split(1, dim=2), v_BGSD.split(1, dim=2), strict=True):
+        KVCache.append(self, layer, k_BG1D, v_BG1D)
 
 
-@Q.mistake
-class CountsBeforeCheck(KVCache):
-    """the counter moves before the check, so a refused append leaves it too far on. Check first."""
-
-    def append(self, layer, k_BGSD, v_BGSD):
-        start = self.used[layer]
-        self.used[layer] += k_BGSD.shape[2]
-        if self.used[layer] > self.capacity:
-            raise ValueError("the cache is full")
-        self.k[layer, :, :, start : self.used[layer]] = k_BGSD
-        self.v[layer, :, :, start : self.used[layer]] = v_BGSD
+def _zeroes(self):
+    self.k.zero_()
+    self.v.zero_()
 
 
-@Q.mistake
-class SinglePrecision(KVCache):
-    """torch makes float32 unless it is told otherwise: half of the digits are lost. Ask for
-    dtype=torch.float64."""
-
-    def __init__(self, *shape):
-        super().__init__(*shape)
-        self.k, self.v = self.k.float(), self.v.float()
-
-
-@Q.mistake
-class KeysAsValues(KVCache):
-    """keys are stored as values."""
-
-    def append(self, layer, k_BGSD, v_BGSD):
-        super().append(layer, k_BGSD, k_BGSD)
-
-
-@Q.mistake
-class GrowsFirstLayer(KVCache):
-    """the cache grows when it is full, and growth moves the upper layers' rows. It should refuse
-    instead."""
-
-    def append(self, layer, k_BGSD, v_BGSD):
-        stop = self.used[layer] + k_BGSD.shape[2]
-        if stop > self.capacity:
-            n_layers, batch, heads, _, width = self.k.shape
-            shape, self.capacity = (n_layers, batch, heads, 2 * stop, width), 2 * stop
-            grown = torch.zeros(shape, dtype=torch.float64)
-            # the rows are moved as one flat block: right in layer 0, shifted in all others
-            grown.view(-1)[: self.k.numel()] = self.k.reshape(-1)
-            self.k, self.v = grown, torch.zeros(shape, dtype=torch.float64)
-        super().append(layer, k_BGSD, v_BGSD)
-
-
-@Q.mistake
-class HalfWrittenOverflow(KVCache):
-    """too many tokens are written as far as they fit before the error comes. Check first, then
-    write."""
-
-    def append(self, layer, k_BGSD, v_BGSD):
-        for s in range(k_BGSD.shape[2]):
-            super().append(layer, k_BGSD[:, :, s : s + 1], v_BGSD[:, :, s : s + 1])
-
-
-@Q.mistake
-class ResetForgetsCounters(KVCache):
-    """reset clears the numbers but not the counters, so old slots still count as used."""
-
-    def reset(self):
-        self.k.zero_()
-        self.v.zero_()
+Q.mistakes(
+    _Cache,
+    {
+        "append makes a new tensor each time (torch.cat does), so the whole cache is copied for "
+        "every token. Write into memory that you took once.": _Concatenates,
+        "all layers share one store, so every layer reads what the last layer wrote. Each layer "
+        "has keys and values of its own.": {"memory": lambda self, x: x[:1].expand(x.shape)},
+        "the first token is never stored: writing starts one slot too late, or reading does.": {
+            "shown": lambda self, x_BGTD: x_BGTD[:, :, 1:]
+        },
+        "there is one counter for all layers, so it moves on once per layer and not once per "
+        "token.": {"append": _one_counter},
+        "read returns copies. A view costs nothing; a copy of the whole cache at every step costs "
+        "as much as reading it.": {"shown": lambda self, x_BGTD: x_BGTD.clone()},
+        "reset makes new tensors. It only has to set the counters to 0: what they do not count is "
+        "free.": {"reset": lambda self: self.__init__(*self.k.shape)},
+        "the last slot can never be filled: stop is one behind the last slot, so only stop > "
+        "capacity is too many.": {"append": _refuses_the_last_slot},
+        "the counter moves before the check, so a refused append leaves it too far on. Check "
+        "first.": {"append": _counts_before_check},
+        "torch makes float32 unless it is told otherwise: half of the digits are lost. Ask for "
+        "dtype=torch.float64.": {"memory": lambda self, x: x.float()},
+        "keys are stored as values.": {
+            "append": lambda self, layer, k, v: KVCache.append(self, layer, k, k)
+        },
+        "the cache grows when it is full, and growth moves the upper layers' rows. It should "
+        "refuse instead.": {"append": _grows},
+        "too many tokens are written as far as they fit before the error comes. Check first, then "
+        "write.": {"append": _token_by_token},
+        "reset clears the numbers but not the counters, so old slots still count as used.": {
+            "reset": _zeroes
+        },
+    },
+)

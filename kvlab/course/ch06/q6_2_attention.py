@@ -145,9 +145,11 @@ def _call(answer, case, x_BSC, k_BGTD, v_BGTD):
     return seen
 
 
-def _past(case, n_past, seed=0):
-    shape = (2, case["x_BSC"].shape[0], case["_groups"], n_past, case["_head_dim"])
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def _past(case, n_past):
+    """Keys and values of a past: noise."""
+    shape = (case["x_BSC"].shape[0], case["_groups"], n_past, case["_head_dim"])
+    torch_rng = torch.Generator().manual_seed(n_past)
+    return [torch.randn(shape, generator=torch_rng, dtype=torch.float64) for _ in "kv"]
 
 
 @Q.law("one call over the whole text")
@@ -155,11 +157,9 @@ def at_once(answer, case):
     return _call(answer, case, case["x_BSC"], *_past(case, 0))
 
 
-def _whole(case, _outcome):
-    return Q.of_right(at_once, case)
-
-
-@Q.law("any chunks give the same at every position", expect=_whole)
+@Q.law(
+    "any chunks give the same at every position", expect=lambda case, _: Q.of_right(at_once, case)
+)
 def _(answer, case):
     k_BGTD, v_BGTD = _past(case, 0)
     outs = []
@@ -172,8 +172,8 @@ def _(answer, case):
 @Q.law("the past is used as it is")
 def _(answer, case):
     """One step with a past that is not what the text would give."""
-    past = _past(case, 3, seed=3)
-    out_BHSD, *after = _call(answer, case, case["x_BSC"][:, :1], *past).values()
+    x_B1C = case["x_BSC"][:, :1]
+    out_BHSD, *after = _call(answer, case, x_B1C, *_past(case, 3)).values()
     k_BGTD, v_BGTD = (x_BGTD[:, :, :3] for x_BGTD in after)
     return {"out_BHSD": out_BHSD, "past keys, k_BGTD": k_BGTD, "past values, v_BGTD": v_BGTD}
 
@@ -182,36 +182,32 @@ def _(answer, case):
 
 
 def _attend(
-    x, w_q, w_k, w_v, k_past, v_past, *, start=None, mask=None, store=True, spread=None,
-    turn_again=False, turn_q=True, turn_k=True, scale=True, cut=None, join=torch.cat,
-):  # fmt: skip
-    n_new, n_past, width = x.shape[1], k_past.shape[2], k_past.shape[3]
-    start = n_past if start is None else start(n_past)
-    cut = cut or (lambda y: y.unflatten(-1, (-1, width)).transpose(1, 2))
-    q, k, v = (cut(x @ w.T) for w in (w_q, w_k, w_v))
-    turn = rope_angles(torch.arange(start, start + n_new)[None], width, 10000.0, x.dtype)
-    q = apply_rope(q, *turn) if turn_q else q
-    if turn_again:
-        k = torch.cat((k_past, k), dim=2)
-        every = torch.arange(k.shape[2])[None]
-        k = apply_rope(k, *rope_angles(every, width, 10000.0, x.dtype))
-    else:
-        k = join((k_past, apply_rope(k, *turn) if turn_k else k), dim=2)
-    v = join((v_past, v), dim=2)
-    mask = mask or (lambda slots, pos, n_past: slots <= pos)
-    seen = mask(torch.arange(k.shape[2]), torch.arange(n_past, n_past + n_new)[:, None], n_past)
+    *given,
+    start=lambda n_past: n_past,
+    cut=lambda y, width: y.unflatten(-1, (-1, width)).transpose(1, 2),
+    turned=("q", "new k"),
+    join=lambda past, new: torch.cat((past, new), dim=2),
+    seen=lambda slot, pos, n_past: slot <= pos,
+    spread=lambda x, share: x.repeat_interleave(share, dim=1),
+    scaled=True,
+    kept=lambda x, n_new, n_past: x,
+):
+    x, w_q, w_k, w_v, k_past, v_past = given
+    n_new, (n_past, width) = x.shape[1], k_past.shape[2:]
+
+    def turn(x, name, first):
+        pos_BS = torch.arange(first, first + x.shape[2])[None]
+        return apply_rope(x, *rope_angles(pos_BS, width, 10000.0, x.dtype)) if name in turned else x
+
+    q, k, v = (cut(x @ w.T, width) for w in (w_q, w_k, w_v))
+    q, k = turn(q, "q", start(n_past)), turn(k, "new k", start(n_past))
+    k, v = join(turn(k_past, "past k", 0), k), join(v_past, v)
     share = q.shape[1] // k.shape[1]
-    spread = spread or (lambda t, share: t.repeat_interleave(share, dim=1))
-    score = q @ spread(k, share).transpose(-1, -2) / (width**0.5 if scale else 1.0)
-    out = score.masked_fill(~seen, float("-inf")).softmax(-1) @ spread(v, share)
-    return (out, k, v) if store or n_past else (out, k_past, v_past)
-
-
-def _stored(*given, keep):
-    """Attention is right, and what is given back of the keys and values is not."""
-    out, *kv = _attend(*given)
-    n_new, n_past = given[0].shape[1], given[4].shape[2]
-    return out, *(keep(x, n_new, n_past) for x in kv)
+    score = q @ spread(k, share).transpose(-1, -2) / (width**0.5 if scaled else 1.0)
+    pos = torch.arange(n_past, n_past + n_new)[:, None]
+    mask = seen(torch.arange(n_past + n_new), pos, n_past)
+    out = score.masked_fill(~mask, float("-inf")).softmax(-1) @ spread(v, share)
+    return out, kept(k, n_new, n_past), kept(v, n_new, n_past)
 
 
 Q.mistakes(
@@ -219,52 +215,49 @@ Q.mistakes(
     {
         "positions start again at 0 in every call. The first new token stands behind the past, at "
         "position n_past.": {"start": lambda n_past: 0},
-        "the first token's key and value are dropped when the past is put together.": lambda *given: (
-            _stored(*given, keep=lambda x, n_new, n_past: x if n_past else x[:, :, 1:])
-        ),
+        "the first token's key and value are dropped when the past is put together.": {
+            "kept": lambda x, n_new, n_past: x if n_past else x[:, :, 1:]
+        },
         "the prompt is attended to but its keys and values are not given back, so the next call "
-        "has no past.": {"store": False},
+        "has no past.": {"kept": lambda x, n_new, n_past: x if n_past else x[:, :, :0]},
         "the mask starts at the top left, as if the new queries stood at the start of the text. "
         "It must end at the bottom right.": {
-            "mask": lambda slots, pos, n_past: slots <= pos - n_past
+            "seen": lambda slot, pos, n_past: slot <= pos - n_past
         },
         "the offset is counted twice: new tokens are put at twice their distance from the start.": {
             "start": lambda n_past: 2 * n_past
         },
         "past and new keys are turned again in every call. A key is turned once, by its own "
-        "position, and then stays as it is.": {"turn_again": True},
+        "position, and then stays as it is.": {"turned": ("q", "new k", "past k")},
         "there is no mask, so tokens of one chunk see those that come after them.": {
-            "mask": lambda slots, pos, n_past: slots >= 0 * pos
+            "seen": lambda slot, pos, n_past: slot >= 0 * pos
         },
         "a query does not see its own key. The first one of a text then sees nothing, and its "
         "softmax is nan. It may use slot t if t <= its position.": {
-            "mask": lambda slots, pos, n_past: slots < pos
+            "seen": lambda slot, pos, n_past: slot < pos
         },
-        "nothing is turned: queries and keys need apply_rope by their positions.": {
-            "turn_q": False,
-            "turn_k": False,
-        },
+        "nothing is turned: queries and keys need apply_rope by their positions.": {"turned": ()},
         "only the queries are turned. New keys are turned as well, each by its own position.": {
-            "turn_k": False
+            "turned": ("q",)
         },
         "only the keys are turned. New queries are turned as well, each by its own position.": {
-            "turn_q": False
+            "turned": ("new k",)
         },
         "positions are one too far. With n_past tokens before it, the first new token stands at "
         "position n_past.": {"start": lambda n_past: n_past + 1},
-        "scores are not divided by the root of D.": {"scale": False},
+        "scores are not divided by the root of D.": {"scaled": False},
         "the projection is cut into (B, H, S, D) at once, which mixes tokens and heads. Cut into "
-        "(B, S, H, D), then transpose axes 1 and 2.": lambda x, w_q, w_k, w_v, k, v: _attend(
-            x, w_q, w_k, w_v, k, v, cut=lambda y: y.reshape(len(x), -1, x.shape[1], k.shape[3])
-        ),
-        "only the new keys and values are given back. The next call needs the past ones, too.": lambda *given: (
-            _stored(*given, keep=lambda x, n_new, n_past: x[:, :, -n_new:])
-        ),
+        "(B, S, H, D), then transpose axes 1 and 2.": {
+            "cut": lambda y, width: y.reshape(len(y), -1, y.shape[1], width)
+        },
+        "only the new keys and values are given back. The next call needs the past ones, too.": {
+            "kept": lambda x, n_new, n_past: x[:, :, n_past:]
+        },
         "the new keys are put before the past ones. Slot t is the place of token t: the past "
-        "comes first.": {"join": lambda two, dim: torch.cat(two[::-1], dim=dim)},
+        "comes first.": {"join": lambda past, new: torch.cat((new, past), dim=2)},
         "query heads are paired with the wrong KV heads: neighbours share a KV head "
         "(repeat_interleave), not every G-th (repeat).": {
-            "spread": lambda t, share: t.repeat(1, share, 1, 1)
+            "spread": lambda x, share: x.repeat(1, share, 1, 1)
         },
     },
 )
