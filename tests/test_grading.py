@@ -170,10 +170,10 @@ def test_one_notebook_for_a_cluster_job_and_for_gradescope(tmp_path, capsys):
 
 
 CASES_FILE = """
-from kvlab.course import ch06
+from kvlab.course.exercises import find
 
 def large(rng):
-    case = dict(ch06.AUDIT.cases(rng))
+    case = dict(find("6.3").cases(rng))
     return {**case, "n_prompt": 11, "capacity": 11 + case["n_new"] + 2}
 
 CASES = {"6.3": large}

@@ -87,7 +87,8 @@ def _quiz(
     wrong: Iterable[tuple[Any, str]],
     about: dict[str, Any],
 ) -> Exercise:
-    asks, shown = about.pop("asks"), about.pop("solution", repr(right))
+    quoted = f'"{right}"' if isinstance(right, str) else repr(right)  # as the formatter has it
+    asks, shown = about.pop("asks"), about.pop("solution", quoted)
     exercise = Exercise(*head, cases=lambda rng: {}, n_cases=1, **about)
     for name, run in laws.items():
         exercise.law(name)(run)

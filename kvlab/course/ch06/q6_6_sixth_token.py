@@ -20,7 +20,6 @@ The 5th token was just made, and the query that made it used the pairs (key and 
 - **e**: nothing: the pair of the last token is all that the new query needs
 """,
     asks='Return "a", "b", "c", "d" or "e".',
-    solution='"c"',
     right="c",
     wrong={
         "a": "that is the plain loop. The numbers come out the same each time, so the work was "
