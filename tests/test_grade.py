@@ -32,7 +32,10 @@ def as_source(name, body, before=""):
 
 # A change of the solution, and the mistake that it makes.
 SPOILED = {
-    "6.1": (":used], self.v[layer, :, :, :used]", ":used].clone(), self.v[layer, :, :, :used]"),
+    "6.1": (
+        "return self.k[layer, :, :, :used], self.v[layer, :, :, :used]",
+        "return self.k[layer, :, :, :used].clone(), self.v[layer, :, :, :used].clone()",
+    ),
     "6.2": (" / width**0.5", ""),
     "6.3": ("range(n_prompt)", "range(1)"),
     "6.4": ("n_prompt + i)", "i)"),
