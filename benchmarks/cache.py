@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from kvlab import Transformer, compiled_decode, generate, load, stream
-from kvlab.demo import timed_both_ways
+from kvlab.shell.demo import timed_both_ways
 from kvlab.measure import machine
 from kvlab.pocket.world import recall_prompt
 

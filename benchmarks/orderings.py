@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import record
-from kvlab import load, pocket, policies, quality, rows
-from kvlab.packed import CodesPerChannel, CodesPerToken
+from kvlab import load, pocket, policies, quality
+from kvlab.pack import rows
+from kvlab.pack import CodesPerChannel, CodesPerToken
 from kvlab.pocket import evaluate
 from kvlab.prune import (
     Elements,
@@ -42,7 +43,7 @@ from kvlab.prune import (
     per_token,
     whole_channels,
 )
-from kvlab.prune_report import world_question
+from kvlab.quality.cells import world_question
 
 RECENT, GROUP, WIDTH, HALF = 32, 32, 32, torch.float16
 SPARSITIES = (0.5, 0.7, 0.8, 0.9)
@@ -55,7 +56,7 @@ class Method:
     """A way to thin a cache, how sparse it makes all but the window, and its bytes in float16.
 
     `bytes` is the share of a dense cache's bytes that the thinned part would take when it is packed
-    (`kvlab.rows`), metadata included; all but the latest `dense` tokens are thinned.
+    (`kvlab.pack.rows`), metadata included; all but the latest `dense` tokens are thinned.
     """
 
     name: str

@@ -20,12 +20,12 @@ def main(argv=None):
             f" start kvlab with it, for example python{needed} -m kvlab lab\n"
         )
         return 1
-    from kvlab import bootstrap
+    from kvlab.shell import bootstrap
 
     argv, code = bootstrap.prepare(argv)
     if code is not None:
         return code
-    from kvlab.cli import main as cli_main
+    from kvlab.shell.cli import main as cli_main
 
     return cli_main(argv)
 

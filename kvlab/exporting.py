@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from kvlab.loading import as_dtype
+from kvlab.checkpoint import as_dtype
 from kvlab.model import Transformer
 from kvlab.tokenizer import Tokenizer
 

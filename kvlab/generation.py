@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kvlab.cache import KVCache
 from kvlab.model import Transformer
-from kvlab.packed import PackedKVCache
+from kvlab.pack import PackedKVCache
 from kvlab.prune import Policy, Pruner, check_once
 
 Pick = Callable[[Tensor], Tensor]

@@ -9,7 +9,7 @@ import copy
 import json
 from pathlib import Path
 
-from kvlab.cli import ROOT
+from kvlab.shell.cli import ROOT
 from kvlab.course import notebooks
 from kvlab.course.exercises import ALL
 

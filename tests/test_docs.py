@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from benchmarks.readme import TABLES, filled
-from kvlab.cli import ROOT
+from kvlab.shell.cli import ROOT
 from kvlab.course.exercises import ALL
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -56,7 +56,7 @@ def test_every_room_of_the_package_stands_in_the_architecture():
 
 
 def test_commands_named_in_the_readme_exist():
-    from kvlab.cli import _parser
+    from kvlab.shell.cli import _parser
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     known = _parser()._subparsers._group_actions[0].choices

@@ -16,7 +16,7 @@ from kvlab import (
     prefill,
     stream,
 )
-from kvlab.generation import pad
+from kvlab.prompts import pad
 from tests.conftest import tiny_model
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [9, 8, 7], [4, 5, 6, 7, 8]]

@@ -10,7 +10,7 @@ import torch
 
 from kvlab import Elements, Evict, KVCache, Sparsify, Then, density, greedy, load, needs, stream
 from kvlab.generation import decode, prefill
-from kvlab.packed import CodesPerChannel, CodesPerToken, PackedKVCache, PerToken
+from kvlab.pack import CodesPerChannel, CodesPerToken, PackedKVCache, PerToken
 from kvlab.policies import (
     adakv,
     criticalkv,

@@ -34,7 +34,7 @@ from kvlab.course.spec import (
 )
 from kvlab.generation import decode, prefill, stream
 from kvlab.model import Transformer
-from kvlab.probe import Probe
+from kvlab.measure.probe import Probe
 
 # --- 5.1 prefill ------------------------------------------------------------------------------
 

@@ -15,28 +15,12 @@ from typing import Any
 import tokenizers
 from tokenizers import Tokenizer
 
-from kvlab.loading import load
+from kvlab.checkpoint import load
 from kvlab.measure import machine
 from kvlab.model import Transformer
 from kvlab.pocket import bpe, inside, path, text, world
-from kvlab.pocket.evaluate import (
-    Item,
-    continued,
-    counted,
-    fact_items,
-    in_words,
-    item,
-    latest_items,
-    pair_items,
-    recall_items,
-    scored,
-    scored_either,
-    sha256,
-    two_kinds_items,
-    whole_answers,
-    written_items,
-)
-from kvlab.progress import progress
+from kvlab.pocket.questions import Item, continued, counted, fact_items, in_words, item, latest_items, pair_items, recall_items, scored, scored_either, sha256, two_kinds_items, whole_answers, written_items
+from kvlab.measure.progress_bar import progress
 
 Result = dict[str, Any]
 Maker = Callable[[], list[Item]]

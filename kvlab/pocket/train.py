@@ -37,7 +37,7 @@ from kvlab.config import ModelConfig
 from kvlab.model import Transformer
 from kvlab.pocket import bpe, evaluate, path, world
 from kvlab.pocket.muon import Muon
-from kvlab.progress import progress
+from kvlab.measure.progress_bar import progress
 
 CONFIG = ModelConfig(
     vocab_size=bpe.VOCAB_SIZE,

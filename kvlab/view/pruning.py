@@ -13,7 +13,7 @@ import torch
 import traitlets
 from torch import Tensor
 
-from kvlab import policies
+from kvlab.prune import scores as policies
 from kvlab.attention import attend
 from kvlab.cache import LayerKV
 from kvlab.prune import (
