@@ -18,23 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kvlab.ops import wide
-from kvlab.prune import (
-    Elements,
-    Evict,
-    Evidence,
-    Score,
-    Select,
-    Sparsify,
-    across_heads,
-    all_heads,
-    attention,
-    check_window,
-    needs,
-    per_channel,
-    per_token,
-    ranks,
-    whole_channels,
-)
+from kvlab.prune.elements import Elements, Sparsify, per_channel, per_token, whole_channels
+from kvlab.prune.evidence import Evidence, Score, attention, check_window, needs
+from kvlab.prune.hashing import chance
+from kvlab.prune.tokens import Evict, Select, across_heads, all_heads, ranks
 
 # --- whole tokens: score_BGT --------------------------------------------------------------------
 
@@ -47,7 +34,7 @@ def random(e: Evidence, *, seed: int = 0) -> Tensor:
     Source: none; kvpress has the same baseline (`RandomPress`).
     """
     head_G1 = torch.arange(e.pos_BGT.shape[1], device=e.pos_BGT.device)[:, None]
-    return _chance(seed, e.layer, head_G1, e.pos_BGT)
+    return chance(seed, e.layer, head_G1, e.pos_BGT)
 
 
 def recency(e: Evidence) -> Tensor:
@@ -139,7 +126,7 @@ def keyformer_weights(e: Evidence, *, start: float = 1.0, slope: float = 0.01) -
     n_heads = logits.shape[1] * logits.shape[2]
     head = torch.arange(n_heads, device=logits.device).view(*logits.shape[1:3], 1, 1)
     q_pos, pos = e.q_pos_BW[:, None, None, :, None], e.pos_BGT[:, :, None, None]
-    noise = -(-_chance(1, e.layer, head, q_pos, pos).log()).log()
+    noise = -(-chance(1, e.layer, head, q_pos, pos).log()).log()
     return e.softmax((logits + noise.to(logits.dtype)) / (start + slope * e.step))
 
 
@@ -446,30 +433,3 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Pairs (channel i, i + D/2) times cosine and sine, each (..., D/2)."""
     a, b = x.chunk(2, -1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
-
-
-def _chance(seed: int, *keys: int | Tensor) -> Tensor:
-    """Numbers in (0, 1) that depend on whole numbers alone, by the finaliser of SplitMix64.
-
-    Source: Steele et al. 2014, "Fast splittable pseudorandom number generators", figure 16.
-    """
-    x = torch.tensor(seed)
-    for key in keys:
-        x = _mixed(key + _mixed(x + _GOLDEN) if isinstance(key, Tensor) else x * 31 + key + _GOLDEN)
-    return (_shifted(_mixed(x), 11).double() + 0.5) / 2**53
-
-
-_GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # as signed numbers
-_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
-_MIX_2 = 0x94D049BB133111EB - 2**64
-
-
-def _mixed(x: Tensor) -> Tensor:
-    x = (x ^ _shifted(x, 30)) * _MIX_1
-    x = (x ^ _shifted(x, 27)) * _MIX_2
-    return x ^ _shifted(x, 31)
-
-
-def _shifted(x: Tensor, by: int) -> Tensor:
-    """A shift to the right that brings in zeros."""
-    return (x >> by) & ((1 << (64 - by)) - 1)

@@ -5,12 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from kvlab import Evict, ModelConfig, Pruner, Sparsify, Transformer, generate, needs
-from kvlab.prompts import pad
-from kvlab.generation import prefill
 from kvlab.policies import (
-    _chance,
     _pooled,
     adakv,
     criticalkv,
@@ -32,9 +27,14 @@ from kvlab.policies import (
     v_magnitude,
     v_output_aware,
 )
+
+from kvlab import Evict, ModelConfig, Pruner, Sparsify, Transformer, generate, needs
+from kvlab.generation import prefill
+from kvlab.prompts import pad
 from kvlab.prune import Elements, all_heads, per_channel, per_token, whole_channels
+from kvlab.prune.hashing import chance
 from tests.conftest import tiny_model
-from tests.kvpress import weights as recorded
+from tests.prune.kvpress import weights as recorded
 
 TOKENS = torch.arange(30).remainder(19)[None]
 FEW = {"sink": 2, "recent": 5}
@@ -182,7 +182,7 @@ def test_chance_differs_by_seed_layer_and_head_and_is_even():
         for s in range(2)
     ]
     assert len({str(head) for sets in found for layer in sets for head in layer}) == 8
-    drawn = _chance(0, 3, torch.arange(20_000))
+    drawn = chance(0, 3, torch.arange(20_000))
     assert drawn.min() > 0 and drawn.max() < 1
     assert abs(drawn.mean() - 0.5) < 0.01 and abs(drawn.var() - 1 / 12) < 0.003
     assert drawn.unique().numel() == 20_000

@@ -5,6 +5,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kvlab.policies import (
+    h2o,
+    k_magnitude,
+    knorm,
+    random,
+    recency,
+    snapkv,
+    think,
+    tova,
+    v_magnitude,
+)
 
 from kvlab import (
     Elements,
@@ -21,20 +32,10 @@ from kvlab import (
 )
 from kvlab.attention import allowed_BGST, attend
 from kvlab.cache import LayerKV
-from kvlab.generation import decode, prefill
-from kvlab.prompts import pad
 from kvlab.fast.compiled import CompiledDecode, StaticDecode
-from kvlab.policies import (
-    h2o,
-    k_magnitude,
-    knorm,
-    random,
-    recency,
-    snapkv,
-    think,
-    tova,
-    v_magnitude,
-)
+from kvlab.generation import decode, prefill
+from kvlab.pack.rows import n_kept
+from kvlab.prompts import pad
 from kvlab.prune import (
     Evidence,
     across_heads,
@@ -48,7 +49,6 @@ from kvlab.prune import (
     ranks,
     whole_channels,
 )
-from kvlab.pack.rows import n_kept
 from tests.conftest import tiny_model
 
 PROMPT = torch.arange(24).remainder(19)[None]
@@ -373,7 +373,7 @@ def test_mass_in_small_blocks_is_the_same(monkeypatch):
     model = small()
     found = []
     for block in (1, 10**9):
-        monkeypatch.setattr("kvlab.prune.BLOCK", block)
+        monkeypatch.setattr("kvlab.prune.pruner.BLOCK", block)
         cache = model.new_cache(1, 24)
         pruner = Pruner(model, cache, Evict(h2o, 9, sink=1, recent=2))
         with pruner:

@@ -1,4 +1,4 @@
-"""Record what kvpress keeps of a small random Llama: `kept.json`, read by tests/prune/test_policies.py.
+"""Record what kvpress keeps of a small random Llama: `kept.json`, read by test_policies.py.
 
 It needs an environment of its own, because kvpress pins transformers below 5.3:
     pip install torch==2.13.0 'transformers<5.3' kvpress
