@@ -5,16 +5,38 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from kvlab import Elements, Evict, KVCache, Pruner, Sparsify, Then, attend, compiled_decode, decode, generate, kernels, needs, prefill
-from kvlab.pack import rows
-from kvlab.prompts import pad
-from kvlab.pack import Channels, CodesPerChannel, CodesPerToken, Dense, PackedKVCache, PerChannel, PerToken
 from kvlab.policies import adakv, snapkv, think, think_v, v_magnitude
+
+from kvlab import (
+    Elements,
+    Evict,
+    KVCache,
+    Pruner,
+    Sparsify,
+    Then,
+    attend,
+    compiled_decode,
+    decode,
+    generate,
+    kernels,
+    needs,
+    prefill,
+)
+from kvlab.pack import (
+    Channels,
+    CodesPerChannel,
+    CodesPerToken,
+    Dense,
+    PackedKVCache,
+    PerChannel,
+    PerToken,
+    rows,
+)
+from kvlab.prompts import pad
 from kvlab.prune import whole_channels
+from tests.conftest import tiny_model
 
 RULES = [
     Dense(),
