@@ -32,7 +32,7 @@ from kvlab.prune import (
     needs,
     needs_of,
 )
-from kvlab.quality import Method, Shape, as_method, parts_of
+from kvlab.quality.methods import Method, Shape, as_method, parts_of
 
 LONGEST = 4096
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from kvlab import Elements, Evict, Sparsify, Then, check_policy, needs, policies
-from kvlab.quality.laws import LawBroken, small_model
 from kvlab.pack import Dense, PerToken
 from kvlab.prune import per_head, per_token
 from kvlab.quality import Packed
+from kvlab.quality.laws import LawBroken, small_model
 
 MODEL = small_model()
 KNOWN = {

@@ -4,8 +4,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from kvlab import Evict, export, policies, quality
-from kvlab.shell import cli
 from kvlab.quality import report as prune_report
+from kvlab.shell import cli
 from kvlab.tokenizer import Tokenizer as Wrapped
 from tests.conftest import tiny_model
 

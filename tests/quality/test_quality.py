@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from kvlab import Elements, Evict, Probe, Pruner, Sparsify, Then, policies, quality
-from kvlab.pack import rows
 from kvlab.attention import attend
 from kvlab.cache import LayerKV
 from kvlab.generation import decode, prefill
-from kvlab.pack import CodesPerChannel, CodesPerToken, Dense, PackedKVCache, PerToken
+from kvlab.pack import CodesPerChannel, CodesPerToken, Dense, PackedKVCache, PerToken, rows
 from kvlab.prune import per_channel, per_token, whole_channels
 from kvlab.quality import Packed, Prompts, Question, Shape
 from tests.conftest import tiny_model
