@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from benchmarks.readme import TABLES, filled
-from kvlab.shell.cli import ROOT
 from kvlab.course.exercises import ALL
+from kvlab.shell.cli import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 

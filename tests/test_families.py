@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from kvlab import ModelConfig, Transformer, export, generate, ops, prefill
 from kvlab.checkpoint import load
 from tests.conftest import tiny_config, tiny_model
-from tests.test_loading import write_tokenizer
+from tests.test_checkpoint import write_tokenizer
 
 transformers = pytest.importorskip("transformers", reason="needs transformers")
 
