@@ -6,13 +6,14 @@ import torch
 from kvlab import attend, kernels
 from kvlab.cache import LayerKV
 from kvlab.kernels import rows as kernel
+from kvlab.kernels import simd
 from kvlab.pack import PackedKVCache, PerToken
 
 
 @pytest.fixture(params=[True, False], ids=["spread", "places"])
 def way(request, monkeypatch):
     """Bitmaps are read in two ways; which one is the processor's business, being right is not."""
-    monkeypatch.setattr(kernel, "_SPREADS", request.param)
+    monkeypatch.setattr(simd, "SPREADS", request.param)
     return request.param
 
 

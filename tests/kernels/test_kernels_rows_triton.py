@@ -10,7 +10,7 @@ import torch
 from kvlab import attend
 from kvlab.cache import LayerKV
 from kvlab.pack import PerToken
-from tests.test_kernels_rows import draw, filled
+from tests.kernels.test_kernels_rows import draw, filled
 
 pytest.importorskip("triton", reason="triton is not installed (it is for Linux only)")
 # Triton asks when it is imported, so interpreted tests run in a process of their own
