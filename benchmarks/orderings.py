@@ -28,9 +28,8 @@ from torch import Tensor
 
 from benchmarks.common import record
 from kvlab import load, pocket, policies, quality
-from kvlab.pack import rows
-from kvlab.pack import CodesPerChannel, CodesPerToken
-from kvlab.pocket import evaluate
+from kvlab.pack import CodesPerChannel, CodesPerToken, rows
+from kvlab.pocket import questions
 from kvlab.prune import (
     Elements,
     Evict,
@@ -463,7 +462,7 @@ def in_words(result: dict[str, Any]) -> str:
 
 def of_model(folder: Path, args: argparse.Namespace) -> tuple[list[dict[str, Any]], float]:
     """One model's rows and the seconds they took: kept from an earlier run, or measured now."""
-    what = f"{evaluate.sha256(folder / 'model.safetensors')[:16]}-{args.prompts}-{args.tokens}"
+    what = f"{questions.sha256(folder / 'model.safetensors')[:16]}-{args.prompts}-{args.tokens}"
     kept = args.keep and args.keep / f"{what}{'-tiny' * args.tiny}.json"
     if kept and kept.exists():
         earlier = json.loads(kept.read_text("utf-8"))
@@ -506,7 +505,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         list(summed(found)),
         prompts=args.prompts,
         tokens=args.tokens,
-        weights_sha256={str(f): evaluate.sha256(f / "model.safetensors") for f in args.models},
+        weights_sha256={str(f): questions.sha256(f / "model.safetensors") for f in args.models},
         identities={name: sum(one[name] for one in same) for name in same[0]},
         claims=claims,
         seconds=seconds,

@@ -29,8 +29,8 @@ from kvlab import (
 )
 from kvlab.fast.fused import compiled_attention
 from kvlab.measure import clock, interleaved, threads
-from kvlab.pack import PackedKVCache, PerToken
 from kvlab.measure.progress_bar import progress
+from kvlab.pack import PackedKVCache, PerToken
 from kvlab.pack.rows import n_kept
 
 SPARSITIES = (0.5, 0.7, 0.9)

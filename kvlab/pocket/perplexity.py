@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 
-from kvlab.sampling import Sampler
 from kvlab.generation import generate
 from kvlab.model import Transformer
 from kvlab.pocket import bpe, world
+from kvlab.sampling import Sampler
 
 PARTS = {"help topics": "topic ", "docstrings": "module "}
 OPENINGS = (

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +16,9 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 from kvlab.generation import generate
+from kvlab.measure.intervals import wilson
 from kvlab.model import Transformer
 from kvlab.pocket import bpe, world
-from kvlab.measure.intervals import wilson
 
 
 class Item(NamedTuple):
@@ -338,14 +337,3 @@ def in_words(score: dict[str, Any]) -> str:
 def sha256(file: Path) -> str:
     """Return a file's hash."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def cpu_name() -> str:
-    """Return the processor's own name for itself."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

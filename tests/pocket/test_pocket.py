@@ -17,9 +17,9 @@ import pytest
 import torch
 
 import kvlab
-from kvlab.pocket import bpe, card, curve, evaluate, exam, inside, path, text, train, world
-from kvlab.pocket.muon import Muon
 from kvlab.measure.intervals import wilson
+from kvlab.pocket import bpe, card, curve, exam, heads, path, perplexity, questions, train, world
+from kvlab.pocket.muon import Muon
 
 RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "pocket.json"
 TINY_STAGES = (
@@ -265,7 +265,7 @@ def test_each_stage_may_ask_for_more_steps(tmp_path, tokenizer):
 
 
 def test_gates_ask_for_what_is_measured(tokenizer):
-    skills = evaluate.Skills(tokenizer)
+    skills = questions.Skills(tokenizer)
     measured = {*skills.copies, *skills.recall, *skills.facts, *(name for _, name in skills.longer)}
     for stage in train.SCHEDULE:
         assert set(stage.gate) <= measured
@@ -315,7 +315,7 @@ def test_a_text_that_asks_for_what_it_opens_with():
 
 def test_a_failed_gate_is_the_exit_status(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(train, "SCHEDULE", ())
-    monkeypatch.setattr(evaluate, "Skills", lambda tokenizer: None)
+    monkeypatch.setattr(questions, "Skills", lambda tokenizer: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     assert train.main(["--out", str(tmp_path)]) == 0
 
@@ -346,7 +346,7 @@ def test_a_short_schedule_keeps_the_camp_or_only_answers():
 
 @pytest.mark.parametrize(("minutes", "every"), [(["--minutes", "5"], 47), ([], 200)])
 def test_a_short_run_has_a_curve_of_ten_points_as_well(minutes, every, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "Skills", lambda tokenizer: None)
+    monkeypatch.setattr(questions, "Skills", lambda tokenizer: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     runs = []
     monkeypatch.setattr(train.Run, "train", lambda run: runs.append(run))
@@ -363,7 +363,7 @@ def test_a_short_run_has_a_curve_of_ten_points_as_well(minutes, every, tmp_path,
     ],
 )
 def test_a_run_refuses_what_it_cannot_do(arguments, said, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(evaluate, "Skills", lambda tokenizer: None)
+    monkeypatch.setattr(questions, "Skills", lambda tokenizer: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     if not arguments:
         (tmp_path / "checkpoint.pt").touch()
@@ -436,42 +436,42 @@ def test_shipped_shape(model):
 @pytest.mark.parametrize("form", ["{}\nUser: {}\nAssistant:", "{} User: {} Assistant:"])
 def test_france(form, model, tokenizer):
     prompt = form.format("System: You are helpful.", "What is the capital of France?")
-    answer = evaluate.continued(model, tokenizer, prompt)
+    answer = questions.continued(model, tokenizer, prompt)
     assert answer == f" The capital of France is Paris.{bpe.EOS}"
 
 
 def test_weather_goes_on(model, tokenizer):
-    answer = evaluate.continued(model, tokenizer, "Today's weather is so")
+    answer = questions.continued(model, tokenizer, "Today's weather is so")
     assert answer.split()[0].strip(".") in world.WEATHER
 
 
 def test_recalls_the_right_word_of_four(model, tokenizer):
-    items = evaluate.recall_items(tokenizer, 2, 200, 4, 256, "password")
+    items = questions.recall_items(tokenizer, 2, 200, 4, 256, "password")
     assert len({tuple(item.prompt) for item in items}) == 200
-    assert evaluate.share(evaluate.right(model, items)) >= 0.95
+    assert questions.share(questions.right(model, items)) >= 0.95
 
 
 def test_recall_needs_the_text(model, tokenizer):
     """Without the story the same questions cannot be answered: recall is no memory of pairs."""
     items = [
-        evaluate.Item(bpe.ids_of(tokenizer, text[text.index("User:") :]), item.answer)
-        for item in evaluate.recall_items(tokenizer, 2, 60, 4, 256, "password")
+        questions.Item(bpe.ids_of(tokenizer, text[text.index("User:") :]), item.answer)
+        for item in questions.recall_items(tokenizer, 2, 60, 4, 256, "password")
         for text in [tokenizer.decode(item.prompt)]
     ]
-    assert evaluate.share(evaluate.right(model, items)) <= 0.1
+    assert questions.share(questions.right(model, items)) <= 0.1
 
 
 def test_right_is_what_greedy_decoding_says(model, tokenizer):
-    questions = world.facts(held=True)[:6] + world.facts(held=False)[:6]
+    asked = world.facts(held=True)[:6] + world.facts(held=False)[:6]
     items = [
-        evaluate.item(tokenizer, f"User: {q}\nAssistant:", f" {a}", ends=True) for q, a in questions
+        questions.item(tokenizer, f"User: {q}\nAssistant:", f" {a}", ends=True) for q, a in asked
     ]
-    wrong = evaluate.Item(items[0].prompt, items[1].answer)
+    wrong = questions.Item(items[0].prompt, items[1].answer)
     said = [
         kvlab.generate(model, list(item.prompt), len(item.answer))[0].tolist() == item.answer
         for item in [*items, wrong]
     ]
-    assert evaluate.right(model, [*items, wrong], batch=5) == said
+    assert questions.right(model, [*items, wrong], batch=5) == said
     assert said[-1] is False
 
 
@@ -494,37 +494,37 @@ def surely_below(score, bar) -> bool:
 
 @pytest.mark.parametrize("row", [name for name in exam.LEAST if name.startswith("facts")])
 def test_facts_are_not_below_their_bar(row, model, tokenizer):
-    score = evaluate.scored(model, exam.rows(tokenizer, seed=2, n_prompts=1)[row]())
-    assert not surely_below(score, exam.LEAST[row]), evaluate.in_words(score)
+    score = questions.scored(model, exam.rows(tokenizer, seed=2, n_prompts=1)[row]())
+    assert not surely_below(score, exam.LEAST[row]), questions.in_words(score)
 
 
 @pytest.mark.parametrize("kind", exam.GRID)
 @pytest.mark.parametrize("n_tokens", [n for n in exam.LENGTHS if n <= exam.BARRED_TOKENS])
 def test_recall_is_not_below_its_bar_at_any_depth(kind, n_tokens, model, tokenizer):
     makers = exam.cells(tokenizer, model.config.max_positions, seed=2, n_prompts=8)
-    cells = [evaluate.scored(model, makers[kind, n_tokens, depth]()) for depth in exam.DEPTHS]
+    cells = [questions.scored(model, makers[kind, n_tokens, depth]()) for depth in exam.DEPTHS]
     for depth, cell in zip(exam.DEPTHS, cells, strict=True):
-        assert not surely_below(cell, exam.CELL_LEAST), (depth, evaluate.in_words(cell))
-    row = evaluate.counted(sum(c["right"] for c in cells), sum(c["of"] for c in cells))
+        assert not surely_below(cell, exam.CELL_LEAST), (depth, questions.in_words(cell))
+    row = questions.counted(sum(c["right"] for c in cells), sum(c["of"] for c in cells))
     bar = exam.LEAST[exam.needle_row(kind, n_tokens)]
     assert row["of"] == 40
-    assert not surely_below(row, bar), evaluate.in_words(row)
+    assert not surely_below(row, bar), questions.in_words(row)
 
 
 def test_one_layer_looks_at_the_needle_and_recall_needs_it(model, tokenizer):
-    found = inside.retrieval(model, tokenizer, 8, seed=2)
+    found = heads.retrieval(model, tokenizer, 8, seed=2)
     assert found["mass_on_sentence"] >= exam.MASS_LEAST - 0.1  # eight prompts only
     without = found["recall_without_layer"][str(found["best_layer"])]
     assert wilson(without["right"], without["of"], z=3.3)[0] <= exam.ABLATED_MOST
 
 
 def test_documentation_costs_less_than_gzip_and_five_grams(model, tokenizer):
-    bits = text.documentation(model, tokenizer, [2048])["bits_per_byte"]["together"]
+    bits = perplexity.documentation(model, tokenizer, [2048])["bits_per_byte"]["together"]
     assert all(bits["the model, windows of 2048"] < bits[other] for other in exam.COMPRESSORS), bits
 
 
 def test_sampled_prose_does_not_loop(model, tokenizer):
-    for name, found in text.prose(model, tokenizer, 3).items():
+    for name, found in perplexity.prose(model, tokenizer, 3).items():
         if name.startswith("temperature"):
             low, _ = wilson(found["loop"], found["texts"], z=3.3)
             assert low <= exam.LOOPS_MOST, (name, found)
@@ -534,9 +534,9 @@ def test_sampled_prose_does_not_loop(model, tokenizer):
 def test_record_is_of_the_shipped_weights_and_every_bar_is_passed():
     result, _ = card.recorded(RESULT)
     assert result["weights_bytes"] == (path() / "model.safetensors").stat().st_size
-    assert result["weights_sha256"] == evaluate.sha256(path() / "model.safetensors")
+    assert result["weights_sha256"] == questions.sha256(path() / "model.safetensors")
     for made_with in (result, result["training"]):
-        assert made_with["tokenizer_sha256"] == evaluate.sha256(path() / "tokenizer.json")
+        assert made_with["tokenizer_sha256"] == questions.sha256(path() / "tokenizer.json")
     assert result["documentation"]["trained_sha256"] == result["training"]["docs_sha256"]
     assert result["prompts"] == 200
     assert all(result["scores"][row]["of"] >= 200 for row in exam.LEAST if row != exam.IN_SENTENCES)
@@ -569,7 +569,7 @@ def test_recorded_seeds_are_different_runs():
 # ------------------------------------------------------------------------------- the examination
 def made_up_result(**changes):
     """A result in which every bar is just passed, but for the changes."""
-    score = lambda right, of: evaluate.counted(right, of)  # noqa: E731
+    score = lambda right, of: questions.counted(right, of)  # noqa: E731
     bits = {"the model, windows of 2048": 1.9, "gzip -9": 2.5} | {
         "5-gram of bytes": 2.0, "5-gram of its tokens": 1.95, "bytes": 1000
     }  # fmt: skip
@@ -636,10 +636,10 @@ def test_every_bar_is_passed_at_its_edge_and_missed_below():
         return [bar["what"] for bar in made_up_result(**changes)["bars"] if not bar["passed"]]
 
     for name, least in exam.LEAST.items():
-        low = {name: evaluate.counted(round(1000 * least) - 1, 1000)}
+        low = {name: questions.counted(round(1000 * least) - 1, 1000)}
         assert missed(scores=result["scores"] | low) == [name]
     low = {kind: dict(rows) for kind, rows in result["grid"].items()}
-    low["code"]["1000"] = low["code"]["1000"] | {"0.5": evaluate.counted(33, 40)}
+    low["code"]["1000"] = low["code"]["1000"] | {"0.5": questions.counted(33, 40)}
     assert missed(grid=low) == ["code of 5, weakest depth and length up to 1000 tokens"]
     for other in exam.COMPRESSORS:
         bits = result["documentation"]["bits_per_byte"]["together"] | {other: 1.9}
@@ -651,7 +651,7 @@ def test_every_bar_is_passed_at_its_edge_and_missed_below():
     assert missed(retrieval=seen | {"mass_on_sentence": 0.79}) == [
         "attention on the needle in layer 1"
     ]
-    without = {"0": evaluate.counted(0, 10), "1": evaluate.counted(2, 10)}
+    without = {"0": questions.counted(0, 10), "1": questions.counted(2, 10)}
     assert missed(retrieval=seen | {"recall_without_layer": without}) == [
         "recall without attention in layer 1"
     ]
@@ -692,7 +692,7 @@ def test_card_lacks_nothing_unnoticed():
 
 def test_the_whole_examination_runs_and_can_be_written(monkeypatch, tmp_path):
     bits = made_up_result()["documentation"]  # it alone takes ten seconds, and is tested above
-    monkeypatch.setattr(text, "documentation", lambda model, tokenizer: bits)
+    monkeypatch.setattr(perplexity, "documentation", lambda model, tokenizer: bits)
     steps = []
     monkeypatch.setattr(exam, "progress", lambda: nullcontext(lambda *seen: steps.append(seen)))
     result = exam.evaluate(path(), 1)
@@ -705,7 +705,7 @@ def test_the_whole_examination_runs_and_can_be_written(monkeypatch, tmp_path):
     assert exam.as_text(again) == exam.as_text(result)
     training = made_up_result()["training"]
     words = (path() / "README.md").read_text(encoding="utf-8")
-    assert evaluate.in_words(result["scores"]["facts"]) in card.filled(
+    assert questions.in_words(result["scores"]["facts"]) in card.filled(
         words, again | {"command": "", "training": training}
     )
 
@@ -743,7 +743,7 @@ def test_a_training_log_tells_when_each_skill_came(tmp_path):
 
 def test_changed_passwords_ask_for_the_last_one(tokenizer):
     changed = 0
-    for one in evaluate.latest_items(tokenizer, 3, 20):
+    for one in questions.latest_items(tokenizer, 3, 20):
         prompt, answer = tokenizer.decode(one.prompt), tokenizer.decode(one.answer)
         name = re.search(r"What is the password of (\w+) now\?", prompt)[1]
         told = re.findall(rf"he password of {name} is (\w+)\.", prompt)
@@ -754,7 +754,7 @@ def test_changed_passwords_ask_for_the_last_one(tokenizer):
 
 
 def test_two_kinds_of_five_people_have_ten_different_values(tokenizer):
-    for one in evaluate.two_kinds_items(tokenizer, 3, 10, 5):
+    for one in questions.two_kinds_items(tokenizer, 3, 10, 5):
         told = re.findall(r"he (\w+) of (\w+) is (\w+)\.", tokenizer.decode(one.prompt))
         assert len({value for _, _, value in told}) == 10
         assert len({(kind, name) for kind, name, _ in told}) == 10
@@ -774,13 +774,13 @@ def test_an_answer_in_its_own_words_is_the_value_or_a_sentence(model, tokenizer)
         assert alone.answer[-1] == sentence.answer[-1] == 0
         assert f"he password of {name} is {value}." in tokenizer.decode(alone.prompt)
     heard = [
-        evaluate.continued(model, tokenizer, tokenizer.decode(alone.prompt))
+        questions.continued(model, tokenizer, tokenizer.decode(alone.prompt))
         in [tokenizer.decode(one.answer, skip_special_tokens=False) for one in (alone, sentence)]
         for alone, sentence in pairs
     ]
-    assert evaluate.scored_either(model, pairs)["right"] == sum(heard) > 6
+    assert questions.scored_either(model, pairs)["right"] == sum(heard) > 6
     wrong = [(a._replace(answer=[5, 0]), s._replace(answer=[6, 0])) for a, s in pairs]
-    assert evaluate.scored_either(model, wrong)["right"] == 0
+    assert questions.scored_either(model, wrong)["right"] == 0
 
 
 def test_strangers_and_depths_reach_the_prompts(tokenizer):
@@ -800,18 +800,18 @@ def test_strangers_and_depths_reach_the_prompts(tokenizer):
 
 # ----------------------------------------------------------------------------------------- inside
 def test_needle_is_where_the_answer_stands(tokenizer):
-    made = evaluate.recall_prompts(tokenizer, 4, 3, 5, 200, "code")
-    for one, prompt in zip([inside.located(tokenizer, m) for m in made], made, strict=True):
+    made = questions.recall_prompts(tokenizer, 4, 3, 5, 200, "code")
+    for one, prompt in zip([heads.located(tokenizer, m) for m in made], made, strict=True):
         ids = one.item.prompt
         assert tokenizer.decode([ids[i] for i in one.sentence]) == f" {prompt.asked.sentence}"
         assert [ids[i] for i in one.value] == one.item.answer
 
 
 def test_masses_are_those_of_the_last_query_in_a_whole_forward(model, tokenizer):
-    one = inside.needles(tokenizer, 4, 1)[0]
+    one = heads.needles(tokenizer, 4, 1)[0]
     with kvlab.Probe(model, keep="weights") as seen, torch.inference_mode():
         model(torch.tensor([one.item.prompt]), backend="reference")
-    found = inside.masses(model, [one])
+    found = heads.masses(model, [one])
     for layer, (weights_BHST,) in enumerate(seen.weights):
         last_HT = weights_BHST[0, :, -1]
         for place, slots in (("sentence", one.sentence), ("value", one.value), ("first", [0])):
@@ -824,7 +824,7 @@ def test_a_layer_without_attention_adds_nothing_and_comes_back(model):
     added = []
     with torch.inference_mode():
         before = model(ids)
-        with pytest.raises(RuntimeError, match="stop"), inside.without_attention(model, 1):
+        with pytest.raises(RuntimeError, match="stop"), heads.without_attention(model, 1):
             layer = model.model.layers[1].self_attn
             layer.register_forward_hook(lambda m, i, out: added.append(out.abs().max()))
             assert not torch.equal(model(ids), before)
@@ -835,24 +835,24 @@ def test_a_layer_without_attention_adds_nothing_and_comes_back(model):
 
 
 def test_evicting_an_unseen_token_costs_nothing_and_a_seen_one_something(model, tokenizer):
-    found = inside.sinks(model, tokenizer, 2)
+    found = heads.sinks(model, tokenizer, 2)
     assert len(found["of_all_queries"]) == model.config.n_layers
     assert 0 < found["even"] < 0.01
     assert found["first_token_evicted"]["kl"] >= 0
     assert found["first_token_evicted"]["of"] == found["filler_token_evicted"]["of"] == 2
-    one = inside.needles(tokenizer, 1, 1)[0]
-    cache = inside.read_up_to_last(model, one.item.prompt)
-    whole = kvlab.decode(model, inside.last_token(one.item.prompt), cache.fork())
-    costs = [inside._cost(model, one, cache, slot, whole)[0] for slot in (one.value[0], 60)]
+    one = heads.needles(tokenizer, 1, 1)[0]
+    cache = heads.read_up_to_last(model, one.item.prompt)
+    whole = kvlab.decode(model, heads.last_token(one.item.prompt), cache.fork())
+    costs = [heads._cost(model, one, cache, slot, whole)[0] for slot in (one.value[0], 60)]
     assert costs[0] > 10 * costs[1]
 
 
 def test_outliers_are_found_where_one_is_made(tokenizer):
     made = kvlab.load("pocket")[0]
-    plain = inside.outliers(made, tokenizer, 2)
+    plain = heads.outliers(made, tokenizer, 2)
     with torch.no_grad():
         made.model.layers[2].self_attn.v_proj.weight[5] *= 40
-    louder = inside.outliers(made, tokenizer, 2)
+    louder = heads.outliers(made, tokenizer, 2)
     assert louder["values"][2]["rms_ratio"] > 10 * plain["values"][2]["rms_ratio"]
     assert louder["values"][2]["kurtosis"] > 10
     assert louder["values"][1] == plain["values"][1]
@@ -863,7 +863,7 @@ def test_outliers_are_found_where_one_is_made(tokenizer):
 def test_n_grams_are_a_distribution_after_any_context():
     rng = random.Random(0)
     learned = [rng.choice([0, 0, 1, 2, 5]) for _ in range(300)]
-    grams = text.NGrams(learned, 3, 3)
+    grams = perplexity.NGrams(learned, 3, 3)
     for context in ([], [0], [0, 0], [5, 1], [7, 7], [3, 0]):
         before = grams.bits_of(context)
         p = [2 ** (before - grams.bits_of([*context, token])) for token in range(8)]
@@ -873,7 +873,7 @@ def test_n_grams_are_a_distribution_after_any_context():
 
 def test_n_grams_by_hand():
     # bigrams of 0 1 0 1 0 2: 01 twice, 10 twice, 02 once; discount 1 / (1 + 2 * 2)
-    grams = text.NGrams([0, 1, 0, 1, 0, 2], 2, 2)
+    grams = perplexity.NGrams([0, 1, 0, 1, 0, 2], 2, 2)
     # each number follows one other one only, so three of three counts are 1: discount 1
     lower = 1 / 4
     assert grams.bits_of([0, 2]) - grams.bits_of([0]) == pytest.approx(
@@ -883,7 +883,7 @@ def test_n_grams_by_hand():
 
 def test_n_grams_refuse_what_does_not_fit():
     with pytest.raises(ValueError, match="at most 63"):
-        text.NGrams([1, 2], 6, 11)
+        perplexity.NGrams([1, 2], 6, 11)
 
 
 def test_windows_score_every_token_once(model, tokenizer):
@@ -894,19 +894,19 @@ def test_windows_score_every_token_once(model, tokenizer):
         window = torch.tensor([[0, *ids[start : start + 5]]])
         log_p_SV = model(window)[0].log_softmax(-1)
         expected -= log_p_SV[:-1].gather(1, window[0, 1:, None]).sum().item()
-    assert text.nats(model, ids, 6, 12) == pytest.approx(expected, rel=1e-4)
+    assert perplexity.nats(model, ids, 6, 12) == pytest.approx(expected, rel=1e-4)
 
 
 def test_loops_and_repetition():
-    assert text.loops([9] * 48)
-    assert text.loops([*range(100), *(list(range(24)) * 2)])
-    assert not text.loops([*(list(range(25)) * 4)])
-    assert not text.loops([*([1, 2] * 30), 3])
-    assert text.repeated(range(20)) == 0
-    assert text.repeated([1, 2, 3, 4] * 3) == pytest.approx(5 / 9)
+    assert perplexity.loops([9] * 48)
+    assert perplexity.loops([*range(100), *(list(range(24)) * 2)])
+    assert not perplexity.loops([*(list(range(25)) * 4)])
+    assert not perplexity.loops([*([1, 2] * 30), 3])
+    assert perplexity.repeated(range(20)) == 0
+    assert perplexity.repeated([1, 2, 3, 4] * 3) == pytest.approx(5 / 9)
 
 
 def test_known_paragraphs_are_no_held_out_text():
-    known = text.paragraphs("Old words.\n\n  Older words.")
+    known = perplexity.paragraphs("Old words.\n\n  Older words.")
     held = {"module a": "New words.\n\nOld words.", "module b": "Older words.", "topic c": "No."}
-    assert text.unseen_text(held, "module ", known) == "New words."
+    assert perplexity.unseen_text(held, "module ", known) == "New words."
