@@ -25,7 +25,7 @@ import threading
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 STAMP = "kvlab-set-up.json"
 LOG = "kvlab-set-up.log"
 STARTS = "KVLAB_STARTS"  # how often set-up has already started the command anew
@@ -66,14 +66,15 @@ class Misuse(Trouble):
     code = 2
 
 
-def prepare(argv, root=ROOT):
+def prepare(argv, parse, root=ROOT):
     """Sees to it that the command can run.
 
+    `parse` ends the program at a wrong command line; it is asked before anything is fetched.
     Returns the command line without `--torch`, and None if the command is to run in this process,
     or else the exit code of its run inside `.venv`.
     """
     try:
-        return _prepare(list(argv), root)
+        return _prepare(list(argv), parse, root)
     except Trouble as trouble:
         say(str(trouble))
         return argv, trouble.code
@@ -82,7 +83,7 @@ def prepare(argv, root=ROOT):
         return argv, 130
 
 
-def _prepare(argv, root):
+def _prepare(argv, parse, root):
     starts = int(os.environ.pop(STARTS, "0"))
     argv, torch = take_torch(argv, os.environ.get("KVLAB_TORCH"))
     own = argv[: argv.index("--")] if "--" in argv else argv
@@ -119,9 +120,7 @@ def _prepare(argv, root):
     if is_done(root, extras):
         remark_on_torch(torch, stamp.get("torch", ""))
     else:
-        from kvlab.shell.cli import parse
-
-        parse(argv)  # a wrong command line ends here, before anything is fetched
+        parse(argv)
         set_up(root, extras, torch)
     return argv, go_on_inside(venv, argv, starts)
 

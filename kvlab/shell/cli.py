@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kvlab import __version__
+from kvlab.shell.bootstrap import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PROMPT = "System: You are helpful.\nUser: What is the capital of France?\nAssistant:"
 
 
@@ -218,8 +218,8 @@ def _thinning(args, model, n_prompt: int) -> dict:
             raise ValueError("A budget came without a policy; name one: --policy snapkv.")
         return {}
     from kvlab.pack import PackedKVCache, PerToken
-    from kvlab.prune.scores import evictions
     from kvlab.pack.rows import n_kept
+    from kvlab.prune.scores import evictions
 
     named = evictions(0.5 if args.budget is None else args.budget)
     if args.policy is not None and args.policy not in named:
@@ -244,9 +244,9 @@ def _eval(args, _rest) -> int:
 
 
 def _prune_report(args, _rest) -> int:
+    from kvlab.quality import METHODS
     from kvlab.quality import report as prune_report
     from kvlab.shell.demo import check_picture
-    from kvlab.quality import METHODS
 
     if args.plot:
         check_picture(args.plot)

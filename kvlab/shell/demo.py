@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from kvlab.cache import KVCache
-from kvlab.generation import generate, generate_uncached, stream, stream_uncached
 from kvlab.checkpoint import load
+from kvlab.generation import generate, generate_uncached, stream, stream_uncached
 from kvlab.measure import machine, synchronize
-from kvlab.model import Transformer
 from kvlab.measure.probe import Probe
+from kvlab.model import Transformer
 
 PROMPT = """Facts: The password of Anna is tiger. The password of Tom is lemon. The password of \
 Lucy is lamp. The password of Peter is whale. The king and the queen live in the castle. Today's \

@@ -29,7 +29,7 @@ def examine() -> dict[str, Any]:
         for name in NEEDS[group]
         if versions[name] is None
     ]
-    if not (Path(__file__).parent / "pocket" / "weights" / "model.safetensors").is_file():
+    if not (Path(__file__).parent.parent / "pocket" / "weights" / "model.safetensors").is_file():
         missing.append("the pocket model's weights (kvlab/pocket/weights)")
     return {
         "python": platform.python_version(),

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import kvlab.__main__ as entry
-from kvlab.shell import bootstrap
+from kvlab.shell import bootstrap, cli
 
 PROJECT = bootstrap.ROOT
 PACKAGE = PROJECT / "kvlab"
@@ -167,7 +167,7 @@ def machine(monkeypatch):
 
 
 def start(root, *argv):
-    return bootstrap.prepare(argv, root)[1]
+    return bootstrap.prepare(argv, cli.parse, root)[1]
 
 
 def said(capsys):
@@ -232,7 +232,7 @@ def test_changed_inputs_install_again_without_a_new_venv(root, machine, name):
 
 @pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], ["--version"], ["lab", "--help"]])
 def test_help_sets_nothing_up(root, machine, argv):
-    assert bootstrap.prepare(argv, root) == (argv, None)
+    assert bootstrap.prepare(argv, cli.parse, root) == (argv, None)
     assert machine.ran == []
     assert not (root / ".venv").exists()
 
@@ -243,7 +243,7 @@ def test_help_after_the_end_of_options_is_not_ours(root, machine):
 
 def test_an_environment_that_has_all_is_used(root, machine, monkeypatch):
     monkeypatch.setattr(bootstrap, "lacking_extra", lambda extras, root: None)
-    assert bootstrap.prepare(["lab"], root) == (["lab"], None)
+    assert bootstrap.prepare(["lab"], cli.parse, root) == (["lab"], None)
     assert machine.ran == []
     assert not (root / ".venv").exists()
 

@@ -3,8 +3,8 @@ import json
 import pytest
 from safetensors import safe_open
 
-from kvlab.shell import cli
 from kvlab.course import notebooks
+from kvlab.shell import cli
 
 
 def test_no_command_prints_help(capsys):
