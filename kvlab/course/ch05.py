@@ -33,8 +33,8 @@ from kvlab.course.spec import (
     one_number,
 )
 from kvlab.generation import decode, prefill, stream
-from kvlab.model import Transformer
 from kvlab.measure.probe import Probe
+from kvlab.model import Transformer
 
 # --- 5.1 prefill ------------------------------------------------------------------------------
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from kvlab.shell.cli import ROOT
 from kvlab.course import notebooks
+from kvlab.shell.cli import ROOT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [

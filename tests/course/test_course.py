@@ -10,14 +10,14 @@ import torch
 
 import kvlab
 from kvlab import check, hint
-from kvlab.shell.cli import ROOT, main
 from kvlab.course import ch06_answers, compare, notebooks, spec
 from kvlab.course.answer import LocalAnswer
 from kvlab.course.exercises import ALL
 from kvlab.course.grade import grade, grade_source
 from kvlab.course.judging import draw, judge
 from kvlab.course.lending import LentFunction
-from tests.test_exercises import local, run_cell
+from kvlab.shell.cli import ROOT, main
+from tests.course.test_exercises import local, run_cell
 
 SOLUTION = ROOT / "solutions" / "06_kv_cache.ipynb"
 STUBS = ROOT / "exercises" / "06_kv_cache.ipynb"

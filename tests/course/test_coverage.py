@@ -1,7 +1,7 @@
 """The table of what the book covers is true."""
 
-from kvlab.shell.cli import ROOT
 from kvlab.course import coverage
+from kvlab.shell.cli import ROOT
 
 
 def test_every_place_and_exercise_of_the_table_is_there():

@@ -11,12 +11,12 @@ import re
 import pytest
 import torch
 
-from kvlab.shell.cli import ROOT
 from kvlab.course import notebooks
 from kvlab.course.answer import LocalAnswer
 from kvlab.course.exercises import ALL
 from kvlab.course.grade import grade_source
 from kvlab.course.judging import draw, judge
+from kvlab.shell.cli import ROOT
 
 CHAPTERS = sorted({e.chapter for e in ALL}, key=int)
 

@@ -10,10 +10,10 @@ import socket
 
 import pytest
 
-from kvlab.shell.cli import ROOT, main
 from kvlab.course import notebooks, report, sandbox
 from kvlab.course.exercises import ALL
 from kvlab.course.grade import Rules, find_submissions, grade_all
+from kvlab.shell.cli import ROOT, main
 from tests import hostile
 
 PAGE = ROOT / "docs" / "grading.md"

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from kvlab.shell.cli import ROOT
 from kvlab.course import notebooks
 from kvlab.course.exercises import ALL
+from kvlab.shell.cli import ROOT
 from tests.hostile import ANSWERS
 
 pytest.importorskip("nbgrader", reason="needs nbgrader: pip install .[class]")

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from kvlab.shell.cli import ROOT
 from kvlab.course import notebooks
 from kvlab.course.exercises import ALL
+from kvlab.shell.cli import ROOT
 
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 TIMED = re.compile(r"clock\(|compare\(|timed_both_ways\(|perf_counter")

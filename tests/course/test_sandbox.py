@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from kvlab.shell.cli import ROOT
 from kvlab.course import sandbox
 from kvlab.course.answer import AnswerRaised, Stopped, Unavailable
 from kvlab.course.remote import Nursery, RemoteAnswer
 from kvlab.course.sandbox import LEVELS, Limits
+from kvlab.shell.cli import ROOT
 
 ECHO = "import os, sys, torch\nclass f:\n    def __new__(cls, code): return eval(code)\n"
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 import traitlets
 
-from kvlab.pack import rows
 from kvlab.cache import KVCache
-from kvlab.pack import PackedKVCache, PerToken
+from kvlab.pack import PackedKVCache, PerToken, rows
 from kvlab.view import StepBytes, figures
 
 
