@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 from kvlab import Transformer, compiled_decode, generate, load, stream
-from kvlab.demo import timed_both_ways
 from kvlab.measure import machine
 from kvlab.pocket.world import recall_prompt
+from kvlab.shell.demo import timed_both_ways
 
 LENGTHS = (1, 8, 32, 128, 256, 512)
 SHORT_PROMPT, FIT_FROM, FIT_TO = 16, 256, 1000

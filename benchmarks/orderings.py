@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import record
-from kvlab import load, pocket, policies, quality, rows
-from kvlab.packed import CodesPerChannel, CodesPerToken
-from kvlab.pocket import evaluate
+from kvlab import load, pocket, policies, quality
+from kvlab.pack import CodesPerChannel, CodesPerToken, rows
+from kvlab.pocket import questions
 from kvlab.prune import (
     Elements,
     Evict,
@@ -42,7 +42,7 @@ from kvlab.prune import (
     per_token,
     whole_channels,
 )
-from kvlab.prune_report import world_question
+from kvlab.quality.cells import world_question
 
 RECENT, GROUP, WIDTH, HALF = 32, 32, 32, torch.float16
 SPARSITIES = (0.5, 0.7, 0.8, 0.9)
@@ -55,7 +55,7 @@ class Method:
     """A way to thin a cache, how sparse it makes all but the window, and its bytes in float16.
 
     `bytes` is the share of a dense cache's bytes that the thinned part would take when it is packed
-    (`kvlab.rows`), metadata included; all but the latest `dense` tokens are thinned.
+    (`kvlab.pack.rows`), metadata included; all but the latest `dense` tokens are thinned.
     """
 
     name: str
@@ -462,7 +462,7 @@ def in_words(result: dict[str, Any]) -> str:
 
 def of_model(folder: Path, args: argparse.Namespace) -> tuple[list[dict[str, Any]], float]:
     """One model's rows and the seconds they took: kept from an earlier run, or measured now."""
-    what = f"{evaluate.sha256(folder / 'model.safetensors')[:16]}-{args.prompts}-{args.tokens}"
+    what = f"{questions.sha256(folder / 'model.safetensors')[:16]}-{args.prompts}-{args.tokens}"
     kept = args.keep and args.keep / f"{what}{'-tiny' * args.tiny}.json"
     if kept and kept.exists():
         earlier = json.loads(kept.read_text("utf-8"))
@@ -505,7 +505,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         list(summed(found)),
         prompts=args.prompts,
         tokens=args.tokens,
-        weights_sha256={str(f): evaluate.sha256(f / "model.safetensors") for f in args.models},
+        weights_sha256={str(f): questions.sha256(f / "model.safetensors") for f in args.models},
         identities={name: sum(one[name] for one in same) for name in same[0]},
         claims=claims,
         seconds=seconds,

@@ -27,11 +27,11 @@ from kvlab import (
     decode,
     prefill,
 )
-from kvlab.fused import compiled_attention
+from kvlab.fast.fused import compiled_attention
 from kvlab.measure import clock, interleaved, threads
-from kvlab.packed import PackedKVCache, PerToken
-from kvlab.progress import progress
-from kvlab.rows import n_kept
+from kvlab.measure.progress_bar import progress
+from kvlab.pack import PackedKVCache, PerToken
+from kvlab.pack.rows import n_kept
 
 SPARSITIES = (0.5, 0.7, 0.9)
 DTYPES = {"float32": torch.float32, "float16": torch.float16}

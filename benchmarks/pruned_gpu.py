@@ -28,8 +28,8 @@ from benchmarks.pruned import (
 )
 from kvlab import KVCache, ModelConfig, Transformer, attend, compiled_decode, decode
 from kvlab.measure import decode_work, interleaved, roofline
-from kvlab.progress import progress
-from kvlab.rows import n_kept, row_bytes
+from kvlab.measure.progress_bar import progress
+from kvlab.pack.rows import n_kept, row_bytes
 
 # 8.03 billion parameters, the shape of Llama 3's smaller model
 EIGHT_BILLION = ModelConfig(

@@ -6,12 +6,24 @@ first asked for, so that `python -m kvlab` can start on a bare Python and set it
 
 __version__ = "0.1.0"
 
+__path__.append(__path__[0] + "/old")  # what modules were called before they moved
+
 _HOME = {
     "ModelConfig": "config",
     "Tokenizer": "tokenizer",
     "KVCache": "cache",
     "LayerKV": "cache",
     "attend": "attention",
+    "Transformer": "model",
+    "Sampler": "sampling",
+    "greedy": "sampling",
+    "decode": "generation",
+    "generate": "generation",
+    "generate_uncached": "generation",
+    "prefill": "generation",
+    "stream": "generation",
+    "export": "checkpoint",
+    "load": "checkpoint",
     "Elements": "prune",
     "Evict": "prune",
     "Evidence": "prune",
@@ -20,20 +32,15 @@ _HOME = {
     "Then": "prune",
     "density": "prune",
     "needs": "prune",
-    "Transformer": "model",
-    "load": "loading",
-    "export": "exporting",
-    "int8_weights_": "int8",
-    "Sampler": "generation",
-    "decode": "generation",
-    "generate": "generation",
-    "generate_uncached": "generation",
-    "greedy": "generation",
-    "prefill": "generation",
-    "stream": "generation",
-    "compiled_decode": "graphs",
-    "check_policy": "laws",
-    "Probe": "probe",
+    "Channels": "pack",
+    "CodesPerChannel": "pack",
+    "CodesPerToken": "pack",
+    "PackedKVCache": "pack",
+    "PerToken": "pack",
+    "compiled_decode": "fast.compiled",
+    "int8_weights_": "fast.int8",
+    "check_policy": "quality.laws",
+    "Probe": "measure.probe",
     "check": "course",
     "hint": "course",
 }
@@ -42,13 +49,20 @@ __all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name):
-    if name not in _HOME:
-        raise AttributeError("module 'kvlab' has no attribute '" + name + "'")
     from importlib import import_module
 
-    value = getattr(import_module("kvlab." + _HOME[name]), name)
-    globals()[name] = value
-    return value
+    if name in _HOME:
+        value = getattr(import_module("kvlab." + _HOME[name]), name)
+        globals()[name] = value
+        return value
+    module = "kvlab." + name
+    try:
+        if not name.startswith("_"):
+            return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+    raise AttributeError("module 'kvlab' has no attribute '" + name + "'")
 
 
 def __dir__():

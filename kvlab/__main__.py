@@ -1,7 +1,7 @@
 """`python3 -m kvlab ...`: set up what is missing, then run the command.
 
-This file and `bootstrap.py` use the standard library alone and the grammar of Python 3.6, so that
-an old Python answers with a sentence.
+This file and `shell/bootstrap.py` use the standard library alone and the grammar of Python 3.6, so
+that an old Python answers with a sentence.
 """
 
 import sys
@@ -20,14 +20,10 @@ def main(argv=None):
             f" start kvlab with it, for example python{needed} -m kvlab lab\n"
         )
         return 1
-    from kvlab import bootstrap
+    from kvlab.shell import bootstrap, cli
 
-    argv, code = bootstrap.prepare(argv)
-    if code is not None:
-        return code
-    from kvlab.cli import main as cli_main
-
-    return cli_main(argv)
+    argv, code = bootstrap.prepare(argv, cli.parse)
+    return cli.main(argv) if code is None else code
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The numbers that define a model, read from a Hugging Face `config.json`.
+"""The numbers that define a model.
 
 L layers, H query heads, G key/value heads, D head width, C model width, F MLP width, V vocabulary.
 """
@@ -9,30 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-# What `transformers` takes each family to mean where its config.json says nothing.
-_FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {"max_position_embeddings": 2048},
-    "mistral": {
-        "max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096,
-    },
-    "qwen2": {
-        "max_position_embeddings": 32768, "num_key_value_heads": 32, "sliding_window": 4096,
-        "max_window_layers": 28,
-    },
-    "qwen3": {
-        "max_position_embeddings": 32768, "num_key_value_heads": 32, "sliding_window": 4096,
-        "max_window_layers": 28, "head_dim": 128,
-    },
-}  # fmt: skip
-_CLASSES = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
-# Entries of a rope object, and what the llama3 type adds
-_ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
-_LLAMA3 = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
+from kvlab import families
+from kvlab.families import as_ids  # noqa: F401 (it was here)
 
 
 class Llama3Scaling(NamedTuple):
@@ -107,82 +85,16 @@ class ModelConfig:
         Raises: ValueError naming whatever this engine does not implement. A model that would run
         wrongly is refused.
         """
-        hf = {**_family(hf), **hf}
-        _refuse_unsupported(hf)
-        _refuse_window(hf)
-        rope = _rope(hf)
-        family = hf["model_type"]
-        biased = bool(hf.get("attention_bias", False)) and family != "mistral"
-        try:
-            n_heads = hf["num_attention_heads"]
-            hidden_size = hf["hidden_size"]
-            head_dim = hf.get("head_dim")
-            if not head_dim and type(hidden_size) is type(n_heads) is int and n_heads > 0:
-                head_dim = hidden_size // n_heads
-            return cls(
-                vocab_size=hf["vocab_size"],
-                hidden_size=hidden_size,
-                intermediate_size=hf["intermediate_size"],
-                n_layers=hf["num_hidden_layers"],
-                n_heads=n_heads,
-                n_kv_heads=hf.get("num_key_value_heads") or n_heads,
-                head_dim=head_dim,
-                max_positions=hf["max_position_embeddings"],
-                norm_eps=hf.get("rms_norm_eps", 1e-6),
-                rope_theta=rope["rope_theta"],
-                tie_embeddings=bool(hf.get("tie_word_embeddings", False)),
-                bos_id=hf.get("bos_token_id"),
-                eos_ids=as_ids(hf.get("eos_token_id")),
-                family=family,
-                qkv_bias=biased or family == "qwen2",
-                o_bias=biased and family != "qwen2",
-                mlp_bias=bool(hf.get("mlp_bias", False)) and family == "llama",
-                qk_norm=family == "qwen3",
-                rope_scaling=_scaling(rope, hf["max_position_embeddings"]),
-            )
-        except KeyError as missing:
-            raise ValueError(
-                f"The config has no entry {missing}; expected a complete {family} config."
-            ) from None
+        numbers = families.read(hf)
+        scaling = numbers.pop("rope_scaling")
+        return cls(**numbers, rope_scaling=None if scaling is None else Llama3Scaling(*scaling))
 
     def to_hf(self, dtype: str = "float32") -> dict[str, Any]:
         """The same model as a Hugging Face config, which `transformers` opens unchanged.
 
         Raises: ValueError when no config of the family says what this one does.
         """
-        ids = list(self.eos_ids)
-        written = {
-            "architectures": [_CLASSES[self.family]],
-            "model_type": self.family,
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size,
-            "num_hidden_layers": self.n_layers,
-            "num_attention_heads": self.n_heads,
-            "num_key_value_heads": self.n_kv_heads,
-            "head_dim": self.head_dim,
-            "max_position_embeddings": self.max_positions,
-            "rms_norm_eps": self.norm_eps,
-            "rope_theta": self.rope_theta,
-            "hidden_act": "silu",
-            "attention_bias": self.qkv_bias and self.family != "qwen2",
-            "mlp_bias": self.mlp_bias,
-            "tie_word_embeddings": self.tie_embeddings,
-            "bos_token_id": self.bos_id,
-            "eos_token_id": self.eos_ids[0] if len(self.eos_ids) == 1 else ids or None,
-            "torch_dtype": dtype,
-        }
-        if self.family != "llama":
-            written["sliding_window"] = None
-        if self.rope_scaling is not None:
-            factor, low, high, original = self.rope_scaling
-            written["rope_scaling"] = {
-                "rope_type": "llama3",
-                "factor": factor,
-                "low_freq_factor": low,
-                "high_freq_factor": high,
-                "original_max_position_embeddings": original,
-            }
+        written = families.written(self, dtype)
         whole = self.family != "llama" or self.hidden_size % self.n_heads == 0
         if not whole or type(self).from_hf(written) != self:
             raise ValueError(
@@ -206,120 +118,3 @@ class ModelConfig:
     def kv_bytes_per_token(self, bytes_per_number: int = 4) -> int:
         """Bytes that one token adds to the cache: a key and a value, per layer and KV head."""
         return 2 * self.n_layers * self.n_kv_heads * self.head_dim * bytes_per_number
-
-
-def as_ids(ids: Any) -> tuple[int, ...]:
-    """Token ids as Hugging Face writes them: none, one, or a list."""
-    found = () if ids is None else tuple(ids) if isinstance(ids, list) else (ids,)
-    for i in found:
-        if type(i) is not int:
-            raise ValueError(f"eos_token_id holds {i!r}; expected whole token ids or null.")
-    return found
-
-
-def _family(hf: Mapping[str, Any]) -> dict[str, Any]:
-    """What the config's family means where it says nothing."""
-    kind = hf.get("model_type")
-    if kind not in _FAMILIES:
-        raise ValueError(
-            f"This config is of architecture {kind!r}; kvlab {_version()} runs "
-            f"{', '.join(map(repr, _FAMILIES))}. Choose a checkpoint of one of these."
-        )
-    return _FAMILIES[kind]
-
-
-def _rope(hf: Mapping[str, Any]) -> dict[str, Any]:
-    """The rope entries in the spelling of transformers 5.
-
-    Where both spellings are there its rule holds: rope_scaling wins whole, and a theta that the
-    winner lacks comes from the top level.
-    """
-    found = [hf.get(name) or {} for name in ("rope_scaling", "rope_parameters")]
-    if not all(isinstance(rope, Mapping) for rope in found):
-        raise ValueError(f"The config's rope entries are {found}; expected objects.")
-    rope = {"rope_theta": hf.get("rope_theta", 10000.0), **(found[0] or found[1])}
-    kind = rope["rope_type"] = rope.get("rope_type", rope.get("type")) or "default"
-    _refuse_unless("rope type", kind, ("default", "llama3"))
-    share = rope.get("partial_rotary_factor", hf.get("partial_rotary_factor"))
-    _refuse_unless("partial_rotary_factor", share, (1, None))
-    known = _ROPE if kind == "default" else _ROPE | _LLAMA3
-    for name in sorted(rope.keys() - known):
-        _refuse_unless(f"{name} in a {kind} rope", rope[name], (None,))
-    return rope
-
-
-def _scaling(rope: Mapping[str, Any], max_positions: int) -> Llama3Scaling | None:
-    if rope["rope_type"] != "llama3":
-        return None
-    names = "factor", "low_freq_factor", "high_freq_factor"
-    original = rope.get("original_max_position_embeddings", max_positions)
-    scaling = Llama3Scaling(*(rope[name] for name in names), original)
-    if any(type(number) not in (int, float) or not number > 0 for number in scaling):
-        raise ValueError(
-            f"The config's llama3 rope entries are {dict(rope)}; expected numbers above 0."
-        )
-    if scaling.high_freq_factor <= scaling.low_freq_factor:
-        raise ValueError(
-            f"The config's llama3 rope has high_freq_factor = {scaling.high_freq_factor}; "
-            f"expected more than low_freq_factor, which is {scaling.low_freq_factor}."
-        )
-    return scaling
-
-
-def _refuse_unsupported(hf: Mapping[str, Any]) -> None:
-    """Refuse by name every entry whose value changes the sums and is not implemented."""
-    off = (False, None)
-    wanted = {
-        "hidden_act": ("silu", "swish"),  # two names of one function
-        "attention_bias": off if hf["model_type"] == "mistral" else (True, *off),
-        "mlp_bias": (True, *off) if hf["model_type"] == "llama" else off,
-        "is_causal": (True, None),
-        "per_layer_config": (None, {}),
-        "quantization_config": (None,),
-        "compression_config": (None,),
-        # a file that transformers reads instead of model.safetensors
-        "transformers_weights": (None,),
-        # code of the checkpoint's own, which may compute something else
-        "auto_map": (None, {}),
-    }
-    for name, supported in wanted.items():
-        _refuse_unless(name, hf.get(name, supported[0]), supported)
-    kinds = hf.get("layer_types") or []
-    for kind in kinds if isinstance(kinds, list) else [kinds]:
-        _refuse_unless("layer_types", kind, ("full_attention",))
-
-
-def _refuse_unless(name: str, came: Any, supported: tuple) -> None:
-    if came not in supported:
-        raise ValueError(
-            f"The config asks for {name} = {came!r}; kvlab {_version()} runs "
-            f"{' or '.join(map(repr, supported))} only and will not run it wrongly."
-        )
-
-
-def _refuse_window(hf: Mapping[str, Any]) -> None:
-    """Refuse a sliding window by which some layer would lose sight of a token.
-
-    With a window of W, position p sees p - W + 1 to p: all there is, if W is at least the longest
-    text. In Llama it is `transformers`' cache that would slide.
-    """
-    window, longest = hf.get("sliding_window"), hf["max_position_embeddings"]
-    if window is None or (type(window) is type(longest) is int and window >= longest):
-        return
-    if hf["model_type"] in ("qwen2", "qwen3"):
-        first, n_layers = hf.get("max_window_layers"), hf.get("num_hidden_layers")
-        none_slides = type(first) is type(n_layers) is int and first >= n_layers
-        # layer_types decide where they are given, and only full_attention has come this far
-        if not hf.get("use_sliding_window") or hf.get("layer_types") or none_slides:
-            return
-    raise ValueError(
-        f"The config asks for sliding_window = {window!r} of {longest!r} positions; kvlab "
-        f"{_version()} has no sliding windows. It runs one that hides nothing: null, switched off, "
-        "or no shorter than max_position_embeddings."
-    )
-
-
-def _version() -> str:
-    from kvlab import __version__
-
-    return __version__

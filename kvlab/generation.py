@@ -1,26 +1,23 @@
 """From a prompt to an answer: prefill once, then decode token by token.
 
-B rows, S prompt tokens, N new tokens, V vocabulary. Prompts of different lengths are padded at
-the end; padding has position -1, and nothing ever attends to it.
+B rows, S prompt tokens, N new tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from numbers import Integral
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kvlab.cache import KVCache
 from kvlab.model import Transformer
-from kvlab.packed import PackedKVCache
+from kvlab.pack import PackedKVCache
+from kvlab.prompts import Prompt, check_positions, pad, read  # noqa: F401 (pad was here)
 from kvlab.prune import Policy, Pruner, check_once
-
-Pick = Callable[[Tensor], Tensor]
-Prompt = Tensor | Sequence[int] | Sequence[Sequence[int]]
+from kvlab.sampling import Pick, Sampler, greedy  # noqa: F401 (Sampler was here)
 
 
 @dataclass(frozen=True)
@@ -120,132 +117,6 @@ def decode(model: Transformer, token_B: Tensor, cache: KVCache, *, backend: str 
     return model.head(model.hidden(token_B[:, None], pos_B1, cache, backend=backend)[:, -1])
 
 
-def greedy(logits_BV: Tensor) -> Tensor:
-    """The likeliest token of each row; the lowest id wins a tie."""
-    return logits_BV.argmax(-1)
-
-
-@dataclass
-class Sampler:
-    """Draw the next token: sharpen or flatten, keep the likeliest, draw.
-
-    `temperature` divides the logits (0 is greedy); `top_k` keeps the k likeliest tokens; `top_p`
-    keeps the fewest tokens whose probabilities reach p, so the one that crosses p stays in.
-    The same seed draws the same tokens on the same device.
-    Source: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration" (top-p).
-    """
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float = 1.0
-    seed: int = 0
-    _generator: torch.Generator | None = field(default=None, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature is {self.temperature}; expected 0 (greedy) or more.")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; expected a number in (0, 1].")
-        if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
-            raise ValueError(f"top_k is {self.top_k}; expected None or at least 1.")
-
-    def probabilities(self, logits_BV: Tensor) -> Tensor:
-        """What the draw is made from. Shapes: logits_BV -> (B, V) in float32, rows sum to 1."""
-        if self.temperature == 0:
-            best_B = greedy(logits_BV)
-            return torch.nn.functional.one_hot(best_B, logits_BV.shape[-1]).float()
-        # the likeliest becomes 0, so that a low temperature cannot overflow
-        wide_BV = logits_BV.float()
-        scaled_BV = (wide_BV - wide_BV.amax(-1, keepdim=True)) / self.temperature
-        if self.top_k is not None and self.top_k < logits_BV.shape[-1]:
-            kept_BK = scaled_BV.topk(self.top_k, -1)
-            scaled_BV = torch.full_like(scaled_BV, float("-inf")).scatter(
-                -1, kept_BK.indices, kept_BK.values
-            )
-        probs_BV = scaled_BV.softmax(-1)
-        if self.top_p < 1:
-            sorted_BV, order_BV = probs_BV.sort(dim=-1, descending=True, stable=True)
-            reached_before_BV = sorted_BV.cumsum(-1) - sorted_BV
-            sorted_BV = sorted_BV.masked_fill(reached_before_BV >= self.top_p, 0.0)
-            probs_BV = torch.zeros_like(probs_BV).scatter(-1, order_BV, sorted_BV)
-            probs_BV = probs_BV / probs_BV.sum(-1, keepdim=True)
-        return probs_BV
-
-    def __call__(self, logits_BV: Tensor) -> Tensor:
-        if self._generator is None or self._generator.device != logits_BV.device:
-            self._generator = torch.Generator(logits_BV.device).manual_seed(self.seed)
-        probs_BV = self.probabilities(logits_BV)
-        # torch.multinomial draws in just this way, but first reads the device back to validate
-        waits_BV = torch.empty_like(probs_BV).exponential_(generator=self._generator)
-        return (probs_BV / waits_BV).argmax(-1)
-
-
-def pad(prompts: Prompt, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor | None]:
-    """Prompts as one tensor, and the positions if their lengths differ.
-
-    Shapes: -> tokens_BS and pos_BS (-1 where padded), or None when no row is padded.
-    Raises: ValueError for an empty prompt or ids that are not whole numbers.
-    """
-    if isinstance(prompts, Tensor):
-        rows = prompts[None] if prompts.dim() == 1 else prompts
-        if rows.dim() != 2 or rows.dtype not in (torch.int64, torch.int32):
-            raise ValueError(
-                f"A prompt of shape {tuple(prompts.shape)} and type {prompts.dtype} came; "
-                "expected whole token ids of shape (S,) or (B, S)."
-            )
-        if rows.numel() == 0:
-            raise ValueError("The prompt is empty; expected at least one token.")
-        return rows.to(device), None
-    rows = _rows(prompts)
-    lengths = [len(row) for row in rows]
-    longest = max(lengths)
-    tokens_BS = torch.tensor(
-        [[*row, *[0] * (longest - len(row))] for row in rows], dtype=torch.int64, device=device
-    )
-    if min(lengths) == longest:
-        return tokens_BS, None
-    slot_S = torch.arange(longest, device=device)
-    length_B1 = torch.tensor(lengths, device=device)[:, None]
-    return tokens_BS, torch.where(slot_S < length_B1, slot_S, -1)
-
-
-def _rows(prompts: Prompt) -> list[list[int]]:
-    """One prompt or several, as lists of Python's whole numbers."""
-    given = prompts.tolist() if hasattr(prompts, "tolist") else prompts
-    if isinstance(given, Sequence) and given and all(isinstance(i, Integral) for i in given):
-        given = [given]
-    rows = [r.tolist() if hasattr(r, "tolist") else r for r in _listed(given)]
-    if not rows or not all(map(_listed, rows)):
-        raise ValueError("A prompt is empty; expected at least one token in each.")
-    for i in (i for row in rows for i in row):
-        if not isinstance(i, Integral) or isinstance(i, bool):
-            raise ValueError(f"A prompt holds {i!r}; expected whole token ids.")
-    return [[int(i) for i in row] for row in rows]
-
-
-def _listed(ids: object) -> Sequence:
-    if not isinstance(ids, Sequence) or isinstance(ids, str):
-        raise ValueError(
-            f"{ids!r} came as a prompt; expected whole token ids, as Tokenizer.encode gives them."
-        )
-    return ids
-
-
-def _read(model: Transformer, prompts: Prompt, n_new: int) -> tuple[Tensor, Tensor | None]:
-    """Prompts on the model's device, checked as far as that needs no waiting for a device."""
-    tokens_BS, pos_BS = pad(prompts, prompts.device if isinstance(prompts, Tensor) else "cpu")
-    if type(n_new) is not int or n_new < 1:
-        raise ValueError(f"{n_new} new tokens were asked for; expected at least 1.")
-    if tokens_BS.device.type == "cpu":
-        low, high = (int(end) for end in tokens_BS.aminmax())
-        if low < 0 or high >= model.config.vocab_size:
-            raise ValueError(
-                f"The prompt holds token {low if low < 0 else high}; the model knows 0 to "
-                f"{model.config.vocab_size - 1}. Is this another model's tokenizer?"
-            )
-    return tokens_BS.to(model.device), None if pos_BS is None else pos_BS.to(model.device)
-
-
 def stream(
     model: Transformer,
     prompts: Prompt,
@@ -272,7 +143,7 @@ def stream(
     when prompt and answer do not fit the cache or the model's positions, or when the policy's
     budget is too small or what its score needs cannot be collected.
     """
-    tokens_BS, pos_BS = _read(model, prompts, n_new)
+    tokens_BS, pos_BS = read(model, prompts, n_new)
     cache, pos_BS = _room(model, tokens_BS, pos_BS, n_new, cache)
     ends = torch.tensor(model.config.eos_ids if eos is None else tuple(eos), device=model.device)
     pruner = None
@@ -341,7 +212,7 @@ def _room(
     held = cache.seen if cache is not None else 0
     # the last new token is returned but never fed
     needed = held + n_prompt + n_new - 1
-    _check_positions(model, held + n_prompt, n_new)
+    check_positions(model, held + n_prompt, n_new)
     if cache is None:
         return model.new_cache(batch, needed), pos_BS
     if cache.batch != batch:
@@ -352,15 +223,6 @@ def _room(
     if pos_BS is not None:
         pos_BS = torch.where(pos_BS < 0, -1, pos_BS + cache.next_pos_B()[:, None])
     return cache, pos_BS
-
-
-def _check_positions(model: Transformer, n_prompt: int, n_new: int) -> None:
-    if n_prompt + n_new - 1 > model.config.max_positions:
-        raise ValueError(
-            f"{n_prompt} prompt tokens and {n_new} new ones were asked for, but the model "
-            f"reads at most {model.config.max_positions} positions. Shorten the prompt or ask for "
-            "fewer tokens."
-        )
 
 
 def generate(
@@ -402,10 +264,10 @@ def stream_uncached(
     model: Transformer, prompts: Prompt, n_new: int, *, pick: Pick = greedy
 ) -> Iterator[Tensor]:
     """`generate_uncached`, one token_B at a time."""
-    tokens_BS, pos_BS = _read(model, prompts, n_new)
+    tokens_BS, pos_BS = read(model, prompts, n_new)
     if pos_BS is not None:
         raise ValueError("Prompts of different lengths came; this baseline takes equal ones.")
-    _check_positions(model, tokens_BS.shape[1], n_new)
+    check_positions(model, tokens_BS.shape[1], n_new)
     return _uncached_steps(model, tokens_BS, n_new, pick)
 
 

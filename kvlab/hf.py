@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from kvlab.attention import attend
 from kvlab.cache import KVCache
 from kvlab.config import ModelConfig
-from kvlab.packed import PackedKVCache
+from kvlab.pack import PackedKVCache
 from kvlab.prune import Policy, Pruner, check_once, parts_of
 
 WANTED = "kvlab.hf works inside transformers 5, which is not here: pip install 'transformers>=5.23'"

@@ -9,9 +9,9 @@ import copy
 import json
 from pathlib import Path
 
-from kvlab.cli import ROOT
 from kvlab.course.exercises import ALL
 from kvlab.course.grading import notebooks
+from kvlab.shell.cli import ROOT
 
 ANSWERS = {e.number: e.second for e in ALL if e.chapter == "6"}
 STUBS = ROOT / "exercises" / "06_kv_cache.ipynb"

@@ -4,7 +4,7 @@ import torch
 from kvlab.attention import BACKENDS, attend
 from kvlab.cache import LayerKV
 
-# "rows" reads packed caches only: tests/test_packed.py
+# "rows" reads packed caches only: tests/pack/test_packed.py
 DENSE = sorted(BACKENDS.keys() - {"rows"})
 
 HEADS, WIDTH = 4, 8

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from kvlab import ModelConfig, Transformer, export, generate, ops, prefill
-from kvlab.loading import load
+from kvlab.checkpoint import load
 from tests.conftest import tiny_config, tiny_model
-from tests.test_loading import write_tokenizer
+from tests.test_checkpoint import write_tokenizer
 
 transformers = pytest.importorskip("transformers", reason="needs transformers")
 
@@ -231,7 +231,7 @@ def test_prompts_of_different_lengths_are_continued_as_if_alone(both):
 # Linux lets a child's ru_maxrss begin at its parent's, so this reads the process's own mark.
 PEAK = """
 import sys
-import kvlab.loading as loading
+import kvlab.checkpoint as loading
 
 def peak():
     lines = open("/proc/self/status").read().splitlines()

@@ -7,10 +7,6 @@ from functools import partial
 
 import pytest
 import torch
-
-from kvlab import Elements, Evict, KVCache, Sparsify, Then, density, greedy, load, needs, stream
-from kvlab.generation import decode, prefill
-from kvlab.packed import CodesPerChannel, CodesPerToken, PackedKVCache, PerToken
 from kvlab.policies import (
     adakv,
     criticalkv,
@@ -24,6 +20,10 @@ from kvlab.policies import (
     streaming,
     v_magnitude,
 )
+
+from kvlab import Elements, Evict, KVCache, Sparsify, Then, density, greedy, load, needs, stream
+from kvlab.generation import decode, prefill
+from kvlab.pack import CodesPerChannel, CodesPerToken, PackedKVCache, PerToken
 from kvlab.prune import Pruner
 from tests.test_families import peer, saved
 

@@ -6,11 +6,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from kvlab import generate
 from kvlab.attention import BACKENDS
-from kvlab.loading import load
+from kvlab.checkpoint import load
 from tests.conftest import tiny_model
-from tests.test_loading import write_tokenizer
+from tests.test_checkpoint import write_tokenizer
 
-# "rows" reads packed caches only: tests/test_packed.py
+# "rows" reads packed caches only: tests/pack/test_packed.py
 DENSE = sorted(BACKENDS.keys() - {"rows"})
 
 SHAPES = {

@@ -33,8 +33,8 @@ from kvlab.course.author.spec import (
 )
 from kvlab.course.sandbox.answer import Answer, Lent, NotData
 from kvlab.generation import decode, prefill, stream
+from kvlab.measure.probe import Probe
 from kvlab.model import Transformer
-from kvlab.probe import Probe
 
 # --- 5.1 prefill ------------------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ import importlib
 import pkgutil
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
-from kvlab import course
 from kvlab.course.author.spec import Exercise
 
 
@@ -25,12 +25,12 @@ class Chapter:
 
 
 def _chapters() -> tuple[Chapter, ...]:
-    names = (m.name for m in pkgutil.iter_modules(course.__path__) if m.ispkg)
+    names = (m.name for m in pkgutil.iter_modules([Path(__file__).parent]) if m.ispkg)
     return tuple(_chapter(name) for name in sorted(names) if re.fullmatch(r"ch\d\d", name))
 
 
 def _chapter(name: str) -> Chapter:
-    home = f"{course.__name__}.{name}"
+    home = f"kvlab.course.{name}"
     package = importlib.import_module(home)
     files = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
     found = (importlib.import_module(f"{home}.{file}").Q for file in files)

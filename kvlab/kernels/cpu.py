@@ -38,7 +38,7 @@ def reads_float16() -> bool:
 
 
 @intrinsic
-def _widen(_typing, number):
+def widen(_typing, number):
     """A stored number as one that can be calculated with."""
 
     def as_it_is(_context, _builder, _signature, args):
@@ -120,11 +120,11 @@ def _float_of_bits(_typing, bits):
     return types.float32(types.int32), cast
 
 
-def _exp(x):
+def exp(x):
     return np.exp(x)
 
 
-@overload(_exp, inline="always")
+@overload(exp, inline="always")
 def _exp_of(x):
     """In float32 a polynomial, which the compiler can turn into vector code; else the library's."""
     if x != types.float32:
@@ -191,7 +191,7 @@ def swiglu(gate_BF, up_BF):
     for b in range(gate_BF.shape[0]):
         gate_F, up_F, one = gate_BF[b], up_BF[b], gate_BF.dtype.type(1)
         for f in range(gate_F.size):
-            gate_F[f] = gate_F[f] / (one + _exp(-gate_F[f])) * up_F[f]
+            gate_F[f] = gate_F[f] / (one + exp(-gate_F[f])) * up_F[f]
 
 
 @njit(fastmath=_SUMS, cache=True)
@@ -208,7 +208,7 @@ def _one_row(w_OI, flat, scale_O, bias_O, x_I, y_O, outputs, add):
                 _prefetch(flat, near)
             total = x_I.dtype.type(0)
             for i in range(w.size):
-                total += _widen(w[i]) * x[i]
+                total += widen(w[i]) * x[i]
             whole += total
         if scale_O.size:
             whole *= scale_O[o]
@@ -293,7 +293,7 @@ def _four_rows(w_OI, flat, scale_O, bias_O, x_BI, y_BO, outputs, add):
                 x2, x3 = x_BI[b + 2, low : low + piece], x_BI[b + 3, low : low + piece]
                 u0 = u1 = u2 = u3 = v0 = v1 = v2 = v3 = zero
                 for i in range(u.size):
-                    p, q = _widen(u[i]), _widen(v[i])
+                    p, q = widen(u[i]), widen(v[i])
                     u0 += p * x0[i]
                     u1 += p * x1[i]
                     u2 += p * x2[i]
@@ -363,12 +363,12 @@ def attend(q_BHD, k_BGTD, v_BGTD, pos_BGT, q_pos_B, used, whole, scale, scratch,
                 if whole or (pos >= 0 and pos <= q_pos_B[b]):
                     k_D, total = k_BGTD[b, g, low + t], zero
                     for d in range(width):
-                        total += q_D[d] * _widen(k_D[d])
+                        total += q_D[d] * widen(k_D[d])
                     scores[t] = total * q_D.dtype.type(scale)
                     most = max(most, scores[t])
             total = zero
             for t in range(high - low):
-                weight = _exp(scores[t] - most) if scores[t] > -np.inf else zero
+                weight = exp(scores[t] - most) if scores[t] > -np.inf else zero
                 scores[t] = weight
                 total += weight
             mix_D[:] = 0
@@ -376,7 +376,7 @@ def attend(q_BHD, k_BGTD, v_BGTD, pos_BGT, q_pos_B, used, whole, scale, scratch,
                 weight, v_D = scores[t], v_BGTD[b, g, low + t]
                 if weight > 0:
                     for d in range(width):
-                        mix_D[d] += weight * _widen(v_D[d])
+                        mix_D[d] += weight * widen(v_D[d])
             most_BHP[b, h, part] = most
             sum_BHP[b, h, part] = total
     for b in range(n_rows):

@@ -15,25 +15,17 @@ leave lanes idle. Half precision comes in as integers of the same bits, as in `k
 from __future__ import annotations
 
 import numpy as np
-from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
-from numba import njit, prange, types
-from numba.extending import intrinsic, models, overload, register_model
+from numba import njit, prange
 
-from kvlab.kernels.cpu import _exp, _widen
+from kvlab.kernels import simd
+from kvlab.kernels.cpu import exp, widen
+from kvlab.kernels.simd import LANES, WIDE
 
 _SUMS = {"reassoc", "contract", "nsz", "arcp"}
 # Slots that one thread attends to before it looks for more work.
 PART = 512
 # Rows that are made ready (indices, float32 values) at once, in the first-level cache.
 _BLOCK = 32
-# Query heads that share a read.
-LANES = 4
-# Channels that are spread at once, and whether one instruction does it.
-WIDE = 16
-_SPREADS = bool(get_host_cpu_features().get("avx512f"))
-
-_FLOAT, _INT, _WORD = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 # For each byte of a bitmap, the places of its ones, in the bytes of a word, from the low end.
 _PLACES = np.array(
     [
@@ -42,213 +34,6 @@ _PLACES = np.array(
     ],
     dtype=np.uint64,
 )
-
-
-class _Floats(types.Type):
-    """Some float32 in one register, or in as many as the machine needs for them."""
-
-    def __init__(self, n: int) -> None:
-        super().__init__(f"float32x{n}")
-        self.n = n
-
-
-@register_model(_Floats)
-class _FloatsModel(models.PrimitiveModel):
-    def __init__(self, manager, kind) -> None:
-        super().__init__(manager, kind, ir.VectorType(_FLOAT, kind.n))
-
-
-_four, _sixteen = _Floats(LANES), _Floats(WIDE)
-
-
-def _address(context, builder, kind, array, index, vector=None):
-    """Where an array's element lies; numba's own indexing first asks whether it is negative."""
-    data = context.make_array(kind)(context, builder, array).data
-    place = builder.gep(data, [index])
-    return place if vector is None else builder.bitcast(place, vector.as_pointer())
-
-
-def _zeros_of(kind):
-    @intrinsic
-    def zeros(_typing):
-        return kind(), lambda context, builder, signature, args: ir.Constant(
-            ir.VectorType(_FLOAT, kind.n), None
-        )
-
-    return zeros
-
-
-def _loads_of(kind):
-    """The floats from a place on."""
-
-    @intrinsic
-    def load(_typing, array, index):
-        def read(context, builder, signature, args):
-            vector = ir.VectorType(_FLOAT, kind.n)
-            found = builder.load(_address(context, builder, signature.args[0], *args, vector))
-            found.align = 4
-            return found
-
-        return kind(array, types.intp), read
-
-    return load
-
-
-def _spreads_of(kind):
-    """The number at a place, in each lane."""
-
-    @intrinsic
-    def everywhere(_typing, array, index):
-        def splat(context, builder, signature, args):
-            number = builder.load(_address(context, builder, signature.args[0], *args))
-            undefined = ir.Constant(ir.VectorType(_FLOAT, kind.n), ir.Undefined)
-            one = builder.insert_element(undefined, number, _INT(0))
-            every = ir.Constant(ir.VectorType(_INT, kind.n), [0] * kind.n)
-            return builder.shuffle_vector(one, undefined, every)
-
-        return kind(array, types.intp), splat
-
-    return everywhere
-
-
-def _bits_of(n):
-    """The next n bits from a byte on, as a number."""
-
-    @intrinsic
-    def bits(_typing, array, index):
-        def read(context, builder, signature, args):
-            place = _address(context, builder, signature.args[0], *args, ir.IntType(n))
-            found = builder.load(place)
-            found.align = 1
-            return builder.zext(found, _WORD) if n < 64 else found
-
-        return types.uint64(array, types.intp), read
-
-    return bits
-
-
-_zeros4, _zeros16 = _zeros_of(_four), _zeros_of(_sixteen)
-_load4, _load16 = _loads_of(_four), _loads_of(_sixteen)
-_every4, _every16 = _spreads_of(_four), _spreads_of(_sixteen)
-_bits16, _bits64 = _bits_of(16), _bits_of(64)
-
-
-@intrinsic
-def _store(_typing, array, index, value):
-    """Put floats, or a word of eight bytes, from `index` on."""
-
-    def store(context, builder, signature, args):
-        place = _address(context, builder, signature.args[0], args[0], args[1], args[2].type)
-        builder.store(args[2], place).align = signature.args[0].dtype.bitwidth // 8
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, value), store
-
-
-@intrinsic
-def _ones(_typing, number):
-    """How many bits are set."""
-
-    def ones(context, builder, signature, args):
-        return builder.ctpop(args[0])
-
-    return types.intp(types.uint64), ones
-
-
-@intrinsic
-def _lanes_of(_typing, array, index):
-    """LANES times the byte at `index`: where a number's four lanes begin."""
-
-    def read(context, builder, signature, args):
-        byte = builder.load(_address(context, builder, signature.args[0], *args))
-        return builder.mul(builder.zext(byte, _WORD), _WORD(LANES))
-
-    return types.intp(array, types.intp), read
-
-
-@intrinsic
-def _add(_typing, first, second):
-    return first(first, second), lambda context, builder, signature, args: builder.fadd(*args)
-
-
-@intrinsic
-def _minus(_typing, first, second):
-    return first(first, second), lambda context, builder, signature, args: builder.fsub(*args)
-
-
-@intrinsic
-def _fuse(_typing, total, first, second):
-    """total + first x second."""
-
-    def fuse(context, builder, signature, args):
-        flags = ("contract", "reassoc", "nsz")
-        return builder.fadd(args[0], builder.fmul(args[1], args[2], flags=flags), flags=flags)
-
-    return total(total, first, second), fuse
-
-
-@intrinsic
-def _most(_typing, first, second):
-    """The greater one in each lane."""
-
-    def most(context, builder, signature, args):
-        return builder.select(builder.fcmp_ordered(">", *args), *args)
-
-    return first(first, second), most
-
-
-@intrinsic
-def _spread(_typing, array, index, bits):
-    """The numbers from `index` on, one after the other where a bit is set, and 0 where not."""
-
-    def spread(context, builder, signature, args):
-        place = _address(context, builder, signature.args[0], args[0], args[1])
-        row, mask = ir.VectorType(_FLOAT, WIDE), ir.VectorType(ir.IntType(1), WIDE)
-        kind = ir.FunctionType(row, [place.type, mask, row])
-        expand = builder.module.globals.get("llvm.masked.expandload.v16f32")
-        if expand is None:
-            expand = ir.Function(builder.module, kind, "llvm.masked.expandload.v16f32")
-        bits = builder.bitcast(builder.trunc(args[2], ir.IntType(16)), mask)
-        return builder.call(expand, [place, bits, ir.Constant(row, None)])
-
-    return _sixteen(array, types.intp, types.uint64), spread
-
-
-@intrinsic
-def _totals(_typing, a, b, c, d):
-    """The sum of each of four registers' numbers."""
-
-    def totals(context, builder, signature, args):
-        def pairs(x, y, n):  # sums of neighbours, those of x first
-            places = ir.VectorType(_INT, n)
-            even = builder.shuffle_vector(x, y, ir.Constant(places, [2 * i for i in range(n)]))
-            odd = builder.shuffle_vector(x, y, ir.Constant(places, [2 * i + 1 for i in range(n)]))
-            return builder.fadd(even, odd)
-
-        a, b, c, d = args
-        both = pairs(pairs(a, b, WIDE), pairs(c, d, WIDE), WIDE)
-        half = pairs(both, both, WIDE // 2)
-        return pairs(half, half, LANES)
-
-    return _four(_sixteen, _sixteen, _sixteen, _sixteen), totals
-
-
-def _as_floats(values_N, scratch_N):
-    """Values as float32: as they lie, or widened into `scratch_N`."""
-    raise NotImplementedError("for compiled code only")
-
-
-@overload(_as_floats)
-def _compiled_as_floats(values_N, scratch_N):
-    if values_N.dtype == types.float32:
-        return lambda values_N, scratch_N: values_N
-
-    def widened(values_N, scratch_N):
-        for j in range(values_N.size):
-            scratch_N[j] = _widen(values_N[j])
-        return scratch_N[: values_N.size]
-
-    return widened
 
 
 @njit(cache=True)
@@ -271,19 +56,19 @@ def _places_of(bitmaps_U, n_bytes, indices):
     for first in range(0, bitmaps_U.size, n_bytes):
         base = np.uint64(0)
         for j in range(0, words, 8):
-            word = _bits64(bitmaps_U, first + j)
+            word = simd.bits64(bitmaps_U, first + j)
             for _ in range(8):
                 byte = word & np.uint64(0xFF)
                 # what lies beyond a row's last place is written over by the next
-                _store(indices, at, _PLACES[byte] + base)
+                simd.store(indices, at, _PLACES[byte] + base)
                 base += np.uint64(0x0808080808080808)
-                at += _ones(byte)
+                at += simd.ones(byte)
                 word >>= np.uint64(8)
         for j in range(words, n_bytes):
             byte = np.uint64(bitmaps_U[first + j])
-            _store(indices, at, _PLACES[byte] + base)
+            simd.store(indices, at, _PLACES[byte] + base)
             base += np.uint64(0x0808080808080808)
-            at += _ones(byte)
+            at += simd.ones(byte)
 
 
 @njit(fastmath=_SUMS, cache=True)
@@ -291,26 +76,34 @@ def _products(places, numbers, n_rows, n_kept, q_DZ, scores, at):
     """Each row's product with four queries, four after four in `scores` from `at` on."""
     fours = n_kept // 4 * 4
     for u in range(n_rows):
-        a0, a1, a2, a3 = _zeros4(), _zeros4(), _zeros4(), _zeros4()
+        a0, a1, a2, a3 = simd.zeros4(), simd.zeros4(), simd.zeros4(), simd.zeros4()
         start = u * n_kept
         for j in range(start, start + fours, 4):
-            a0 = _fuse(a0, _every4(numbers, j), _load4(q_DZ, _lanes_of(places, j)))
-            a1 = _fuse(a1, _every4(numbers, j + 1), _load4(q_DZ, _lanes_of(places, j + 1)))
-            a2 = _fuse(a2, _every4(numbers, j + 2), _load4(q_DZ, _lanes_of(places, j + 2)))
-            a3 = _fuse(a3, _every4(numbers, j + 3), _load4(q_DZ, _lanes_of(places, j + 3)))
+            a0 = simd.fuse(a0, simd.every4(numbers, j), simd.load4(q_DZ, simd.lanes_of(places, j)))
+            a1 = simd.fuse(
+                a1, simd.every4(numbers, j + 1), simd.load4(q_DZ, simd.lanes_of(places, j + 1))
+            )
+            a2 = simd.fuse(
+                a2, simd.every4(numbers, j + 2), simd.load4(q_DZ, simd.lanes_of(places, j + 2))
+            )
+            a3 = simd.fuse(
+                a3, simd.every4(numbers, j + 3), simd.load4(q_DZ, simd.lanes_of(places, j + 3))
+            )
         for j in range(start + fours, start + n_kept):
-            a0 = _fuse(a0, _every4(numbers, j), _load4(q_DZ, _lanes_of(places, j)))
-        _store(scores, at + u * LANES, _add(_add(a0, a1), _add(a2, a3)))
+            a0 = simd.fuse(a0, simd.every4(numbers, j), simd.load4(q_DZ, simd.lanes_of(places, j)))
+        simd.store(scores, at + u * LANES, simd.add(simd.add(a0, a1), simd.add(a2, a3)))
 
 
 @njit(fastmath=_SUMS, cache=True)
 def _mix(places, numbers, n_rows, n_kept, weights, at, mix_DZ):
     """Add each row to four mixtures, by the four weights that `weights` has for it."""
     for u in range(n_rows):
-        weight = _load4(weights, at + u * LANES)
+        weight = simd.load4(weights, at + u * LANES)
         for j in range(u * n_kept, u * n_kept + n_kept):
-            lanes = _lanes_of(places, j)
-            _store(mix_DZ, lanes, _fuse(_load4(mix_DZ, lanes), _every4(numbers, j), weight))
+            lanes = simd.lanes_of(places, j)
+            simd.store(
+                mix_DZ, lanes, simd.fuse(simd.load4(mix_DZ, lanes), simd.every4(numbers, j), weight)
+            )
 
 
 @njit(fastmath=_SUMS, cache=True)
@@ -322,24 +115,24 @@ def _products_spread(bitmaps, numbers, n_rows, n_kept, q_ZD, scores, at):
     width = q_ZD.size // LANES
     n_bytes = width // 8
     for u in range(0, n_rows, 2):
-        a0, a1, a2, a3 = _zeros16(), _zeros16(), _zeros16(), _zeros16()
-        b0, b1, b2, b3 = _zeros16(), _zeros16(), _zeros16(), _zeros16()
+        a0, a1, a2, a3 = simd.zeros16(), simd.zeros16(), simd.zeros16(), simd.zeros16()
+        b0, b1, b2, b3 = simd.zeros16(), simd.zeros16(), simd.zeros16(), simd.zeros16()
         other = min(u + 1, n_rows - 1)
         a_at, b_at = u * n_kept, other * n_kept
         for d in range(0, width, WIDE):
-            a_bits = _bits16(bitmaps, u * n_bytes + d // 8)
-            b_bits = _bits16(bitmaps, other * n_bytes + d // 8)
-            a_row, b_row = _spread(numbers, a_at, a_bits), _spread(numbers, b_at, b_bits)
-            a_at += _ones(a_bits)
-            b_at += _ones(b_bits)
-            q0, q1 = _load16(q_ZD, d), _load16(q_ZD, width + d)
-            q2, q3 = _load16(q_ZD, 2 * width + d), _load16(q_ZD, 3 * width + d)
-            a0, b0 = _fuse(a0, a_row, q0), _fuse(b0, b_row, q0)
-            a1, b1 = _fuse(a1, a_row, q1), _fuse(b1, b_row, q1)
-            a2, b2 = _fuse(a2, a_row, q2), _fuse(b2, b_row, q2)
-            a3, b3 = _fuse(a3, a_row, q3), _fuse(b3, b_row, q3)
-        _store(scores, at + u * LANES, _totals(a0, a1, a2, a3))
-        _store(scores, at + other * LANES, _totals(b0, b1, b2, b3))
+            a_bits = simd.bits16(bitmaps, u * n_bytes + d // 8)
+            b_bits = simd.bits16(bitmaps, other * n_bytes + d // 8)
+            a_row, b_row = simd.spread(numbers, a_at, a_bits), simd.spread(numbers, b_at, b_bits)
+            a_at += simd.ones(a_bits)
+            b_at += simd.ones(b_bits)
+            q0, q1 = simd.load16(q_ZD, d), simd.load16(q_ZD, width + d)
+            q2, q3 = simd.load16(q_ZD, 2 * width + d), simd.load16(q_ZD, 3 * width + d)
+            a0, b0 = simd.fuse(a0, a_row, q0), simd.fuse(b0, b_row, q0)
+            a1, b1 = simd.fuse(a1, a_row, q1), simd.fuse(b1, b_row, q1)
+            a2, b2 = simd.fuse(a2, a_row, q2), simd.fuse(b2, b_row, q2)
+            a3, b3 = simd.fuse(a3, a_row, q3), simd.fuse(b3, b_row, q3)
+        simd.store(scores, at + u * LANES, simd.totals(a0, a1, a2, a3))
+        simd.store(scores, at + other * LANES, simd.totals(b0, b1, b2, b3))
 
 
 @njit(fastmath=_SUMS, cache=True)
@@ -354,32 +147,32 @@ def _mix_spread(bitmaps, numbers, n_rows, n_kept, weights, at, mix_ZD, place_U):
         place_U[u] = u * n_kept
     for d in range(0, width, 2 * WIDE):
         e = d + WIDE
-        a0, b0 = _load16(mix_ZD, d), _load16(mix_ZD, e)
-        a1, b1 = _load16(mix_ZD, second + d), _load16(mix_ZD, second + e)
-        a2, b2 = _load16(mix_ZD, third + d), _load16(mix_ZD, third + e)
-        a3, b3 = _load16(mix_ZD, fourth + d), _load16(mix_ZD, fourth + e)
+        a0, b0 = simd.load16(mix_ZD, d), simd.load16(mix_ZD, e)
+        a1, b1 = simd.load16(mix_ZD, second + d), simd.load16(mix_ZD, second + e)
+        a2, b2 = simd.load16(mix_ZD, third + d), simd.load16(mix_ZD, third + e)
+        a3, b3 = simd.load16(mix_ZD, fourth + d), simd.load16(mix_ZD, fourth + e)
         for u in range(n_rows):
             mark, place, weight = (u * width + d) // 8, place_U[u], at + u * LANES
-            bits = _bits16(bitmaps, mark)
-            a_row = _spread(numbers, place, bits)
-            place += _ones(bits)
-            bits = _bits16(bitmaps, mark + 2)
-            b_row = _spread(numbers, place, bits)
-            place_U[u] = place + _ones(bits)
-            w0, w1 = _every16(weights, weight), _every16(weights, weight + 1)
-            w2, w3 = _every16(weights, weight + 2), _every16(weights, weight + 3)
-            a0, b0 = _fuse(a0, a_row, w0), _fuse(b0, b_row, w0)
-            a1, b1 = _fuse(a1, a_row, w1), _fuse(b1, b_row, w1)
-            a2, b2 = _fuse(a2, a_row, w2), _fuse(b2, b_row, w2)
-            a3, b3 = _fuse(a3, a_row, w3), _fuse(b3, b_row, w3)
-        _store(mix_ZD, d, a0)
-        _store(mix_ZD, e, b0)
-        _store(mix_ZD, second + d, a1)
-        _store(mix_ZD, second + e, b1)
-        _store(mix_ZD, third + d, a2)
-        _store(mix_ZD, third + e, b2)
-        _store(mix_ZD, fourth + d, a3)
-        _store(mix_ZD, fourth + e, b3)
+            bits = simd.bits16(bitmaps, mark)
+            a_row = simd.spread(numbers, place, bits)
+            place += simd.ones(bits)
+            bits = simd.bits16(bitmaps, mark + 2)
+            b_row = simd.spread(numbers, place, bits)
+            place_U[u] = place + simd.ones(bits)
+            w0, w1 = simd.every16(weights, weight), simd.every16(weights, weight + 1)
+            w2, w3 = simd.every16(weights, weight + 2), simd.every16(weights, weight + 3)
+            a0, b0 = simd.fuse(a0, a_row, w0), simd.fuse(b0, b_row, w0)
+            a1, b1 = simd.fuse(a1, a_row, w1), simd.fuse(b1, b_row, w1)
+            a2, b2 = simd.fuse(a2, a_row, w2), simd.fuse(b2, b_row, w2)
+            a3, b3 = simd.fuse(a3, a_row, w3), simd.fuse(b3, b_row, w3)
+        simd.store(mix_ZD, d, a0)
+        simd.store(mix_ZD, e, b0)
+        simd.store(mix_ZD, second + d, a1)
+        simd.store(mix_ZD, second + e, b1)
+        simd.store(mix_ZD, third + d, a2)
+        simd.store(mix_ZD, third + e, b2)
+        simd.store(mix_ZD, fourth + d, a3)
+        simd.store(mix_ZD, fourth + e, b3)
 
 
 @njit(fastmath=_SUMS, cache=True)
@@ -388,19 +181,19 @@ def _softmax(scores, most_Z, sum_Z):
     if scores.size == 0:
         most_Z[:], sum_Z[:] = -np.inf, 0
         return
-    most = _load4(scores, 0)
+    most = simd.load4(scores, 0)
     for t in range(LANES, scores.size, LANES):
-        most = _most(most, _load4(scores, t))
-    _store(most_Z, 0, most)
+        most = simd.most(most, simd.load4(scores, t))
+    simd.store(most_Z, 0, most)
     for t in range(0, scores.size, LANES):
-        _store(scores, t, _minus(_load4(scores, t), most))
+        simd.store(scores, t, simd.minus(simd.load4(scores, t), most))
     for i in range(scores.size):
         # where nothing may be seen, it is minus infinity, or no number
-        scores[i] = _exp(scores[i]) if scores[i] > -np.inf else np.float32(0)
-    total = _zeros4()
+        scores[i] = exp(scores[i]) if scores[i] > -np.inf else np.float32(0)
+    total = simd.zeros4()
     for t in range(0, scores.size, LANES):
-        total = _add(total, _load4(scores, t))
-    _store(sum_Z, 0, total)
+        total = simd.add(total, simd.load4(scores, t))
+    simd.store(sum_Z, 0, total)
 
 
 @njit(cache=True)
@@ -426,7 +219,7 @@ def _packed_part(k, v, row, n_rows, q_ZDZ, spread, seen, most_Z, sum_Z, mix_ZDZ)
     place_U = np.empty(_BLOCK, np.int64)
     for low in range(0, n_rows, _BLOCK):
         n, first, at = min(_BLOCK, n_rows - low), row + low, low * LANES
-        numbers = _as_floats(k_values[first * k_kept : (first + n) * k_kept], some_numbers)
+        numbers = simd.as_floats(k_values[first * k_kept : (first + n) * k_kept], some_numbers)
         if spread[0]:
             marks = k_marks[first * k_bytes : (first + n) * k_bytes]
             for z in range(n_fours):
@@ -441,7 +234,7 @@ def _packed_part(k, v, row, n_rows, q_ZDZ, spread, seen, most_Z, sum_Z, mix_ZDZ)
     mix_ZDZ[:] = 0
     for low in range(0, n_rows, _BLOCK):
         n, first, at = min(_BLOCK, n_rows - low), row + low, low * LANES
-        numbers = _as_floats(v_values[first * v_kept : (first + n) * v_kept], some_numbers)
+        numbers = simd.as_floats(v_values[first * v_kept : (first + n) * v_kept], some_numbers)
         if spread[1]:
             marks = v_marks[first * v_bytes : (first + n) * v_bytes]
             for z in range(n_fours):
@@ -462,7 +255,7 @@ def _dense_part(k_TD, v_TD, n_first, at, q_RD, seen, most_Z, sum_Z, mix_RD):
         for t in range(n_slots):
             k_D, total = k_TD[t if t < n_first else at + t - n_first], np.float32(0)
             for d in range(q_D.size):
-                total += q_D[d] * _widen(k_D[d])
+                total += q_D[d] * widen(k_D[d])
             scores_T[t * LANES + r % LANES] = total
     _hide(scores_ZT, *seen)
     for z in range(scores_ZT.shape[0]):
@@ -474,7 +267,7 @@ def _dense_part(k_TD, v_TD, n_first, at, q_RD, seen, most_Z, sum_Z, mix_RD):
             weight = weights_T[t * LANES + r % LANES]
             v_D = v_TD[t if t < n_first else at + t - n_first]
             for d in range(mix_D.size):
-                mix_D[d] += weight * _widen(v_D[d])
+                mix_D[d] += weight * widen(v_D[d])
 
 
 @njit(fastmath=_SUMS, cache=True)
@@ -602,7 +395,7 @@ def pack(x_RM, key_RM, values_RN, marks_RX, bitmap):
 
 def spread(k: tuple, v: tuple, width: int) -> tuple[bool, bool]:
     """Whether to spread keys' and values' rows: by bitmaps, where one instruction does it."""
-    fits = _SPREADS and width % (2 * WIDE) == 0
+    fits = simd.SPREADS and width % (2 * WIDE) == 0
     return fits and k[2], fits and v[2]
 
 

@@ -1,8 +1,8 @@
 """The pocket model: a small language model with its world, its training and its weights.
 
 `world` writes the corpus, `bpe` trains the tokenizer, `train` the weights. `exam` measures them
-all over: `evaluate` asks, `inside` watches, `text` reads and writes, and `card` tells it. Importing
-this package imports none of these.
+all over: `questions` asks, `heads` watches, `perplexity` reads and writes, and `card` tells it.
+Importing this package imports none of these.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kvlab.pocket import exam, path
-from kvlab.pocket.evaluate import in_words
+from kvlab.pocket.questions import in_words
 
 CURVE = {
     "copy": "copy loss",

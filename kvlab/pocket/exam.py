@@ -15,11 +15,12 @@ from typing import Any
 import tokenizers
 from tokenizers import Tokenizer
 
-from kvlab.loading import load
+from kvlab.checkpoint import load
 from kvlab.measure import machine
+from kvlab.measure.progress_bar import progress
 from kvlab.model import Transformer
-from kvlab.pocket import bpe, inside, path, text, world
-from kvlab.pocket.evaluate import (
+from kvlab.pocket import bpe, heads, path, perplexity, world
+from kvlab.pocket.questions import (
     Item,
     continued,
     counted,
@@ -36,7 +37,6 @@ from kvlab.pocket.evaluate import (
     whole_answers,
     written_items,
 )
-from kvlab.progress import progress
 
 Result = dict[str, Any]
 Maker = Callable[[], list[Item]]
@@ -240,11 +240,13 @@ def evaluate(folder: Path, n_prompts: int = 200) -> Result:
     _refuse_others(model, folder)
     some, few = -(-n_prompts // 2), -(-n_prompts // 10)
     parts: dict[str, Callable[[], Any]] = {
-        "retrieval": lambda: inside.retrieval(model, tokenizer, n_prompts),
-        "sinks": lambda: inside.sinks(model, tokenizer, some),
-        "outliers": lambda: inside.outliers(model, tokenizer, few),
-        "documentation": lambda: text.documentation(model, tokenizer),
-        "prose": lambda: text.prose(model, tokenizer, -(-n_prompts // len(text.OPENINGS))),
+        "retrieval": lambda: heads.retrieval(model, tokenizer, n_prompts),
+        "sinks": lambda: heads.sinks(model, tokenizer, some),
+        "outliers": lambda: heads.outliers(model, tokenizer, few),
+        "documentation": lambda: perplexity.documentation(model, tokenizer),
+        "prose": lambda: perplexity.prose(
+            model, tokenizer, -(-n_prompts // len(perplexity.OPENINGS))
+        ),
         "samples": lambda: {prompt: continued(model, tokenizer, prompt) for prompt in SAMPLES},
     }
     sets = rows(tokenizer, n_prompts=n_prompts)

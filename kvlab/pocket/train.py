@@ -34,10 +34,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from kvlab.config import ModelConfig
+from kvlab.measure import cpu_name
+from kvlab.measure.progress_bar import progress
 from kvlab.model import Transformer
-from kvlab.pocket import bpe, evaluate, path, world
+from kvlab.pocket import bpe, path, questions, world
 from kvlab.pocket.muon import Muon
-from kvlab.progress import progress
 
 CONFIG = ModelConfig(
     vocab_size=bpe.VOCAB_SIZE,
@@ -325,14 +326,14 @@ class Run:
         config: ModelConfig = CONFIG,
         schedule: Sequence[Stage] = SCHEDULE,
         feeder: Feeder | None = None,
-        probe: evaluate.Skills | None = None,
+        probe: questions.Skills | None = None,
         report_every: int = 200,
         keep_going: bool = False,
     ) -> None:
         self.seed, self.out, self.schedule = seed, out, schedule
         self.report_every, self.keep_going = report_every, keep_going
         self.feeder = feeder or Feeder(bpe.load())
-        self.probe = probe or evaluate.Skills(self.feeder.tokenizer)
+        self.probe = probe or questions.Skills(self.feeder.tokenizer)
         self.model = new_model(config, seed)
         self.optimisers = optimisers_for(self.model)
         self.rng = random.Random(1000 + seed)
@@ -548,11 +549,11 @@ def export(model: Transformer, folder: Path) -> None:
 def provenance(feeder: Feeder) -> dict[str, Any]:
     """Say what besides the seed a retrained model depends on."""
     return {
-        "cpu": evaluate.cpu_name(),
+        "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "tokenizer_sha256": evaluate.sha256(path() / "tokenizer.json"),
+        "tokenizer_sha256": questions.sha256(path() / "tokenizer.json"),
         "docs_sha256": hashlib.sha256(
             "\n\n".join(bpe.python_docs()[0].values()).encode()
         ).hexdigest(),
@@ -620,7 +621,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     spent = ", ".join(f"{value / 60:.1f} min {what}" for what, value in run.seconds.items())
     total = sum(run.seconds.values()) / 60
     print(f"{run.step} steps, {run.tokens / 1e6:.2f} M tokens, {total:.1f} minutes ({spent})")
-    print(f"on {evaluate.cpu_name()}, {args.threads} thread(s), torch {torch.__version__}")
+    print(f"on {cpu_name()}, {args.threads} thread(s), torch {torch.__version__}")
     print(f"Hugging Face files: {args.out / 'model'}")
     for failure in run.failed:
         print(f"FAILED {failure}", file=sys.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traitlets
 
-from kvlab.rows import n_kept
+from kvlab.pack.rows import n_kept
 from kvlab.view import svg
 from kvlab.view.panel import Panel
 

@@ -13,7 +13,6 @@ import torch
 import traitlets
 from torch import Tensor
 
-from kvlab import policies
 from kvlab.attention import attend
 from kvlab.cache import LayerKV
 from kvlab.prune import (
@@ -25,6 +24,7 @@ from kvlab.prune import (
     per_token,
     whole_channels,
 )
+from kvlab.prune import scores as policies
 from kvlab.view import svg
 from kvlab.view.panel import Panel
 

@@ -6,16 +6,10 @@ top; each exercise's file gives a statement, an answer cell and a check cell.
 
 from __future__ import annotations
 
-import ast
-import inspect
-import re
-import sys
-from collections.abc import Callable, Sequence
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
-if TYPE_CHECKING:
-    from kvlab.course.author.spec import Exercise
+from kvlab.course.author.spec import Exercise
 
 Notebook = dict[str, Any]
 
@@ -24,54 +18,6 @@ DONE = """## Done?
 
 `python3 -m kvlab grade exercises/{name}.ipynb` in a terminal prints your marks. It runs each answer
 in a process of its own, with other random cases than the checks above."""
-
-
-def source_of(answer: Callable[..., Any], name: str) -> str:
-    """The source of a function or class as a cell of its own, under the name that is asked for.
-
-    The imports of its module that it uses are put above it.
-    Raises: ValueError when it uses another name of its module, which a cell would not have.
-    """
-    text = inspect.getsource(answer)
-    node = ast.parse(text).body[0]
-    own = "\n".join(text.splitlines()[node.lineno - 1 :])  # without decorators
-    node.decorator_list = []
-    own = re.sub(rf"\b{answer.__name__}\b", name, own)
-    # the formatter wants an empty line between a docstring and a function inside; a cell has none
-    own = re.sub(r"\n\n( *### BEGIN SOLUTION\n *def )", r"\n\1", own)
-    used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} - _bound(node)
-    head, others = _module_names(sys.modules[answer.__module__], used)
-    stray = others - {answer.__name__}
-    if stray:
-        raise ValueError(
-            f"{answer.__module__}.{answer.__name__} uses {', '.join(sorted(stray))} of its module, "
-            "and an answer's cell stands alone. Put it inside."
-        )
-    return f"{head}\n\n\n{own}" if head else own
-
-
-def _module_names(module: ModuleType, used: set[str]) -> tuple[str, set[str]]:
-    """Of the names that are used: the imports that bring them, and those that the module makes."""
-    imports, others = [], set()
-    for statement in ast.parse(inspect.getsource(module)).body:
-        if isinstance(statement, ast.Import | ast.ImportFrom):
-            found = [a for a in statement.names if (a.asname or a.name.split(".")[0]) in used]
-            if found and getattr(statement, "module", "") != "__future__":
-                statement.names = found
-                imports.append(ast.unparse(statement))
-        elif isinstance(statement, ast.FunctionDef | ast.ClassDef):
-            others |= {statement.name} & used
-        elif isinstance(statement, ast.Assign):
-            others |= {t.id for t in statement.targets if isinstance(t, ast.Name)} & used
-    return "\n".join(imports), others
-
-
-def _bound(node: ast.AST) -> set[str]:
-    """Names that a piece of code makes itself."""
-    parts = list(ast.walk(node))
-    made = {n.id for n in parts if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    made |= {n.arg for n in parts if isinstance(n, ast.arg)}
-    return made | {n.name for n in parts if isinstance(n, ast.FunctionDef | ast.ClassDef)}
 
 
 def solutions(name: str, introduction: str, exercises: Sequence[Exercise]) -> Notebook:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from kvlab.course.author import cells
 from kvlab.course.author.compare import ATOL, RTOL, Judged, Near, Wanted
 from kvlab.course.author.laws import named
+from kvlab.course.author.source import source_of
 from kvlab.course.sandbox.answer import Answer, LocalAnswer, as_data
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Exercise:
 
     def solution(self, answer: T) -> T:
         """The model answer: the notebooks' cell is made of its source and the imports it uses."""
-        self.cell = cells.source_of(answer, self.name)
+        self.cell = source_of(answer, self.name)
         self._right = self._right or answer
         return answer
 
@@ -170,7 +170,7 @@ class Exercise:
 
     def also_right(self, answer: T) -> T:
         """A right answer in another style than the solution's; it must pass too."""
-        self.second = cells.source_of(answer, self.name)
+        self.second = source_of(answer, self.name)
         return answer
 
     def law(

@@ -1,0 +1,320 @@
+"""A checkpoint in Hugging Face's files: opened and checked, and written.
+
+Weights are read from memory-mapped safetensors straight into the model, so nothing executes and
+memory peaks at about the size of the weights. `transformers` opens what is written unchanged.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from kvlab.config import ModelConfig
+from kvlab.families import as_ids
+from kvlab.model import Transformer
+from kvlab.tokenizer import Tokenizer
+
+_SHIPPED = {"pocket": Path(__file__).parent / "pocket" / "weights"}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+# all that is read; other safetensors of a repository may be the same weights once more
+_HUB_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+)
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def load(
+    name: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str = torch.float32,
+) -> tuple[Transformer, Tokenizer]:
+    """Open a model and its tokenizer: "pocket", a folder with Hugging Face files, or a hub id.
+
+    `dtype` is a torch type or its name ("bfloat16"); "auto" keeps the type of the file. A folder
+    wins over a hub id ("owner/name"), which is fetched by `huggingface_hub` into its own cache.
+    Raises: ValueError when the name, the folder, a file, the architecture or the device is not
+    what was expected, or the hub cannot be reached.
+    """
+    device, dtype = check_device(device), as_dtype(dtype)
+    folder = _find(name)
+    config = _read_config(folder)
+    weights = _read_weights(folder, device, dtype)
+    tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
+    return _assemble(config, weights, folder), tokenizer
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """The device, if this machine has it."""
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError):
+        wanted = None
+    if wanted is None or wanted.type not in ("cpu", "cuda"):
+        raise ValueError(
+            f"Device {str(device)!r} was asked for; expected 'cpu', 'cuda' or 'cuda:0'."
+        )
+    if wanted.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (wanted.index or 0) >= count:
+            raise ValueError(
+                f"Device {str(device)!r} was asked for, but torch {torch.__version__} sees "
+                f"{count} CUDA devices here. Use device='cpu', or see `kvlab doctor`."
+            )
+    return wanted
+
+
+def _find(name: str | Path) -> Path:
+    folder = _SHIPPED.get(str(name), Path(name).expanduser())
+    if (folder / "config.json").is_file():
+        return folder
+    if not folder.exists() and isinstance(name, str) and _HUB_ID.fullmatch(name):
+        return _from_hub(name)
+    shipped = ", ".join(map(repr, _SHIPPED))
+    state = "it has no config.json" if folder.is_dir() else "that is not a folder"
+    raise ValueError(
+        f"Model {str(name)!r} was asked for: {state}. Expected {shipped}, a folder with "
+        "config.json, model.safetensors and tokenizer.json, or a hub id like 'owner/name'."
+    )
+
+
+def _from_hub(name: str) -> Path:
+    """A hub's checkpoint in the local cache, fetched if it is not there yet.
+
+    The config comes first: nothing large is fetched for a model that would be refused.
+    """
+    ModelConfig.from_hf(_read_json(_fetched(name, ("config.json",)) / "config.json"))
+    return _fetched(name, _HUB_FILES)
+
+
+def _fetched(name: str, files: tuple[str, ...]) -> Path:
+    try:
+        from huggingface_hub import errors, snapshot_download
+    except ImportError:
+        raise _no_hub(name, "needs huggingface_hub: pip install huggingface_hub") from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(files), etag_timeout=5))
+    except errors.GatedRepoError:
+        page = f"https://huggingface.co/{name}"
+        why = f"is gated: accept its terms at {page} and log in (hf auth login)"
+    except errors.RepositoryNotFoundError:
+        why = "does not exist or is private: check the name, or log in (hf auth login)"
+    except Exception as error:  # the library lets its network client's own errors through
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = f"could not be fetched from the hub ({reason})"
+    raise _no_hub(name, why)
+
+
+def _no_hub(name: str, why: str) -> ValueError:
+    return ValueError(
+        f"Model {name!r} was asked for: it is no folder here, and as a hub id it {why}. "
+        "Or download its files on a machine where that works, and pass the folder."
+    )
+
+
+def _read_config(folder: Path) -> ModelConfig:
+    """The architecture; ids that end a text are those of generation_config.json, if it has any."""
+    config = ModelConfig.from_hf(_read_json(folder / "config.json"))
+    generation = folder / "generation_config.json"
+    ends = as_ids(_read_json(generation).get("eos_token_id")) if generation.is_file() else ()
+    return replace(config, eos_ids=ends) if ends else config
+
+
+def as_dtype(dtype: torch.dtype | str) -> torch.dtype | None:
+    """A torch type, or None for the file's own."""
+    if dtype == "auto":
+        return None
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in _DTYPES:
+        raise ValueError(
+            f"dtype {dtype!r} was asked for; expected 'float32', 'bfloat16', 'float16', "
+            "'float64' or 'auto'."
+        )
+    return found
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not readable JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a {type(found).__name__}; expected a JSON object.")
+    return found
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """One file where there is one, as `transformers` has it; else those that the index names."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file() or not index.is_file():
+        return [single]
+    files = _read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
+        raise ValueError(f"{index} has no weight_map from names to files.")
+    for name in files.values():
+        if Path(name).name != name:
+            raise ValueError(f"{index} names {name!r}; expected a file beside it.")
+    return [folder / name for name in sorted(set(files.values()))]
+
+
+def _read_weights(
+    folder: Path, device: torch.device, dtype: torch.dtype | None
+) -> dict[str, torch.Tensor]:
+    weights = {}
+    for path in _weight_files(folder):
+        if not path.is_file():
+            raise ValueError(f"No weights at {path}; expected a safetensors file.")
+        try:
+            for name, tensor in _tensors(path, device, dtype):
+                if name in weights:
+                    raise ValueError(f"{name} is in two files of {folder}; expected it once.")
+                weights[name] = tensor
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise ValueError(
+                f"{path} is truncated or not a safetensors file ({error}). Fetch it again."
+            ) from None
+    if len(types := {str(w.dtype) for w in weights.values()}) > 1:
+        raise ValueError(f"{folder} mixes {', '.join(sorted(types))}; name one dtype, not 'auto'.")
+    return weights
+
+
+def _tensors(
+    path: Path, device: torch.device, dtype: torch.dtype | None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of one file, by name, each converted before the next is read.
+
+    One that keeps its type stays a view of the mapped file. After one that is converted the file
+    is opened anew: the old map goes, and with it the pages that were read.
+    """
+    file = safe_open(path, framework="pt", device=str(device))
+    for name in list(file.keys()):
+        if name.endswith("rotary_emb.inv_freq"):  # in old files; it follows from the config
+            continue
+        tensor = file.get_tensor(name)
+        if tensor.dtype not in _DTYPES:
+            raise ValueError(
+                f"{name} in {path.parent} is stored as {tensor.dtype}; expected floats of 16 to "
+                "64 bits. Quantised weights are not read."
+            )
+        if dtype not in (None, tensor.dtype):
+            tensor = tensor.to(dtype)
+            file = safe_open(path, framework="pt", device=str(device))
+        yield name, tensor
+
+
+def _assemble(config: ModelConfig, weights: dict[str, torch.Tensor], folder: Path) -> Transformer:
+    with torch.device("meta"):
+        model = Transformer(config)
+    head = weights.pop("lm_head.weight", None) if config.tie_embeddings else None
+    if head is not None and not torch.equal(
+        head, weights.setdefault("model.embed_tokens.weight", head)
+    ):
+        raise ValueError(
+            f"The config in {folder} ties lm_head.weight to the embedding, but the file holds "
+            "another one. Set tie_word_embeddings to false if the head is its own."
+        )
+    expected = {name: tuple(p.shape) for name, p in model.state_dict().items()}
+    came = {name: tuple(w.shape) for name, w in weights.items()}
+    wrong = [
+        f"{name} is {came.get(name, 'missing')}, expected {expected.get(name, 'nothing')}"
+        for name in sorted(expected.keys() | came.keys())
+        if came.get(name) != expected.get(name)
+    ]
+    if wrong:
+        more = f"; and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise ValueError(
+            f"The weights in {folder} do not fit its config.json: {wrong[0]}{more}. "
+            "Check that both belong to the same model."
+        )
+    model.load_state_dict(weights, strict=True, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def export(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | str = "auto",
+) -> Path:
+    """Write config, weights and tokenizer into a new folder, and return it.
+
+    `dtype` is the precision of the file, as in `load`; "auto" is the model's own. A chat template
+    is not kept, as the tokenizer does not hold it.
+    Raises: ValueError when the model is quantised or none that `transformers` has, or the folder
+    holds something already or cannot be written; it is then as it was.
+    """
+    folder, stored = Path(folder).expanduser(), as_dtype(dtype) or model.dtype
+    config = model.config.to_hf(str(stored).removeprefix("torch."))
+    if not all(weight.is_floating_point() for weight in model.state_dict().values()):
+        raise ValueError(
+            "Export of a model with int8 weights was asked for; expected one whose weights are "
+            "all floats. Export it before int8_weights_."
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        held = next(folder.iterdir()).name if folder.is_dir() else "it is a file"
+        raise ValueError(
+            f"Export into {folder} was asked for, but there is something already ({held}); "
+            "expected a new or an empty folder."
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as made:
+            whole = Path(made) / "model"
+            whole.mkdir()
+            _write(model, tokenizer, whole, stored, config)
+            if folder.exists():
+                folder.rmdir()
+            shutil.move(whole, folder)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"Export into {folder} failed: {error}.") from None
+    return folder
+
+
+def _write(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    folder: Path,
+    dtype: torch.dtype,
+    hf: dict[str, Any],
+) -> None:
+    config = model.config
+    weights = {n: w.detach().to("cpu", dtype).contiguous() for n, w in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # the library makes it private
+    tokenizer.inner.save(str(folder / "tokenizer.json"))
+    end = _token(tokenizer, config.eos_ids[0] if config.eos_ids else None)
+    # a batch needs something to pad with, and nothing reads it
+    named = {"bos_token": _token(tokenizer, config.bos_id), "eos_token": end, "pad_token": end}
+    ids = {"bos_token_id": config.bos_id, "eos_token_id": list(config.eos_ids) or None}
+    written = {
+        "config.json": hf,
+        "generation_config.json": {k: v for k, v in ids.items() if v is not None},
+        "tokenizer_config.json": {
+            **{k: v for k, v in named.items() if v is not None},
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": config.max_positions,
+            "clean_up_tokenization_spaces": False,
+        },
+    }
+    for name, content in written.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _token(tokenizer: Tokenizer, i: int | None) -> str | None:
+    return None if i is None else tokenizer.inner.id_to_token(i)

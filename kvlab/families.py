@@ -1,0 +1,231 @@
+"""What Hugging Face's `config.json` says, as our numbers and back, for four families of models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# What `transformers` takes each family to mean where its config.json says nothing.
+_FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"max_position_embeddings": 2048},
+    "mistral": {
+        "max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096,
+    },
+    "qwen2": {
+        "max_position_embeddings": 32768, "num_key_value_heads": 32, "sliding_window": 4096,
+        "max_window_layers": 28,
+    },
+    "qwen3": {
+        "max_position_embeddings": 32768, "num_key_value_heads": 32, "sliding_window": 4096,
+        "max_window_layers": 28, "head_dim": 128,
+    },
+}  # fmt: skip
+_CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+# Entries of a rope object, and what the llama3 type adds
+_ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+_LLAMA3 = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
+
+
+def read(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers that define a model, by their names in `config.ModelConfig`.
+
+    Raises: ValueError naming whatever this engine does not implement. A model that would run
+    wrongly is refused.
+    """
+    hf = {**_family(hf), **hf}
+    _refuse_unsupported(hf)
+    _refuse_window(hf)
+    rope = _rope(hf)
+    family = hf["model_type"]
+    biased = bool(hf.get("attention_bias", False)) and family != "mistral"
+    try:
+        n_heads = hf["num_attention_heads"]
+        hidden_size = hf["hidden_size"]
+        head_dim = hf.get("head_dim")
+        if not head_dim and type(hidden_size) is type(n_heads) is int and n_heads > 0:
+            head_dim = hidden_size // n_heads
+        return {
+            "vocab_size": hf["vocab_size"],
+            "hidden_size": hidden_size,
+            "intermediate_size": hf["intermediate_size"],
+            "n_layers": hf["num_hidden_layers"],
+            "n_heads": n_heads,
+            "n_kv_heads": hf.get("num_key_value_heads") or n_heads,
+            "head_dim": head_dim,
+            "max_positions": hf["max_position_embeddings"],
+            "norm_eps": hf.get("rms_norm_eps", 1e-6),
+            "rope_theta": rope["rope_theta"],
+            "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
+            "bos_id": hf.get("bos_token_id"),
+            "eos_ids": as_ids(hf.get("eos_token_id")),
+            "family": family,
+            "qkv_bias": biased or family == "qwen2",
+            "o_bias": biased and family != "qwen2",
+            "mlp_bias": bool(hf.get("mlp_bias", False)) and family == "llama",
+            "qk_norm": family == "qwen3",
+            "rope_scaling": _scaling(rope, hf["max_position_embeddings"]),
+        }
+    except KeyError as missing:
+        raise ValueError(
+            f"The config has no entry {missing}; expected a complete {family} config."
+        ) from None
+
+
+def written(config: Any, dtype: str) -> dict[str, Any]:
+    """A `ModelConfig` in the words of its family, whether or not that has such a model."""
+    ids = list(config.eos_ids)
+    found = {
+        "architectures": [_CLASSES[config.family]],
+        "model_type": config.family,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.max_positions,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "hidden_act": "silu",
+        "attention_bias": config.qkv_bias and config.family != "qwen2",
+        "mlp_bias": config.mlp_bias,
+        "tie_word_embeddings": config.tie_embeddings,
+        "bos_token_id": config.bos_id,
+        "eos_token_id": config.eos_ids[0] if len(config.eos_ids) == 1 else ids or None,
+        "torch_dtype": dtype,
+    }
+    if config.family != "llama":
+        found["sliding_window"] = None
+    if config.rope_scaling is not None:
+        factor, low, high, original = config.rope_scaling
+        found["rope_scaling"] = {
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": low,
+            "high_freq_factor": high,
+            "original_max_position_embeddings": original,
+        }
+    return found
+
+
+def as_ids(ids: Any) -> tuple[int, ...]:
+    """Token ids as Hugging Face writes them: none, one, or a list."""
+    found = () if ids is None else tuple(ids) if isinstance(ids, list) else (ids,)
+    for i in found:
+        if type(i) is not int:
+            raise ValueError(f"eos_token_id holds {i!r}; expected whole token ids or null.")
+    return found
+
+
+def _family(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """What the config's family means where it says nothing."""
+    kind = hf.get("model_type")
+    if kind not in _FAMILIES:
+        raise ValueError(
+            f"This config is of architecture {kind!r}; kvlab {_version()} runs "
+            f"{', '.join(map(repr, _FAMILIES))}. Choose a checkpoint of one of these."
+        )
+    return _FAMILIES[kind]
+
+
+def _rope(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """The rope entries in the spelling of transformers 5.
+
+    Where both spellings are there its rule holds: rope_scaling wins whole, and a theta that the
+    winner lacks comes from the top level.
+    """
+    found = [hf.get(name) or {} for name in ("rope_scaling", "rope_parameters")]
+    if not all(isinstance(rope, Mapping) for rope in found):
+        raise ValueError(f"The config's rope entries are {found}; expected objects.")
+    rope = {"rope_theta": hf.get("rope_theta", 10000.0), **(found[0] or found[1])}
+    kind = rope["rope_type"] = rope.get("rope_type", rope.get("type")) or "default"
+    _refuse_unless("rope type", kind, ("default", "llama3"))
+    share = rope.get("partial_rotary_factor", hf.get("partial_rotary_factor"))
+    _refuse_unless("partial_rotary_factor", share, (1, None))
+    known = _ROPE if kind == "default" else _ROPE | _LLAMA3
+    for name in sorted(rope.keys() - known):
+        _refuse_unless(f"{name} in a {kind} rope", rope[name], (None,))
+    return rope
+
+
+def _scaling(rope: Mapping[str, Any], max_positions: int) -> tuple[float, ...] | None:
+    """The entries of `config.Llama3Scaling`, in its order."""
+    if rope["rope_type"] != "llama3":
+        return None
+    factor, low, high = (rope[n] for n in ("factor", "low_freq_factor", "high_freq_factor"))
+    scaling = factor, low, high, rope.get("original_max_position_embeddings", max_positions)
+    if any(type(number) not in (int, float) or not number > 0 for number in scaling):
+        raise ValueError(
+            f"The config's llama3 rope entries are {dict(rope)}; expected numbers above 0."
+        )
+    if high <= low:
+        raise ValueError(
+            f"The config's llama3 rope has high_freq_factor = {high}; "
+            f"expected more than low_freq_factor, which is {low}."
+        )
+    return scaling
+
+
+def _refuse_unsupported(hf: Mapping[str, Any]) -> None:
+    """Refuse by name every entry whose value changes the sums and is not implemented."""
+    off = (False, None)
+    wanted = {
+        "hidden_act": ("silu", "swish"),  # two names of one function
+        "attention_bias": off if hf["model_type"] == "mistral" else (True, *off),
+        "mlp_bias": (True, *off) if hf["model_type"] == "llama" else off,
+        "is_causal": (True, None),
+        "per_layer_config": (None, {}),
+        "quantization_config": (None,),
+        "compression_config": (None,),
+        # a file that transformers reads instead of model.safetensors
+        "transformers_weights": (None,),
+        # code of the checkpoint's own, which may compute something else
+        "auto_map": (None, {}),
+    }
+    for name, supported in wanted.items():
+        _refuse_unless(name, hf.get(name, supported[0]), supported)
+    kinds = hf.get("layer_types") or []
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        _refuse_unless("layer_types", kind, ("full_attention",))
+
+
+def _refuse_unless(name: str, came: Any, supported: tuple) -> None:
+    if came not in supported:
+        raise ValueError(
+            f"The config asks for {name} = {came!r}; kvlab {_version()} runs "
+            f"{' or '.join(map(repr, supported))} only and will not run it wrongly."
+        )
+
+
+def _refuse_window(hf: Mapping[str, Any]) -> None:
+    """Refuse a sliding window by which some layer would lose sight of a token.
+
+    With a window of W, position p sees p - W + 1 to p: all there is, if W is at least the longest
+    text. In Llama it is `transformers`' cache that would slide.
+    """
+    window, longest = hf.get("sliding_window"), hf["max_position_embeddings"]
+    if window is None or (type(window) is type(longest) is int and window >= longest):
+        return
+    if hf["model_type"] in ("qwen2", "qwen3"):
+        first, n_layers = hf.get("max_window_layers"), hf.get("num_hidden_layers")
+        none_slides = type(first) is type(n_layers) is int and first >= n_layers
+        # layer_types decide where they are given, and only full_attention has come this far
+        if not hf.get("use_sliding_window") or hf.get("layer_types") or none_slides:
+            return
+    raise ValueError(
+        f"The config asks for sliding_window = {window!r} of {longest!r} positions; kvlab "
+        f"{_version()} has no sliding windows. It runs one that hides nothing: null, switched off, "
+        "or no shorter than max_position_embeddings."
+    )
+
+
+def _version() -> str:
+    from kvlab import __version__
+
+    return __version__

@@ -1,0 +1,31 @@
+"""95 % intervals of a share and of a mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+
+def wilson(n_right: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a share, from n_right of n. Source: Wilson 1927."""
+    if not 0 <= n_right <= n or n == 0:
+        raise ValueError(f"{n_right} of {n} is no share.")
+    p, zz = n_right / n, z * z / n
+    middle, half = p + zz / 2, z * math.sqrt(p * (1 - p) / n + zz / (4 * n))
+    return max(0.0, (middle - half) / (1 + zz)), min(1.0, (middle + half) / (1 + zz))
+
+
+def bootstrap(values: Sequence[float], draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of a mean: from the 2.5th to the 97.5th percentile over draws of as many.
+
+    Source: Efron 1979, "Bootstrap methods".
+    """
+    if not len(values):
+        raise ValueError("There are no values to draw from; expected at least one.")
+    x = torch.tensor(list(values), dtype=torch.float64)
+    draw = torch.Generator().manual_seed(seed)
+    means = x[torch.randint(len(x), (draws, len(x)), generator=draw)].mean(1)
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high

@@ -1,0 +1,3 @@
+from kvlab._moved import moved
+
+moved(__name__, "kvlab.quality.report", "kvlab.quality.cells")

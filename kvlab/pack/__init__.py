@@ -1,0 +1,18 @@
+"""Keys and values in fewer bytes: packed rows, rules that make them, a cache that holds them."""
+
+from kvlab.pack.cache import PackedKVCache
+from kvlab.pack.layer import PackedLayer
+from kvlab.pack.rules import (
+    Channels,
+    CodesPerChannel,
+    CodesPerToken,
+    Dense,
+    PerChannel,
+    PerToken,
+    Rule,
+)
+
+__all__ = [
+    "Channels", "CodesPerChannel", "CodesPerToken", "Dense", "PackedKVCache", "PackedLayer",
+    "PerChannel", "PerToken", "Rule",
+]  # fmt: skip

@@ -1,0 +1,131 @@
+"""One layer of a packed cache as attention reads it: unpacked, or as it lies, by a kernel.
+
+B rows of the batch, G key/value heads, T slots, S new tokens, D head width.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from kvlab import kernels
+from kvlab.cache import KVCache
+from kvlab.pack.rules import PerToken
+
+
+class PackedLayer:
+    """One layer of a packed cache, with what a LayerKV has; keys and values unpack when asked for.
+
+    `packed` lets attention ask whether the rows can be read as they are (`missing`), and do it.
+    """
+
+    def __init__(self, cache: KVCache, layer: int) -> None:
+        self.cache, self.layer = cache, layer
+        self.used = cache.used_L[layer]
+        self.pos_BGT = cache.pos_LBGT[layer, :, :, : self.used]
+        self.in_order, self.whole = cache._in_order_L[layer], cache._whole_L[layer]
+
+    @property
+    def packed(self) -> PackedLayer:
+        return self
+
+    @property
+    def k_BGTD(self) -> Tensor:
+        return self._dense[0]
+
+    @property
+    def v_BGTD(self) -> Tensor:
+        return self._dense[1]
+
+    def missing(self, q_BHSD: Tensor) -> str | None:
+        """Why these queries cannot read the rows as they are, or None if they can."""
+        cache, device = self.cache, q_BHSD.device.type
+        if device not in ("cpu", "cuda"):
+            return f"packed rows have kernels for CPU and CUDA, and the cache is on {device}"
+        if q_BHSD.shape[2] != 1:
+            return f"{q_BHSD.shape[2]} new tokens, and the kernel takes one"
+        for name, rule in zip(("keys", "values"), cache.rules, strict=True):
+            if not isinstance(rule, PerToken) or rule.bits:
+                return f"{name} are held by {rule}, and the kernel reads PerToken rows of floats"
+        if cache.head_dim > 256:
+            return f"heads are {cache.head_dim} wide, and the kernel's indices reach 256"
+        if cache.dtype == torch.float64:
+            return "the kernel works in float32, and the cache holds float64"
+        if device == "cuda":
+            if not all(map(self._is_bitmap, cache.rules)):
+                return "the GPU's kernel reads bitmaps, and a rule here marks by indices"
+            return kernels.missing("rows_triton")
+        return kernels.missing("rows") or _unreadable(cache.dtype)
+
+    def attend(self, q_BHSD: Tensor, q_pos_BS: Tensor | None) -> Tensor:
+        """Attention of one new token per row, straight from the rows. Shapes: out_BHSD."""
+        self._check()
+        on_cpu = q_BHSD.device.type == "cpu"
+        out_BHD = (self._on_cpu if on_cpu else self.by_triton)(q_BHSD[:, :, 0], q_pos_BS)
+        return out_BHD[:, :, None].to(q_BHSD.dtype)
+
+    def by_triton(self, q_BHD: Tensor, q_pos_BS: Tensor | None) -> Tensor:
+        """What the GPU's kernel makes of this layer; on a CPU, Triton's interpreter can run it."""
+        from kvlab.kernels import rows_triton
+
+        cache, layer = self.cache, self.layer
+        sinks, packed = min(self.used, cache.sinks), cache.packed_L[layer]
+        q_pos_B = self.pos_BGT[:, 0, -1] if q_pos_BS is None else q_pos_BS[:, 0]
+        return rows_triton.attend(
+            q_BHD.detach().contiguous(),
+            *(tuple(part[layer] for part in body) for body in cache._body),
+            tuple(x_LBGTD[layer] for x_LBGTD in cache._dense),
+            (sinks, packed, cache._tail_L[layer], self.used - sinks - packed),
+            cache.pos_LBGT[layer],
+            q_pos_B.contiguous(),
+            self.whole and q_pos_BS is None,
+            q_BHD.shape[-1] ** -0.5,
+        )
+
+    def _on_cpu(self, q_BHD: Tensor, q_pos_BS: Tensor | None) -> Tensor:
+        from kvlab.kernels import rows as kernel
+
+        cache, layer = self.cache, self.layer
+        sinks, packed = min(self.used, cache.sinks), cache.packed_L[layer]
+        whole = self.whole and q_pos_BS is None
+        q_pos_B = self.pos_BGT[:, 0, -1] if q_pos_BS is None else q_pos_BS[:, 0]
+        q_BHD = (q_BHD.detach().float() * q_BHD.shape[-1] ** -0.5).contiguous()
+        out_BHD = torch.empty_like(q_BHD)
+        k, v = (
+            (kernels.numbers(values[layer]), marks[layer].numpy(), self._is_bitmap(rule))
+            for rule, (values, marks) in zip(cache.rules, cache._body, strict=True)
+        )
+        dense = tuple(kernels.numbers(x_LBGTD[layer]) for x_LBGTD in cache._dense)
+        places = (sinks, packed, cache._tail_L[layer], self.used - sinks - packed)
+        with kernels.threads(torch.get_num_threads()):
+            kernel.attend(
+                q_BHD.numpy(), k, v, dense, places, cache.pos_LBGT[layer].numpy(),
+                q_pos_B.long().contiguous().numpy(), whole, kernel.spread(k, v, q_BHD.shape[-1]),
+                out_BHD.numpy(),
+            )  # fmt: skip
+        return out_BHD
+
+    def _is_bitmap(self, rule: PerToken) -> bool:
+        return rule.kind(self.cache.head_dim) == "bitmap"
+
+    @cached_property
+    def _dense(self) -> tuple[Tensor, Tensor]:
+        self._check()
+        return self.cache.unpacked(self.layer)
+
+    def _check(self) -> None:
+        if self.cache.used_L[self.layer] != self.used:
+            raise ValueError(
+                f"Layer {self.layer} was read when it had {self.used} tokens; it has "
+                f"{self.cache.used_L[self.layer]} now. Read it again."
+            )
+
+
+def _unreadable(dtype: torch.dtype) -> str | None:
+    from kvlab.kernels import cpu
+
+    if dtype == torch.float16 and not cpu.reads_float16():
+        return "this processor has no instruction that reads float16"
+    return None

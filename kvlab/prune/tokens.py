@@ -1,0 +1,158 @@
+"""Which whole tokens stay: selections of an exact size, and the policy that evicts the others.
+
+B rows, G key/value heads, T slots.
+
+A selection turns scores into a mask. Protection is a part of the mask and never a large score, so
+that no tie can evict a protected token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from kvlab.prune.evidence import Evidence, Needs, Score, check_window, needs_of
+from kvlab.prune.masks import Masks, check_counts, check_score, name_of, places, scored
+
+
+def ranks(score_BGT: Tensor, first_BGT: Tensor, valid_BGT: Tensor) -> Tensor:
+    """Each slot's place when the best stays longest: 0, 1, ... along the last axis.
+
+    Protected slots (`first_BGT`) come before all others and slots without a token after all others,
+    whatever their scores; of equal ones the older comes first.
+    """
+    order = score_BGT.argsort(dim=-1, descending=True, stable=True)
+    kind = (first_BGT & valid_BGT).byte() + valid_BGT.byte()
+    order = order.gather(-1, kind.gather(-1, order).argsort(dim=-1, descending=True, stable=True))
+    return places(order)
+
+
+def per_head(score_BGT: Tensor, first_BGT: Tensor, valid_BGT: Tensor, n_B: Tensor) -> Tensor:
+    """The best n tokens of each head by itself. Shapes: -> keep_BGT."""
+    return (ranks(score_BGT, first_BGT, valid_BGT) < n_B[:, None, None]) & valid_BGT
+
+
+def all_heads(score_BGT: Tensor, first_BGT: Tensor, valid_BGT: Tensor, n_B: Tensor) -> Tensor:
+    """The same n tokens in all heads of a layer, best by the mean of the heads' scores.
+
+    It needs heads that hold the same tokens in the same slots, so no other selection before it: a
+    Pruner refuses that.
+    """
+    mean_BGT = score_BGT.mean(1, keepdim=True).expand_as(score_BGT)
+    return per_head(mean_BGT, first_BGT, valid_BGT, n_B)
+
+
+def across_heads(
+    score_BGT: Tensor, first_BGT: Tensor, valid_BGT: Tensor, n_B: Tensor, *, alpha: float = 0.2
+) -> Tensor:
+    """The best n x G tokens of a layer, whichever heads they are in, but of each head at least its
+    best alpha x n.
+
+    Source: Feng et al. 2024, "Ada-KV", algorithm 1 (`adakv` in policies).
+    Differs: the paper shares alpha of the budget out equally after counting; here, as in kvpress,
+    each head's best alpha x n are safe and the rest compete.
+    """
+    safe_B = (n_B * alpha + 1e-6).floor().to(n_B.dtype)
+    safe_BGT = per_head(score_BGT, first_BGT, valid_BGT, safe_B) | first_BGT
+    flat = (x.flatten(1)[:, None] for x in (score_BGT, safe_BGT, valid_BGT))
+    return per_head(*flat, n_B * score_BGT.shape[1]).view_as(score_BGT)
+
+
+def uniform(n: int, room: int, layer: int, n_layers: int) -> int:
+    """Every layer keeps the same number."""
+    return n
+
+
+Select = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+Layers = Callable[[int, int, int, int], int]
+
+
+@dataclass(frozen=True)
+class Evict:
+    """Keep a budget of whole tokens in each head, those with the best scores; the others go.
+
+    `budget` counts all tokens that a head keeps, protected ones too: whole tokens, or a share in
+    (0, 1] of those seen so far, rounded down, in each row by its own length. The first `sink` and
+    the latest `recent` tokens are protected. `select` is `per_head`, `all_heads` or `across_heads`;
+    `layers` shares the unprotected budget out over layers (`uniform`, `policies.pyramid`). `every`
+    is 0 (after the prompt only) or a number of decoded tokens between two evictions.
+    Raises: ValueError for a budget under sink + recent: budgets in tokens here, shares when a row's
+    length is known.
+    """
+
+    score: Score
+    budget: int | float
+    sink: int = 4
+    recent: int = 32
+    select: Select = per_head
+    every: int = 0
+    layers: Layers = uniform
+
+    def __post_init__(self) -> None:
+        check_score(self.score)
+        check_counts(self)
+        tokens = type(self.budget) is int and self.budget >= 1
+        if not tokens and not (type(self.budget) is float and 0 < self.budget <= 1):
+            raise ValueError(
+                f"budget is {self.budget!r}; expected tokens (a whole number of at least 1) or a "
+                "share of the text (a float above 0, at most 1.0)."
+            )
+        if tokens:
+            self._check_budget(self.budget, "It")
+
+    @property
+    def needs(self) -> Needs:
+        return needs_of(self.score)
+
+    def tokens(self, seen: int) -> int:
+        """How many tokens a row that has seen so many keeps, on a layer's average."""
+        if type(self.budget) is int:
+            return min(self.budget, seen)
+        n = math.floor(self.budget * seen + 1e-9)
+        if n < seen:
+            self._check_budget(n, f"Of {seen} tokens it")
+        return n
+
+    def _check_budget(self, n: int, what: str) -> None:
+        if n < max(1, self.sink + self.recent):
+            raise ValueError(
+                f"A budget of {self.budget} was asked for. {what} keeps {n}, fewer than {self.sink}"
+                f" sinks and {self.recent} recent tokens. Give more budget or protect fewer."
+            )
+
+    def check(self, seen_B: tuple[int, ...]) -> None:
+        """Refuse a budget that is too small, or a window too long, for rows of these lengths."""
+        for seen in seen_B:
+            kept = self.tokens(seen)
+            if self.needs.before:
+                check_window(kept, seen, self.needs.queries)
+
+    def masks(self, e: Evidence) -> Masks:
+        """Decide for one layer, without touching anything."""
+        n_B = [self.tokens(seen) for seen in e.seen_B]
+        if all(n == seen for n, seen in zip(n_B, e.seen_B, strict=True)):
+            return Masks()
+        shared_B = [self._shared(n, seen, e) for n, seen in zip(n_B, e.seen_B, strict=True)]
+        score_BGT = scored(self.score, replace(e, n_B=tuple(shared_B)), (e.pos_BGT.shape,))
+        first_BGT = e.valid_BGT & ((e.pos_BGT < self.sink) | (e.age_BGT < self.recent))
+        n_B = torch.tensor(shared_B, device=e.pos_BGT.device)
+        keep_BGT = self.select(score_BGT, first_BGT, e.valid_BGT, n_B)
+        return Masks(keep_BGT, broken=(score_BGT.isnan() & e.valid_BGT).any())
+
+    def _shared(self, n: int, seen: int, e: Evidence) -> int:
+        """What this layer keeps of a row's budget n."""
+        protected = self.sink + self.recent
+        if n == seen:
+            return n
+        free, room = n - protected, seen - protected
+        got = self.layers(free, room, e.layer, e.n_layers)
+        if type(got) is not int or not 0 <= got <= room:
+            raise ValueError(
+                f"{name_of(self.layers)} gave layer {e.layer} {got!r} of {free} tokens on average; "
+                f"expected a whole number from 0 to {room}, which is what there is."
+            )
+        return protected + got

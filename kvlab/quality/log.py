@@ -1,0 +1,63 @@
+"""The log beside a report: each row is written down at once, and a second start goes on from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+Key = tuple[str, str, int, str, float | None]  # task, question, seed, method, budget
+
+
+@contextmanager
+def journal(out: str | Path | None, settings: dict) -> Iterator[tuple[dict[Key, Row], Callable]]:
+    """What was measured before, and a function that writes down one more row at once.
+
+    Raises: ValueError when the file is of other settings, or no log of ours.
+    """
+    if out is None:
+        yield {}, lambda key, row: None
+        return
+    path = Path(out).with_suffix(".jsonl")
+    done = _read_log(path, settings)
+    with path.open("a", encoding="utf-8") as file:
+        if file.tell() == 0:
+            file.write(json.dumps({"settings": settings}) + "\n")
+
+        def write(key: Key, row: Row) -> None:
+            if key not in done:
+                file.write(json.dumps({"key": key, **row}) + "\n")
+                file.flush()
+
+        yield done, write
+
+
+def _read_log(path: Path, settings: dict) -> dict[Key, Row]:
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:  # a run was ended while it wrote a line
+        path.write_text(whole, encoding="utf-8")
+    if not whole:
+        return {}
+    try:
+        head, *lines = [json.loads(line) for line in whole.splitlines()]
+        before = head["settings"]
+        done = {tuple(line.pop("key")): line for line in lines}
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{path} is not the log of a prune-report; give --out another name."
+        ) from None
+    differs = [
+        f"{k} was {before.get(k)!r} and is {settings[k]!r}"
+        for k in settings
+        if before.get(k) != settings[k]
+    ]
+    if differs:
+        raise ValueError(
+            f"{path} was begun with other settings: {'; '.join(differs)}. Give --out another name, "
+            "or delete that file."
+        )
+    return done

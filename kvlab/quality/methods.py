@@ -1,0 +1,253 @@
+"""Ways to prune by name, each as strong as fits a share of the dense bytes.
+
+D head width. A method is a policy, or a policy and then rules that pack what it left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import lcm
+
+import torch
+
+from kvlab import prune
+from kvlab.pack import Channels, CodesPerChannel, CodesPerToken, PerToken, Rule, rows
+from kvlab.prune import (
+    Elements,
+    Evict,
+    Policy,
+    Score,
+    Sparsify,
+    Then,
+    per_channel,
+    per_token,
+    scores,
+    whole_channels,
+)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A policy, and then what is left as a PackedKVCache would hold it.
+
+    All but the first `sink` and at least the latest `recent` tokens of each head are held by the
+    rules, in whole groups. Numbers go through the rule and back; bytes are those of the rules.
+    """
+
+    k_rule: Rule
+    v_rule: Rule
+    policy: Policy | None = None
+    sink: int = 4
+    recent: int = 32
+
+    @property
+    def unit(self) -> int:
+        """Tokens that are packed together."""
+        return lcm(self.k_rule.unit, self.v_rule.unit)
+
+    def packed(self, used: int) -> int:
+        """Of so many tokens of a head, how many the rules hold."""
+        return max(0, used - self.sink - self.recent) // self.unit * self.unit
+
+
+Method = Policy | Packed
+DENSE, FLOOR, BASELINES = "dense", "sinks and window", ("random", "recency")
+
+
+def parts_of(method: Method) -> tuple[Evict | Sparsify, ...]:
+    """The single policies of a method, in the order in which they are applied."""
+    return prune.parts_of(method.policy if isinstance(method, Packed) else method)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the bytes of a method depend on: a text's tokens, a head's width, the protection."""
+
+    n_tokens: float
+    width: int
+    dtype: torch.dtype = torch.float16
+    sink: int = 4
+    recent: int = 32
+
+    @property
+    def same(self) -> dict[str, int]:
+        return {"sink": self.sink, "recent": self.recent}
+
+    def body(self, share: float, unit: int = 1) -> float:
+        """What share of its bytes the thinned part may keep, so that all of it keeps `share`.
+
+        Sinks and window stay dense, and so does what does not fill a group of `unit` tokens.
+        Raises: ValueError when these alone take more.
+        """
+        n = int(self.n_tokens)
+        body = max(0, n - self.sink - self.recent) // unit * unit
+        if body == 0 or share * n <= n - body:
+            raise ValueError(
+                f"{share:.0%} of the bytes of {n} tokens were asked for, and {n - body} tokens stay"
+                " dense (sinks, window, a group that is not full). Give more bytes or longer texts."
+            )
+        return 1 - (1 - share) * n / body
+
+
+def _evict(name: str, share: float, shape: Shape) -> Method:
+    return scores.evictions(share, **shape.same)[name]
+
+
+def _most(cost: Callable[[int], float], width: int, share: float, what: str) -> int:
+    """The largest count whose cost is not above a share of dense bytes."""
+    for n in range(width, 0, -1):
+        if cost(n) <= share + 1e-9:
+            return n
+    raise ValueError(
+        f"{what} takes {cost(1):.0%} of the dense bytes at least, outside sinks and window, and "
+        f"{share:.0%} were left for it. Give more bytes."
+    )
+
+
+def _elements(k: Score, v: Score, select, unit: int, share: float, shape: Shape) -> Method:
+    width, item = unit if unit > 1 else shape.width, shape.dtype.itemsize
+
+    def cost(n: int) -> float:
+        return 1.0 if n == width else rows.row_bytes(width, n, shape.dtype) / (width * item)
+
+    n = _most(cost, width, shape.body(share, unit), "Pruning elements")
+    rule = {"sparsity": 1 - n / width, "select": select}
+    return Sparsify(Elements(k, **rule), Elements(v, **rule), **shape.same)
+
+
+def _think(share: float, shape: Shape) -> Packed:
+    """Whole channels, as many as fit, chosen once for all tokens and held narrower."""
+    width = shape.width
+
+    def cost(n: int) -> float:
+        held = Channels(n)
+        return held.unit_bytes(width, shape.dtype) / (held.unit * width * shape.dtype.itemsize)
+
+    n = _most(cost, width, shape.body(share, Channels(1).unit), "Keeping whole channels")
+    rule = {"sparsity": 1 - n / width, "select": whole_channels}
+    k, v = (Elements(score, **rule) for score in (scores.think, scores.think_v))
+    return Packed(Channels(n), Channels(n), Sparsify(k, v, **shape.same), **shape.same)
+
+
+def _kivi_rules(bits: int, shape: Shape) -> tuple[Rule, Rule]:
+    """Source: Liu et al. 2024, "KIVI", section 3: keys per channel, values per token."""
+    group = 32 if shape.width % 32 == 0 else shape.width
+    return CodesPerChannel(bits), CodesPerToken(bits, group)
+
+
+def _code_share(bits: int, shape: Shape) -> float:
+    """Bytes of KIVI's codes, scales and zeros against dense ones."""
+    dense, found = shape.width * shape.dtype.itemsize, _kivi_rules(bits, shape)
+    return sum(rule.unit_bytes(shape.width, shape.dtype) / rule.unit / dense for rule in found) / 2
+
+
+def _kivi(share: float, shape: Shape) -> Packed:
+    """8, 4 or 2 bits, as many as fit."""
+    room = shape.body(share, 32)
+    for bits in (8, 4, 2):
+        if _code_share(bits, shape) <= room + 1e-9:
+            return Packed(*_kivi_rules(bits, shape), **shape.same)
+    raise ValueError(
+        f"2 bits take {_code_share(2, shape):.0%} of the dense bytes, outside sinks and window, "
+        f"and {room:.0%} were left for them. Give more bytes."
+    )
+
+
+def _mustafar_codes(share: float, shape: Shape) -> Packed:
+    """The largest numbers of each token, in 4 bits."""
+    dense = shape.width * shape.dtype.itemsize
+
+    def cost(n: int) -> float:
+        return rows.row_bytes(shape.width, n, shape.dtype, bits=4) / dense
+
+    n = _most(cost, shape.width, shape.body(share), "Pruning to codes of 4 bits")
+    return Packed(PerToken(n, bits=4), PerToken(n, bits=4), **shape.same)
+
+
+def _snapkv_codes(share: float, shape: Shape) -> Packed:
+    """SnapKV keeps as many tokens as fit when all but sinks and window take 4 bits."""
+    code, n = _code_share(4, shape), int(shape.n_tokens)
+    empty = Packed(*_kivi_rules(4, shape), **shape.same)
+    shape.body(share)
+    for kept in range(n, 0, -1):
+        held = empty.packed(kept)
+        if kept - held + held * code <= share * n + 1e-9:
+            break
+    policy = Evict(scores.snapkv, max(kept, shape.sink + shape.recent, 1), **shape.same)
+    return Packed(*_kivi_rules(4, shape), policy, **shape.same)
+
+
+_GROUPS = partial(per_channel, group=32)
+EVICTIONS = (
+    "random", "recency", "streaming", "h2o", "observed", "scissorhands", "tova", "snapkv",
+    "pyramidkv", "adakv", "keyformer", "knorm", "keydiff", "expected_attention", "vatp",
+    "criticalkv",
+)  # fmt: skip
+# Every method by name: a function of the share of dense bytes and a Shape. "mustafar" prunes single
+# elements per token, "think" whole channels, both of keys and of values.
+METHODS: dict[str, Callable[[float, Shape], Method]] = {
+    **{name: partial(_evict, name) for name in EVICTIONS},
+    "mustafar": partial(_elements, scores.k_magnitude, scores.v_magnitude, per_token, 1),
+    "mustafar_aware": partial(
+        _elements, scores.k_output_aware, scores.v_output_aware, per_token, 1
+    ),
+    "mustafar_channel": partial(_elements, scores.k_magnitude, scores.v_output_aware, _GROUPS, 32),
+    "think": _think,
+    "kivi": _kivi,
+    "mustafar_4bit": _mustafar_codes,
+    "snapkv_4bit": _snapkv_codes,
+}
+
+
+def as_method(own: Method | Score, share: float, shape: Shape) -> Method:
+    """A policy as it is; a score as the eviction of all but `share` of the tokens.
+
+    Raises: ValueError for anything else.
+    """
+    if isinstance(own, Evict | Sparsify | Then | Packed):
+        return own
+    if not callable(own):
+        raise ValueError(
+            f"{own!r} came as a policy; expected a function of Evidence, Evict(...), "
+            "Sparsify(...), Then(...) or Packed(...)."
+        )
+    return Evict(own, share, **shape.same)
+
+
+def at_bytes(
+    names: Iterable[str], share: float, shape: Shape, own: Mapping[str, Method | Score] = {}
+) -> tuple[dict[str, Method], dict[str, str]]:
+    """Methods that keep about a share of the dense bytes, never more, and why others cannot.
+
+    The nearest that a method can do: elements and bits come in steps. The baselines are always
+    among them. `own` are a reader's, by name.
+    Raises: ValueError for an unknown name, or a share that the baselines cannot keep.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"A budget of {share} was asked for; expected a share between 0 and 1.")
+    check_names(names)
+    shape.body(share)
+    found, refused = {}, {}
+    for name in dict.fromkeys((*BASELINES, *names)):
+        try:
+            found[name] = METHODS[name](share, shape)
+        except ValueError as error:
+            refused[name] = str(error)
+    return found | {name: as_method(one, share, shape) for name, one in own.items()}, refused
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse a name that no method has."""
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise ValueError(
+            f"There is no method {', '.join(unknown)}; there are {', '.join(METHODS)}."
+        )
+
+
+def floor(shape: Shape) -> Evict:
+    """All of the text gone but sinks and window: what a method must beat at any budget."""
+    n = max(1, shape.sink + shape.recent)
+    return Evict(scores.streaming, n, **shape.same)

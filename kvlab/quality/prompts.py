@@ -1,0 +1,147 @@
+"""What is asked: texts that are read and thinned, and what is fed and scored after that."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kvlab.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Question:
+    """A text and a question about it, as strings that follow each other.
+
+    `stem` begins the answer, `value` is the one right end of it. `depth` is the share of the text
+    before the place where the value was told.
+    """
+
+    text: str
+    question: str
+    stem: str
+    value: str
+    depth: float
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What is read and then thinned, what is fed after that, and how many of its last are scored.
+
+    The last token of a rest is a right answer, never fed. `question` is "visible" or "unseen".
+    """
+
+    texts: list[list[int]]
+    rests: list[list[int]]
+    scored: list[int]
+    question: str
+    depths: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        for text, rest, n in zip(self.texts, self.rests, self.scored, strict=True):
+            if not text or not 0 < n < len(rest):
+                raise ValueError(
+                    f"A prompt of {len(text)} tokens came with a rest of {len(rest)} and {n} to "
+                    "score; expected a text, and at least one more token fed than scored."
+                )
+
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens that a method thins, on average."""
+        return sum(map(len, self.texts)) / len(self.texts)
+
+
+def asked(
+    tokenizer: Tokenizer, questions: Sequence[Question], visible: bool, first: Sequence[int] = ()
+) -> Prompts:
+    """Questions as tokens: thinned before the question or, where it is visible, after it.
+
+    `first` are ids that open every text (BOS). A token that belongs to both sides of a cut counts
+    as the later one.
+    """
+    texts, rests, scored = [], [], []
+    for q in questions:
+        whole = q.text + q.question + q.stem + q.value
+        cut = len(q.text) + len(q.question) * visible
+        encoding = tokenizer.inner.encode(whole, add_special_tokens=False)
+        ends = [end for _, end in encoding.offsets]
+        n_text = sum(end <= cut for end in ends)
+        texts.append([*first, *encoding.ids[:n_text]])
+        rests.append(encoding.ids[n_text:])
+        scored.append(sum(end > len(whole) - len(q.value) for end in ends))
+    depths = [q.depth for q in questions]
+    return Prompts(texts, rests, scored, "visible" if visible else "unseen", depths)
+
+
+def continuations(
+    ids: Sequence[int], rng: random.Random, n_prompts: int, n_tokens: int, n_next: int,
+    first: Sequence[int] = (),
+) -> Prompts:  # fmt: skip
+    """Pieces of a long text: `n_tokens` are thinned, of the next ones all but one are scored.
+
+    Raises: ValueError when the text is too short for one piece.
+    """
+    n_own, longest = n_tokens - len(first), len(ids) - (n_tokens - len(first)) - n_next
+    if longest < 0 or n_own < 1 or n_next < 2:
+        raise ValueError(
+            f"The text has {len(ids)} tokens; pieces of {n_own} and {n_next} more were asked for. "
+            "Give a longer text, or ask for fewer tokens."
+        )
+    starts = [rng.randint(0, longest) for _ in range(n_prompts)]
+    return Prompts(
+        [[*first, *ids[at : at + n_own]] for at in starts],
+        [list(ids[at + n_own : at + n_own + n_next]) for at in starts],
+        [n_next - 1] * n_prompts,
+        "unseen",
+    )
+
+
+NAMES = "Alice Ben Clara David Emma Frank Grace Henry Irene Jack Kate Leo Mary Noah Olivia Paul"
+WORDS = "apple river candle tiger garden silver window forest butter summer bridge yellow rocket"
+FILLER = (
+    "The train to the coast was late again and the platform was full.",
+    "In the evening they sat by the fire and talked about old friends.",
+    "The shop on the corner sells bread, milk and newspapers.",
+    "It rained all morning, so the children played inside.",
+    "A small boat crossed the lake while the sun went down.",
+    "The teacher wrote a long sentence on the board.",
+    "Nobody knew who had left the door open that night.",
+    "The cat slept on the warm stones behind the house.",
+    "They walked along the river until they reached the old mill.",
+    "The letter arrived on Monday, two weeks after it was sent.",
+)
+
+
+def plain_questions(
+    tokenizer: Tokenizer, rng: random.Random, n_prompts: int, n_tokens: int
+) -> list[Question]:
+    """Five passwords told in plain English, spread over filler, for a model that read the web.
+
+    The one that is asked for lies at evenly spread depths. Texts have at most `n_tokens` tokens.
+    """
+
+    def count(text: str) -> int:
+        return len(tokenizer.inner.encode(text, add_special_tokens=False).ids)
+
+    made = []
+    for i in range(n_prompts):
+        names, words = rng.sample(NAMES.split(), 5), rng.sample(WORDS.split(), 5)
+        told = [f" The password of {n} is {w}." for n, w in zip(names, words, strict=True)]
+        question = f"\nQuestion: What is the password of {names[0]}?\nAnswer:"
+        stem = f" The password of {names[0]} is"
+        room = n_tokens - 8 - count("".join(told) + question + stem)
+        if room < 0:
+            raise ValueError(
+                f"Five passwords and a question need {n_tokens - room} tokens of this tokenizer; "
+                f"{n_tokens} were asked for."
+            )
+        filler: list[str] = []
+        while (room := room - count(f" {(line := rng.choice(FILLER))}")) >= 0:
+            filler.append(f" {line}")
+        for other in told[1:]:
+            filler.insert(rng.randint(0, len(filler)), other)
+        filler.insert(round((i + 0.5) / n_prompts * len(filler)), told[0])
+        text = "Notes:" + "".join(filler)
+        depth = text.index(told[0]) / len(text)
+        made.append(Question(text, question, stem, f" {words[0]}", depth))
+    return made

@@ -1,0 +1,225 @@
+"""`kvlab prune-report`: what every way to prune costs at equal bytes, on the model's own prompts.
+
+from kvlab.quality.report import as_text, run
+print(as_text(run(own={"mine": my_score})))
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kvlab.checkpoint import load
+from kvlab.measure import machine
+from kvlab.measure.intervals import bootstrap, wilson
+from kvlab.measure.progress_bar import progress
+from kvlab.model import Transformer
+from kvlab.prune import Score
+from kvlab.quality.cells import TASKS, Cells, measured_cell, text_bytes, with_own_bytes
+from kvlab.quality.held import storage
+from kvlab.quality.log import Key, Row, journal
+from kvlab.quality.methods import (
+    BASELINES,
+    DENSE,
+    FLOOR,
+    METHODS,
+    Method,
+    Shape,
+    as_method,
+    at_bytes,
+    check_names,
+)
+from kvlab.quality.tables import as_text, plot
+from kvlab.tokenizer import Tokenizer
+
+__all__ = ["BUDGETS", "POLICIES", "as_text", "plot", "run", "summary"]
+
+POLICIES = (
+    "streaming", "h2o", "tova", "snapkv", "adakv", "keydiff", "expected_attention", "mustafar",
+    "mustafar_aware", "think", "kivi", "mustafar_4bit", "snapkv_4bit",
+)  # fmt: skip
+BUDGETS = (0.5, 0.3, 0.2)
+DEPTHS = 5
+
+
+def run(
+    policies: Sequence[str] = POLICIES,
+    *,
+    own: Mapping[str, Method | Score] | None = None,
+    model: str | Path | tuple[Transformer, Tokenizer] = "pocket",
+    budgets: Sequence[float] = BUDGETS,
+    n_tokens: int = 400,
+    n_prompts: int = 16,
+    seeds: int = 3,
+    tasks: Sequence[str] = ("recall", "text"),
+    text: str | Path | None = None,
+    sink: int = 4,
+    recent: int = 32,
+    device: str = "cpu",
+    dtype: str = "float32",
+    out: str | Path | None = None,
+) -> dict[str, Any]:
+    """Measure methods by name, and a reader's own, at each share of the dense bytes.
+
+    Dense, "sinks and window" alone, random and recency are always there. A score of `own` is
+    measured at each budget; a policy as it is, and the others at its bytes as well. Each seed draws
+    `n_prompts` prompts: recall with the question visible and unseen and, where there is `text` (a
+    file; the pocket model has its own), continuations. With `out` each row goes at once to a
+    JSON-lines file beside it, and a second start does only what is not there; `own` is always done.
+    Raises: ValueError, in one sentence, before anything is measured.
+    """
+    own, start = dict(own or {}), time.perf_counter()
+    _check(policies, own, budgets, n_tokens, n_prompts, seeds, tasks, out)
+    name = model if isinstance(model, str | Path) else "given"
+    opened = load(model, device=device, dtype=dtype) if name != "given" else model
+    settings = _settings(str(name), opened, n_tokens, n_prompts, text, sink, recent)
+    shape = Shape(n_tokens, opened[0].config.head_dim, storage(opened[0]), sink, recent)
+    for budget in budgets:
+        at_bytes((), budget, shape)
+    cells = Cells(opened, settings, tasks, text)
+    budgets = with_own_bytes(cells, own, budgets)
+    with journal(out, settings) as log:
+        found, refused = _all_cells(cells, policies, own, budgets, seeds, log)
+    return {
+        "settings": settings,
+        "machine": machine(),
+        "policies": list(policies),
+        "own": {name: str(one) for name, one in own.items()},
+        "budgets": list(budgets),
+        "seeds": seeds,
+        "tasks": list(tasks),
+        "refused": refused,
+        "rows": list(summary(_in_order(found, policies, own))),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def _all_cells(cells, policies, own, budgets, seeds: int, log) -> tuple[dict[Key, Row], dict]:
+    """All rows, each written down at once, and why some methods have none."""
+    done, write = log
+    found: dict[Key, Row] = {}
+    refused: dict[str, str] = {}
+    todo = [(*task, seed) for seed in range(seeds) for task in cells.tasks]
+    with progress() as show:
+        for i, cell in enumerate(todo):
+
+            def shown(share: float, i=i, cell=cell) -> None:
+                show(i + share, f"{cell[0]}, {cell[1]}, seed {cell[2]}", len(todo))
+
+            for key, row in measured_cell(
+                cells, cell, policies, own, budgets, done, refused, shown
+            ):
+                found[key] = row
+                if key[3] not in own:
+                    write(key, row)
+    return found, refused
+
+
+def _in_order(found: Mapping[Key, Row], policies, own) -> dict[Key, Row]:
+    """The same order whether rows were measured now or before."""
+    names = dict.fromkeys((DENSE, FLOOR, *BASELINES, *policies, *own))
+    rank = {name: i for i, name in enumerate(names)}
+
+    def place(key: Key) -> tuple:
+        task, question, seed, name, budget = key
+        full = 2.0 if name == DENSE else 0.0
+        return TASKS.index((task, question)), -(budget or full), rank[name], seed
+
+    return {key: found[key] for key in sorted(found, key=place)}
+
+
+def _check(policies, own, budgets, n_tokens, n_prompts, seeds, tasks, out) -> None:
+    check_names(policies)
+    known = list(dict.fromkeys(task for task, _ in TASKS))
+    if not tasks or not set(tasks) <= set(known):
+        raise ValueError(f"Tasks {tuple(tasks)} were asked for; there are {', '.join(known)}.")
+    for name, one in own.items():
+        as_method(one, 1.0, Shape(n_tokens, 8))
+        if name in METHODS or name in (DENSE, FLOOR):
+            raise ValueError(f"There is a method {name!r} already; give yours another name.")
+    if not budgets and not own:
+        raise ValueError("No budgets were given; expected shares of the dense bytes, like 0.5.")
+    for what, n in (("tokens", n_tokens), ("prompts", n_prompts), ("seeds", seeds)):
+        if type(n) is not int or n < 1:
+            raise ValueError(f"{n!r} {what} were asked for; expected a whole number of at least 1.")
+    if out is not None and not Path(out).resolve().parent.is_dir():
+        raise ValueError(f"{out}: its folder is not there; expected an existing folder.")
+    if out is not None and Path(out).suffix == ".jsonl":
+        raise ValueError(
+            f"{out}: the log beside it ends in .jsonl; give a name that ends in .json."
+        )
+
+
+def _settings(name, opened, n_tokens, n_prompts, text, sink, recent) -> dict[str, Any]:
+    """What a row depends on beside its key."""
+    model, _ = opened
+    weights = 0
+    for parameter in model.parameters():
+        some = parameter.detach().flatten()[:256].float().cpu().numpy().tobytes()
+        weights = zlib.crc32(some, weights)
+    return {
+        "model": name,
+        "weights": f"{model.config.n_params} parameters, {weights:08x}",
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "bytes_in": str(storage(model)).removeprefix("torch."),
+        "tokens": n_tokens,
+        "prompts": n_prompts,
+        "text": f"{text}, {zlib.crc32(text_bytes(text)):08x}" if text is not None else None,
+        "sink": sink,
+        "recent": recent,
+    }
+
+
+def summary(found: Mapping[Key, Row]) -> Iterator[Row]:
+    """All seeds together: counts, means, and their 95 % intervals."""
+    groups: dict[tuple, list[Row]] = {}
+    for (task, question, _, name, budget), row in found.items():
+        groups.setdefault((task, question, name, budget), []).append(row)
+    for (task, question, name, budget), some in groups.items():
+        pooled = {k: [x for row in some for x in row[k]] for k in ("kl", "agree", "error", "nats")}
+        row: Row = {"task": task, "question": question, "method": name, "budget": budget}
+        for what in ("bytes", "tokens_left", "k_left", "v_left"):
+            row[what] = round(sum(r[what] for r in some) / len(some), 5)
+        row["prompts"], row["seeds"] = len(pooled["kl"]), len(some)
+        if task == "recall":
+            row["recall"] = _counted([x for r in some for x in r["right"]])
+            row["recall"]["by_seed"] = [_counted(r["right"])["share"] for r in some]
+            row["by_depth"] = _by_depth(some)
+        row |= {what: _mean(pooled[what]) for what in ("kl", "agree", "error")}
+        nats = _mean(pooled["nats"])
+        row["perplexity"] = {k: round(math.exp(min(x, 700)), 4) for k, x in nats.items()}
+        row["error_L"] = [
+            round(sum(xs) / len(some), 6) for xs in zip(*(r["error_L"] for r in some), strict=True)
+        ]
+        yield row
+
+
+def _counted(right: Sequence[bool]) -> Row:
+    low, high = wilson(sum(right), len(right))
+    share = sum(right) / len(right)
+    return {
+        "right": sum(right), "of": len(right), "share": round(share, 4), "low": round(low, 4),
+        "high": round(high, 4),
+    }  # fmt: skip
+
+
+def _mean(values: Sequence[float]) -> Row:
+    low, high = bootstrap(values)
+    mean = sum(values) / len(values)
+    return {"mean": round(mean, 6), "low": round(low, 6), "high": round(high, 6)}
+
+
+def _by_depth(some: Iterable[Row]) -> list[Row]:
+    """Recall in each fifth of the text, by where the answer lies."""
+    bins: list[list[bool]] = [[] for _ in range(DEPTHS)]
+    for row in some:
+        for right, depth in zip(row["right"], row["depth"], strict=True):
+            bins[min(DEPTHS - 1, int(depth * DEPTHS))].append(right)
+    return [
+        {"from": i / DEPTHS, "to": (i + 1) / DEPTHS, **(_counted(x) if x else {"of": 0})}
+        for i, x in enumerate(bins)
+    ]

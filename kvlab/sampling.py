@@ -1,0 +1,74 @@
+"""From logits to the next token: the likeliest, or a draw.
+
+B rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+Pick = Callable[[Tensor], Tensor]
+
+
+def greedy(logits_BV: Tensor) -> Tensor:
+    """The likeliest token of each row; the lowest id wins a tie."""
+    return logits_BV.argmax(-1)
+
+
+@dataclass
+class Sampler:
+    """Draw the next token: sharpen or flatten, keep the likeliest, draw.
+
+    `temperature` divides the logits (0 is greedy); `top_k` keeps the k likeliest tokens; `top_p`
+    keeps the fewest tokens whose probabilities reach p, so the one that crosses p stays in.
+    The same seed draws the same tokens on the same device.
+    Source: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration" (top-p).
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    seed: int = 0
+    _generator: torch.Generator | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature is {self.temperature}; expected 0 (greedy) or more.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; expected a number in (0, 1].")
+        if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
+            raise ValueError(f"top_k is {self.top_k}; expected None or at least 1.")
+
+    def probabilities(self, logits_BV: Tensor) -> Tensor:
+        """What the draw is made from. Shapes: logits_BV -> (B, V) in float32, rows sum to 1."""
+        if self.temperature == 0:
+            best_B = greedy(logits_BV)
+            return torch.nn.functional.one_hot(best_B, logits_BV.shape[-1]).float()
+        # the likeliest becomes 0, so that a low temperature cannot overflow
+        wide_BV = logits_BV.float()
+        scaled_BV = (wide_BV - wide_BV.amax(-1, keepdim=True)) / self.temperature
+        if self.top_k is not None and self.top_k < logits_BV.shape[-1]:
+            kept_BK = scaled_BV.topk(self.top_k, -1)
+            scaled_BV = torch.full_like(scaled_BV, float("-inf")).scatter(
+                -1, kept_BK.indices, kept_BK.values
+            )
+        probs_BV = scaled_BV.softmax(-1)
+        if self.top_p < 1:
+            sorted_BV, order_BV = probs_BV.sort(dim=-1, descending=True, stable=True)
+            reached_before_BV = sorted_BV.cumsum(-1) - sorted_BV
+            sorted_BV = sorted_BV.masked_fill(reached_before_BV >= self.top_p, 0.0)
+            probs_BV = torch.zeros_like(probs_BV).scatter(-1, order_BV, sorted_BV)
+            probs_BV = probs_BV / probs_BV.sum(-1, keepdim=True)
+        return probs_BV
+
+    def __call__(self, logits_BV: Tensor) -> Tensor:
+        if self._generator is None or self._generator.device != logits_BV.device:
+            self._generator = torch.Generator(logits_BV.device).manual_seed(self.seed)
+        probs_BV = self.probabilities(logits_BV)
+        # torch.multinomial draws in just this way, but first reads the device back to validate
+        waits_BV = torch.empty_like(probs_BV).exponential_(generator=self._generator)
+        return (probs_BV / waits_BV).argmax(-1)

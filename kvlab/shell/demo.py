@@ -1,0 +1,160 @@
+"""One prompt answered twice, with a cache and without: the book in twenty seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from kvlab.cache import KVCache
+from kvlab.checkpoint import load
+from kvlab.generation import generate, generate_uncached, stream, stream_uncached
+from kvlab.measure import machine, synchronize
+from kvlab.measure.probe import Probe
+from kvlab.model import Transformer
+
+PROMPT = """Facts: The password of Anna is tiger. The password of Tom is lemon. The password of \
+Lucy is lamp. The password of Peter is whale. The king and the queen live in the castle. Today's \
+weather is so windy that Ruth holds the hat.
+User: What is the password of Tom?
+Assistant:"""
+
+
+def run(
+    prompt: str | None,
+    n_new: int,
+    *,
+    model: str = "pocket",
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> dict[str, Any]:
+    """Generate greedily both ways and count.
+
+    Both runs go on for all `n_new` tokens, past the end of the answer, so that they do the same
+    work. Returns tokens, rows projected, bytes and seconds of each, and the ratio.
+    Raises: ValueError when the prompt is empty or does not fit.
+    """
+    if prompt is not None and not prompt.strip():
+        raise ValueError("The prompt is empty; expected some text.")
+    transformer, tokenizer = load(model, device=device, dtype=dtype)
+    ids = tokenizer.encode(PROMPT if prompt is None else prompt)
+    cache = transformer.new_cache(1, len(ids) + n_new - 1)
+    cached_ids, cached_seconds, rows_cached = _cached(transformer, ids, n_new, cache)
+    uncached_ids, uncached_seconds, rows_uncached = _uncached(transformer, ids, n_new)
+    answer = cached_ids
+    for end in transformer.config.eos_ids:
+        answer = answer[: answer.index(end)] if end in answer else answer
+    return {
+        "prompt": PROMPT if prompt is None else prompt,
+        "prompt_tokens": len(ids),
+        "new_tokens": n_new,
+        "answer": tokenizer.decode(answer),
+        "same_tokens": cached_ids == uncached_ids,
+        "cached": _side(rows_cached, cached_seconds),
+        "uncached": _side(rows_uncached, uncached_seconds),
+        "cache_bytes": cache.live_bytes,
+        "ratio": uncached_seconds[-1] / cached_seconds[-1],
+        "machine": machine(),
+    }
+
+
+def timed_both_ways(
+    model: Transformer, ids: list[int], n_new: int
+) -> tuple[list[float], list[float], bool]:
+    """Seconds until each new token with a cache, without one, and whether the tokens agree.
+
+    One run each; both go on past an ending token.
+    """
+    cache = model.new_cache(1, len(ids) + n_new - 1)
+    cached_ids, cached, _ = _cached(model, ids, n_new, cache)
+    uncached_ids, uncached, _ = _uncached(model, ids, n_new)
+    return cached, uncached, cached_ids == uncached_ids
+
+
+Run = tuple[list[int], list[float], int]
+
+
+def _cached(model: Transformer, ids: list[int], n_new: int, cache: KVCache) -> Run:
+    generate(model, ids, 3, eos=())
+    steps = stream(model, ids, n_new, cache=cache, eos=())
+    return _timed(model, (step.token_B for step in steps))
+
+
+def _uncached(model: Transformer, ids: list[int], n_new: int) -> Run:
+    generate_uncached(model, ids, 3)
+    return _timed(model, stream_uncached(model, ids, n_new))
+
+
+def _timed(model: Transformer, tokens: Iterator[Tensor]) -> Run:
+    """The tokens, the seconds from the start at which each was there, and rows projected."""
+    synchronize()
+    start, ids, seconds = time.perf_counter(), [], []
+    with Probe(model) as seen:
+        for token_B in tokens:
+            ids.append(int(token_B[0]))
+            seconds.append(time.perf_counter() - start)
+    return ids, seconds, seen.rows_projected
+
+
+def _side(rows: int, seconds: list[float]) -> dict[str, Any]:
+    return {
+        "rows_projected": rows,
+        "seconds": seconds[-1],
+        "first_token_seconds": seconds[0],
+        "seconds_at_token": [round(s, 6) for s in seconds],
+    }
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """The report for people."""
+    with_cache, without = report["cached"], report["uncached"]
+    rows = [side["rows_projected"] for side in (with_cache, without)]
+    same = "the same tokens" if report["same_tokens"] else "DIFFERENT tokens"
+    where = report["machine"]
+    return "\n".join(
+        [
+            report["prompt"] + report["answer"],
+            "",
+            f"{report['prompt_tokens']} prompt tokens, {report['new_tokens']} new ones, {same} "
+            "both ways (the answer ends earlier; both go on, to do the same work)",
+            "",
+            f"{'':<24}{'with cache':>14}{'without':>14}",
+            f"{'rows projected':<24}{rows[0]:>14,}{rows[1]:>14,}",
+            f"{'bytes held in cache':<24}{report['cache_bytes']:>14,}{0:>14}",
+            f"{'seconds':<24}{with_cache['seconds']:>14.2f}{without['seconds']:>14.2f}",
+            "",
+            f"{report['ratio']:.1f} times as fast with the cache, on {where['cpu']}, "
+            f"{where['threads']} thread{'s' * (where['threads'] != 1)}, torch {where['torch']}.",
+        ]
+    )
+
+
+def check_picture(path: str | Path) -> None:
+    """Refuse a picture that could not be written, before any time is spent.
+
+    Raises: ValueError when the folder is not there, the ending is none that matplotlib writes, or
+    the book's packages are missing.
+    """
+    path = Path(path)
+    if not path.resolve().parent.is_dir():
+        raise ValueError(f"{path}: its folder is not there; expected an existing folder.")
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError as error:
+        raise ValueError(f"A picture needs matplotlib ({error}): install kvlab[book].") from None
+    endings = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.lstrip(".").lower() not in endings:
+        raise ValueError(f"{path}: expected a file that ends in one of {', '.join(endings)}.")
+
+
+def plot(report: dict[str, Any], path: str | Path) -> None:
+    """Seconds until each token, both ways, as a picture."""
+    from kvlab.view.figures import seconds_at_token
+
+    figure = seconds_at_token(
+        report["cached"]["seconds_at_token"], report["uncached"]["seconds_at_token"]
+    )
+    figure.savefig(path, dpi=150)

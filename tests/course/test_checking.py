@@ -1,0 +1,102 @@
+"""check and hint: what a reader calls, what they say and refuse."""
+
+import pytest
+
+import kvlab
+from kvlab import check, hint
+from kvlab.course.author import spec
+from kvlab.course.grading import notebooks
+from tests.course.answering import ANSWERS, BY_NUMBER, SOLUTION, run_cell
+
+
+def test_check_and_grade_really_draw_them(monkeypatch):
+    from kvlab.course import checking
+    from kvlab.course.grading.grade import Rules
+
+    seeds = []
+    monkeypatch.setattr(checking, "judge", lambda e, a, seed: seeds.append(seed))
+    monkeypatch.setattr(checking.record, "record", lambda verdict: None)
+    check("6.3", print, seed=5)
+    check("6.3", print)
+    assert seeds[0] == "check 5" and seeds[1].startswith("check ") and Rules().seed[:6] == "grade "
+
+
+def test_check_draws_new_cases_each_time_and_can_be_repeated():
+    source = notebooks.answers(notebooks.read(SOLUTION))["q6_3"]
+    audit = run_cell(source, "audit")
+    assert check("6.3", audit).passed
+    wrong = BY_NUMBER["6.3"].wrong[0].answer
+    assert repr(check("6.3", wrong, seed=1)) == repr(check("6.3", wrong, seed=1))
+    assert len({check("6.3", wrong).message for _ in range(5)}) > 1
+
+
+def test_hints_come_one_at_a_time_and_the_last_stays():
+    from kvlab.course import checking
+
+    checking._next_hint.clear()
+    seen = [repr(hint("6.1")) for _ in range(4)]
+    assert len(set(seen)) == 3 and seen[2] == seen[3]
+    assert repr(hint("6.1", 2)) == seen[1]
+    with pytest.raises(ValueError, match="hints 1 to 3"):
+        hint("6.1", 4)
+
+
+def test_bad_requests_are_named():
+    with pytest.raises(ValueError, match=r"'7.9'.*6.1, 6.2"):
+        check("7.9", print)
+    with pytest.raises(ValueError, match="without brackets"):
+        check("6.3", "reuses")
+    with pytest.raises(ValueError, match=r"'x'"):
+        hint("x")
+
+
+def test_an_error_of_torch_is_no_stub():
+    def half(*args):
+        raise NotImplementedError('"addmm" not implemented for Half')
+
+    assert check("6.2", half).state == "failed"
+
+
+def test_check_refuses_the_imports_that_grading_will_refuse():
+    def helper(*args):
+        return notebooks.read(*args)
+
+    class Inside:
+        def append(self, *args):
+            return [spec.named for _ in "x"]
+
+    def late(*args):
+        import kvlab.generation
+
+        return kvlab.generation
+
+    class Child(kvlab.KVCache):
+        pass
+
+    for answer, named in [
+        (Child, "cache"),
+        (helper, "notebooks"),
+        (Inside, "spec"),
+        (late, "generation"),
+    ]:
+        message = check("6.1", answer).message
+        assert message.startswith("kvlab.") and f"{named} may not be used" in message
+    assert check("6.2", run_cell(ANSWERS["6.2"], "attend_with_past")).passed
+
+
+def test_an_attribute_with_the_name_of_a_global_is_not_that_global():
+    """A reader's notebook has helpers that call check; the answer must really use one to fail."""
+    helper = "from kvlab import check\ndef run(f): return check('11.1', f)\n"
+    answer = """
+def compare(race, pairs, at_least):
+    import math
+    def seconds(name): return USES(name)
+    seconds("slow"), seconds("fast")
+    pair = [{n: seconds(n) for n in ("slow", "fast")[:: 1 - 2 * (i % 2)]} for i in range(pairs)]
+    share = math.fsum(p["slow"] / p["fast"] >= at_least for p in pair) / pairs
+    return "faster" if share >= 0.8 else "not faster" if share <= 0.2 else "too noisy"
+"""
+    used = run_cell(helper + answer.replace("USES", "race.run"), "compare")
+    assert check("11.1", used).passed
+    used = run_cell(helper + answer.replace("USES", "run"), "compare")
+    assert "kvlab.course.checking may not be used" in check("11.1", used).message

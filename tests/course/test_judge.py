@@ -1,0 +1,162 @@
+"""How an answer is judged: which case is shown, which mistake is named, what is no answer."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kvlab import check
+from kvlab.course.author import compare, spec
+from kvlab.course.exercises import ALL
+from kvlab.course.grading import notebooks
+from kvlab.course.grading.grade import grade_source
+from kvlab.course.judge import draw, judge
+from kvlab.course.sandbox.answer import LocalAnswer
+from tests.course.answering import ANSWERS, BY_NUMBER, SOLUTION, local, run_cell, small
+
+
+def test_a_stub_that_is_partly_filled_is_not_answered_yet_and_says_how_far(nursery):
+    source = ANSWERS["6.5"].replace(
+        "        if length < 0", f"        {notebooks.STUB}\n        if length < 0"
+    )
+    for verdict in (
+        local(BY_NUMBER["6.5"], source),
+        grade_source(BY_NUMBER["6.5"], source, 1, nursery),
+    ):
+        assert verdict.state == "not answered" and "1 of 6 laws" in verdict.message
+
+
+class EveryType(type):
+    __hash__ = type.__hash__
+
+    def __eq__(self, other):
+        return True
+
+
+class Liar(metaclass=EveryType):
+    """Its type is equal to every type."""
+
+    def __ge__(self, other):
+        return True
+
+    def __float__(self):
+        return 1.0
+
+
+class Everything:
+    def __eq__(self, other):
+        return True
+
+    def __getattr__(self, name):
+        return Everything()
+
+    def __iter__(self):
+        return iter([Everything()] * 3)
+
+
+class FriendlyTensor(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        return torch.tensor(True)
+
+
+AT_LEAST = spec.Law("x", lambda a, c: {"x": a(0)}, lambda c, _: {"x": compare.AtLeast(1)})
+
+
+def test_an_object_that_equals_everything_is_no_answer():
+    assert not check("6.3", lambda *a: Everything()).passed
+    assert not check("6.1", lambda *a: Everything()).passed
+    lie = judge(small(laws=(AT_LEAST,)), LocalAnswer(lambda x: Liar()), 1)
+    assert lie.state == "failed" and "of type Liar" in lie.message
+    lie = check("6.2", lambda *a: [torch.zeros(1).as_subclass(FriendlyTensor)] * 3)
+    assert not lie.passed and "FriendlyTensor" in lie.message
+
+
+def test_changing_an_input_is_named():
+    source = notebooks.answers(notebooks.read(SOLUTION))["q6_2"]
+    right = run_cell(source, "attend_with_past")
+
+    def careless(x, *rest):
+        out = right(x, *rest)
+        x += 1
+        return out
+
+    verdict = check("6.2", careless)
+    assert not verdict.passed and "changed its argument number 1" in verdict.message
+
+
+def test_a_failure_names_the_smallest_case_and_the_first_wrong_index():
+    source = notebooks.answers(notebooks.read(SOLUTION))["q6_2"]
+    right = run_cell(source, "attend_with_past")
+
+    def off(*args):
+        out, k, v = right(*args)
+        out[1, 0, 1, 2] += 1
+        return out, k, v
+
+    message = check("6.2", off).message
+    assert "out_BHSD: 1 of" in message
+    assert "first at batch 1, head 0, position 1, channel 2" in message
+    assert "x_BSC (" in message
+
+
+DRAWN = [e for e in ALL if e.chapter == "6" and e.n_cases > 1]  # quizzes have one case
+
+
+@pytest.mark.parametrize("exercise", DRAWN, ids=lambda e: e.number)
+def test_of_all_failing_cases_the_smallest_is_shown(exercise):
+    cases = draw(exercise, exercise.cases, 4)
+    smallest, largest = min(cases, key=exercise.size), max(cases, key=exercise.size)
+    assert exercise.size(smallest) < exercise.size(largest)
+    message = judge(exercise, LocalAnswer(lambda *args: None), 4).message
+    assert compare.describe(smallest) in message
+
+
+def test_speed_is_judged_only_after_the_laws_and_by_the_clock(monkeypatch):
+    from kvlab.measure import Comparison
+
+    source = notebooks.answers(notebooks.read(SOLUTION))["q6_4"]
+    exercise = BY_NUMBER["6.4"]
+    assert local(exercise, source, clock=True).state in ("passed", "too noisy")
+    for seconds, state in [
+        ((3, 3, 3), "passed"),
+        ((1, 1, 1), "failed"),
+        ((3, 1, 3, 1), "too noisy"),
+    ]:
+        faked = Comparison(tuple(map(float, seconds)), (1.0,) * len(seconds))
+        clock = spec.Clock("x", lambda a, c, f=faked: f, exercise.clock.at_least)
+        changed = replace(exercise, clock=clock)
+        assert local(changed, source, clock=True).state == state
+        slow = judge(changed, LocalAnswer(exercise.wrong[0].answer), 1)
+        assert "positions by call" in slow.message
+
+
+def test_the_call_that_a_law_shows_is_named_and_the_inputs_can_be_had(nursery):
+    law = spec.Law("f", lambda a, c: {"x": a(c["n"] + 1)}, lambda c, _: {"x": 0},
+                   shows=lambda c: f"f({c['n'] + 1})")  # fmt: skip
+    source = "def f(n):\n    return n\n"
+    one = small(name="f", laws=(law,), cases=lambda rng: {"n": rng.randint(1, 9), "_seed": 3})
+    here = local(one, source)
+    n = here.case["n"]
+    assert here.case == {"n": n} and f'"f" does not hold on f({n + 1}).' in here.message
+    assert "`.case` of this verdict" in repr(here)
+    private = judge(one, LocalAnswer(lambda n: n), 1, private=lambda rng: {"n": 0})
+    assert private.case is None and "a private case" in private.message
+    there = grade_source(one, source, 1, nursery)
+    assert there.case is None and ".case" not in repr(there)
+
+
+def test_a_known_mistake_that_breaks_an_earlier_law_is_not_the_one_that_was_made():
+    laws = [spec.Law(f"{i}", lambda a, c, i=i: {"x": a(i)}, lambda c, _: {"x": 0}) for i in (1, 2)]
+    wrong = [spec.Wrong(lambda i: 7, "always"), spec.Wrong(lambda i: 7 * (i == 2), "sometimes")]
+    one = small(name="f", laws=laws, cases=lambda rng: {"n": 1}, wrong=wrong)
+    named = [judge(one, LocalAnswer(w.answer), 1).mistake for w in wrong]
+    assert named == ["always", "sometimes"]
+    alone = small(name="f", laws=laws, cases=lambda rng: {"n": 1}, wrong=wrong[:1])
+    assert judge(alone, LocalAnswer(wrong[1].answer), 1).mistake == "always", "better than no name"
+
+
+def test_a_result_of_another_form_is_the_answers_fault_and_not_the_laws():
+    law = spec.Law("two", lambda a, c: dict(zip("xy", a(), strict=True)), lambda c, _: {"x": 1})
+    verdict = judge(small(laws=(law,)), LocalAnswer(lambda: 7), 1)
+    assert verdict.state == "failed" and "of another form (TypeError" in verdict.message

@@ -1,0 +1,184 @@
+import json
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from kvlab import Evict, export, policies, quality
+from kvlab.quality import cells, measuring
+from kvlab.quality import report as prune_report
+from kvlab.shell import cli
+from kvlab.tokenizer import Tokenizer as Wrapped
+from tests.conftest import tiny_model
+
+TEXT = "The cat sat on the mat, and the queen looked at the sea. " * 60
+SMALL = {"n_tokens": 120, "n_prompts": 2, "seeds": 2, "budgets": (0.6,)}
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """A random model that speaks no known language: prompts are plain English."""
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    words = [*quality.FILLER, quality.NAMES, quality.WORDS, TEXT[:60]]
+    words += [" The password of Alice is tiger.\nQuestion: What is the password of Ben?\nAnswer:"]
+    inner.train_from_iterator(words * 3, trainer)
+    return tiny_model(vocab_size=600, n_layers=2, max_positions=512), Wrapped(inner)
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+def test_the_report_has_all_of_a_models_tasks_and_baselines(plain, text, tmp_path):
+    own = {"mine": policies.knorm, "sized": Evict(policies.keydiff, 70, sink=1, recent=6)}
+    report = prune_report.run(("snapkv", "kivi"), own=own, model=plain, text=text, **SMALL)
+    rows = {(r["task"], r["question"], r["method"], r["budget"]): r for r in report["rows"]}
+    tasks = {(r["task"], r["question"]) for r in report["rows"]}
+    assert tasks == {("recall", "visible"), ("recall", "unseen"), ("text", "unseen")}
+    names = {r["method"] for r in report["rows"]}
+    always = {"dense", "sinks and window", "random", "recency"}
+    assert names == {*always, "snapkv", "kivi", "mine", "sized"}
+    for (task, _, name, _), r in rows.items():
+        assert r["prompts"] == 4 and r["seeds"] == 2 and 0 < r["bytes"] <= 1
+        for what in ("kl", "agree", "error", "perplexity"):
+            assert r[what]["low"] <= r[what]["mean"] <= r[what]["high"], (name, what)
+        if task == "recall":
+            assert r["recall"]["of"] == 4 == sum(x["of"] for x in r["by_depth"])
+        if name == "dense":
+            assert (r["kl"]["mean"], r["agree"]["mean"], r["error"]["mean"]) == (0, 1, 0)
+    # the others are measured at the bytes of the policy that has a size of its own
+    assert len(report["budgets"]) == 2
+    sized = rows["recall", "visible", "sized", None]["bytes"]
+    beside = rows["recall", "visible", "snapkv", report["budgets"][1]]["bytes"]
+    assert beside == pytest.approx(sized, abs=0.02)
+    shown = prune_report.as_text(report)
+    for part in ("question visible", "question unseen", "mine", "perplexity", "float16"):
+        assert part in shown
+
+
+def test_a_second_start_goes_on_and_gives_the_same(plain, text, tmp_path, monkeypatch):
+    out, calls = tmp_path / "r.json", []
+    measured = quality.measured
+
+    def counted(model, prompts, methods, **more):
+        for row in measured(model, prompts, methods, **more):
+            if len(calls) == 9:
+                raise KeyboardInterrupt
+            calls.append(row["method"])
+            yield row
+
+    def run(**more):
+        return prune_report.run(("knorm",), model=plain, text=text, out=out, **SMALL | more)
+
+    monkeypatch.setattr(cells, "measured", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    log = out.with_suffix(".jsonl")
+    assert len(log.read_text().splitlines()) == 1 + 9
+    with log.open("a") as file:
+        file.write('{"key": ["recall", "vis')  # ended while it wrote
+    calls[:] = [None] * 10
+    again = run()
+    assert len(calls) == 10 + 2 * 3 * 5 - 9  # seeds, tasks, methods
+    calls[:] = [None] * 10
+    assert run()["rows"] == again["rows"] and len(calls) == 10
+    fresh = prune_report.run(("knorm",), model=plain, text=text, **SMALL)
+    assert fresh["rows"] == again["rows"]
+    calls[:] = [None] * 10
+    more = run(seeds=3, budgets=(0.6, 0.5))  # more is added to what is there
+    assert [r["budget"] for r in more["rows"][:8]] == [None, *[0.6] * 3, *[0.5] * 3, None]
+    assert len(calls) == 10 + 3 * 3 * (2 + 2 * 3) - 2 * 3 * 5
+
+
+def test_a_log_of_other_settings_is_refused(plain, text, tmp_path):
+    out = tmp_path / "r.json"
+    log = out.with_suffix(".jsonl")
+    settings = {"model": "given", "tokens": 99}
+    log.write_text(json.dumps({"settings": settings}) + "\n")
+    with pytest.raises(ValueError, match=r"other settings: .*tokens was 99 and is 120"):
+        prune_report.run(("knorm",), model=plain, text=text, out=out, **SMALL)
+    for other in ("[1, 2]\n", "hello\n", '{"a": 1}\n'):
+        log.write_text(other)
+        with pytest.raises(ValueError, match="is not the log of a prune-report"):
+            prune_report.run(("knorm",), model=plain, text=text, out=out, **SMALL)
+        assert log.read_text() == other
+
+
+def test_more_seeds_draw_other_prompts(plain):
+    made = cells.Cells(plain, {"tokens": 120, "prompts": 2, "sink": 4, "recent": 32},
+                                ("recall",), None)  # fmt: skip
+    unseen = [made.prompts("recall", "unseen", seed).texts for seed in (0, 1, 0)]
+    assert unseen[0] == unseen[2] != unseen[1]
+    visible = made.prompts("recall", "visible", 0)
+    for text, longer in zip(unseen[0], visible.texts, strict=True):
+        assert longer[: len(text)] == text and len(longer) > len(text)
+
+
+def test_the_pocket_models_command_from_end_to_end(tmp_path, capsys, text):
+    out, picture = tmp_path / "r.json", tmp_path / "r.png"
+    line = ["prune-report", "--policies", "snapkv,mustafar", "--budgets", "0.5", "--tokens", "200"]
+    line += ["--prompts", "2", "--seeds", "1", "--text", str(text), "--out", str(out)]
+    assert cli.main([*line, "--plot", str(picture)]) == 0
+    shown = capsys.readouterr().out
+    assert "snapkv" in shown and "The next 63 tokens" in shown
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert cli.main([*line, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    written = json.loads(out.read_text())
+    assert report["rows"] == written["rows"] and report["settings"]["model"] == "pocket"
+    assert len(out.with_suffix(".jsonl").read_text().splitlines()) == 1 + 3 * 6
+    line[line.index("200")] = "190"
+    assert cli.main(line) == 1
+    assert "tokens was 200 and is 190" in capsys.readouterr().err
+
+
+def test_a_folder_is_measured_without_a_text(plain, tmp_path, capsys):
+    export(*plain, tmp_path / "model")
+    line = ["prune-report", "--model", str(tmp_path / "model"), "--policies", "knorm"]
+    line += ["--budgets", "0.6", "--tokens", "120", "--prompts", "1", "--seeds", "1"]
+    assert cli.main(line) == 0
+    assert "No text was given" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (["--policies", "frob"], "no method frob"),
+        (["--budgets", "half"], "'half'"),
+        (["--budgets", "2"], "budget of 2.0"),
+        (["--budgets", ","], "No budgets"),
+        (["--budgets", "0.05"], "5% of the bytes of 400 tokens"),
+        (["--prompts", "0"], "0 prompts"),
+        (["--seeds", "-1"], "-1 seeds"),
+        (["--tokens", "0"], "0 tokens"),
+        (["--tokens", "90000"], "positions"),
+        (["--text", "nowhere.txt"], "nowhere.txt cannot be read"),
+        (["--out", "nowhere/r.json"], "its folder is not there"),
+        (["--out", "r.jsonl"], "ends in .jsonl"),
+        (["--plot", "r.frob"], "r.frob"),
+        (["--model", "nowhere"], "'nowhere'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_comes_first(line, named, capsys, monkeypatch):
+    for module in (cells, measuring):
+        monkeypatch.setattr(module, "read", None)
+    assert cli.main(["prune-report", "--text", __file__, *line]) == 1
+    seen = capsys.readouterr()
+    assert named in seen.err and seen.out == "" and len(seen.err.splitlines()) == 1
+
+
+def test_own_policies_are_checked_first(plain):
+    with pytest.raises(ValueError, match="'snapkv' already"):
+        prune_report.run((), own={"snapkv": policies.knorm}, model=plain)
+    with pytest.raises(ValueError, match="came as a policy"):
+        prune_report.run((), own={"mine": 3}, model=plain)
+    with pytest.raises(ValueError, match="Tasks"):
+        prune_report.run((), model=plain, tasks=("frob",))
+    with pytest.raises(ValueError, match="no text was given"):
+        prune_report.run((), model=plain, tasks=("text",))

@@ -1,0 +1,59 @@
+import json
+
+import pytest
+
+from kvlab.shell import cli, demo
+
+
+@pytest.fixture(scope="module")
+def report():
+    return demo.run(None, 12)
+
+
+def test_both_ways_give_the_same_tokens_and_the_counts_are_right(report):
+    p, n = report["prompt_tokens"], report["new_tokens"]
+    assert report["same_tokens"]
+    assert report["cached"]["rows_projected"] == p + n - 1
+    assert report["uncached"]["rows_projected"] == n * p + n * (n - 1) // 2
+    assert report["cache_bytes"] == (p + n - 1) * 2 * 4 * 2 * 32 * 4
+
+
+def test_the_answer_is_right_and_ends(report):
+    assert report["answer"].strip() in ("lemon.", "The password of Tom is lemon.")
+
+
+def test_the_clock_runs_forward(report):
+    for side in ("cached", "uncached"):
+        seconds = report[side]["seconds_at_token"]
+        assert len(seconds) == 12 and seconds == sorted(seconds) and seconds[0] > 0
+    assert report["ratio"] > 0
+
+
+def test_the_text_says_what_was_measured_where(report):
+    text = demo.as_text(report)
+    threads = report["machine"]["threads"]
+    counted = "1 thread," if threads == 1 else f"{threads} threads,"
+    for part in ("the same tokens", "rows projected", counted, "times as fast", "lemon"):
+        assert part in text
+
+
+def test_json_and_picture(tmp_path, capsys):
+    picture = tmp_path / "demo.png"
+    assert cli.main(["demo", "-n", "5", "--json", "--plot", str(picture)]) == 0
+    assert json.loads(capsys.readouterr().out)["new_tokens"] == 5
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (["demo", " "], "prompt is empty"),
+        (["demo", "-n", "0"], "0 new tokens"),
+        (["demo", "-n", "3000"], "at most 2048"),
+        (["demo", "-n", "2", "--plot", "no/such/folder/x.png"], "folder is not there"),
+        (["demo", "-n", "2", "--plot", "x.xyz"], "x.xyz"),
+    ],
+)
+def test_bad_input_is_named(line, named, capsys):
+    assert cli.main(line) == 1
+    assert named in capsys.readouterr().err
