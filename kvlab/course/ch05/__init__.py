@@ -1,0 +1,20 @@
+"""Chapter 5, "Two phases, one prompt"."""
+
+NOTEBOOK = "05_prefill_decode"
+
+INTRODUCTION = """
+# Exercises to chapter 5: two phases, one prompt
+
+Five functions and a short quiz. Each has a cell for your answer and a cell that checks it. The check tries
+your answer on fresh random cases in a few seconds. If it fails it says on which case, what is wrong
+there, and, if it can tell, which well-known mistake you made.
+
+- Write each answer in its own cell, and keep what it needs in that cell: when a notebook is graded,
+  each answer runs alone.
+- Stuck? Call `hint("5.1")`. There are three to each question, from a nudge to nearly the answer.
+- `verdict = check("5.1", prefill)` keeps the inputs of a failed check in `verdict.case`: try them by hand.
+- Tensors are in float64, so that right answers agree to nine digits.
+
+Letters: L layers, S tokens, D width of one head, C model width, V vocabulary, P prompt tokens, N new tokens,
+T slots. A tensor's name ends in its axes.
+"""

@@ -1,0 +1,169 @@
+"""5.2: how many tokens each call reads, and how long the cache is after it."""
+
+import torch
+
+from kvlab.course.author import Exercise, named, tiny_model
+from kvlab.generation import stream
+from kvlab.measure.probe import Probe
+
+Q = Exercise(
+    "5.2",
+    "The length of the cache",
+    "trace",
+    points=3,
+    minutes=15,
+    difficulty=2,
+    statement="""
+A prompt of `n_prompt` tokens is answered with prefill and decode. `would_write` are the tokens that the model
+would write if nobody stopped it. The answer ends after `n_new` tokens, or with the token `eos` if that comes
+first; `eos` is `None` if nothing ends the answer early. The ending token is written.
+
+Return two lists with one entry for **each new token**: `fed`, how many tokens were read by the call that made
+it; and `lengths`, how long the cache was after that call. Roughly 5 lines.
+
+For example `trace(17, [8, 9, 4, 6, 7], 3, None)` returns `[17, 1, 1], [17, 18, 19]`.
+""",
+    hints=(
+        "There is one entry for each new token: how was that token's row of logits made? Which "
+        "call, of how many tokens, and how long was the cache after it?",
+        "The first entry is prefill: P tokens, length P. Each later new token needs one call that "
+        "feeds the token before it. The last new token is never fed, whether the limit ended the "
+        "answer or the ending token did.",
+        "n = n_new; if eos is in would_write[:n_new]: n = would_write.index(eos) + 1. Then fed is "
+        "[n_prompt] + [1] * (n - 1) and lengths is [n_prompt + i for i in range(n)].",
+    ),
+)
+
+
+@Q.case
+def case(rng):
+    """An answer that would go on past the limit, and an ending token that comes before it."""
+    n_prompt, n_new = rng.randint(2, 20), rng.randint(4, 8)
+    would_write = rng.sample(range(5, 60), n_new + 2)  # 0 is kept for a law of its own
+    return {
+        "n_prompt": n_prompt,
+        "would_write": would_write,
+        "n_new": n_new,
+        "eos": would_write[rng.randint(1, n_new - 3)],
+    }
+
+
+@Q.solution
+def trace(n_prompt, would_write, n_new, eos):
+    """Return fed and lengths, an entry for each new token."""
+    ### BEGIN SOLUTION
+    written = would_write[:n_new]
+    if eos in written:
+        written = written[: written.index(eos) + 1]
+    fed = [n_prompt] + [1] * (len(written) - 1)
+    lengths = [n_prompt + i for i in range(len(written))]
+    return fed, lengths
+    ### END SOLUTION
+
+
+@Q.right
+def in_a_real_cache(n_prompt, would_write, n_new, eos):
+    """A real model with a real cache, whose words are put into its mouth."""
+    model, script = tiny_model(1), iter(would_write)
+    cache = model.new_cache(1, n_prompt + n_new)
+    with Probe(model) as probe:
+        steps = stream(
+            model,
+            [i % 50 + 1 for i in range(n_prompt)],
+            n_new,
+            cache=cache,
+            pick=lambda _: torch.tensor([next(script)]),
+            eos=() if eos is None else (eos,),
+        )
+        lengths = [cache.length for _ in steps]
+    return [forward.new for forward in probe.forwards], lengths
+
+
+@Q.also_right
+def token_by_token(n_prompt, would_write, n_new, eos):
+    fed, lengths, held, waiting = [], [], 0, n_prompt
+    for written, token in enumerate(would_write, start=1):
+        held += waiting
+        fed.append(waiting)
+        lengths.append(held)
+        if token == eos or written == n_new:
+            break
+        waiting = 1
+    return [fed, lengths]
+
+
+# --- laws: one for each kind of call ---
+
+
+def _as_a_cache_grows(kind, change):
+    def arguments(case):
+        """A case's entries stand in the order of trace's arguments."""
+        return tuple((case | change(case)).values())
+
+    @Q.law(f"as a real cache grows, {kind}", shows=lambda case: f"trace{arguments(case)}")
+    def _(answer, case):
+        return named(answer(*arguments(case)), "fed", "lengths")
+
+
+def _end_is_zero(case):
+    zeroed = [0 if token == case["eos"] else token for token in case["would_write"]]
+    return {"would_write": zeroed, "eos": 0}
+
+
+_as_a_cache_grows("no ending token", lambda case: {"eos": None})
+_as_a_cache_grows("with an ending token", lambda case: {})
+_as_a_cache_grows("an ending token beyond the limit", lambda case: {"eos": case["would_write"][-1]})
+_as_a_cache_grows("one new token", lambda case: {"n_new": 1, "eos": None})
+_as_a_cache_grows("the ending token 0", _end_is_zero)
+
+
+# --- what goes wrong: each changes one thing of this ---
+
+
+def _trace(
+    n_prompt,
+    would_write,
+    n_new,
+    eos,
+    *,
+    ending=lambda eos: eos,
+    beyond_limit=False,
+    entries=lambda n, has_ended: n,
+    returns=lambda fed, lengths: (fed, lengths),
+):
+    eos, said = ending(eos), would_write[:n_new]
+    searched = would_write if beyond_limit else said
+    n = entries(searched.index(eos) + 1 if eos in searched else len(said), eos in said)
+    return returns([n_prompt] + [1] * (n - 1), [n_prompt + i for i in range(n)])
+
+
+Q.mistakes(
+    _trace,
+    {
+        "the first new token is counted as if it were in the cache after prefill. It is known "
+        "there, but nothing has read it.": {
+            "returns": lambda fed, lengths: (fed, [n + 1 for n in lengths])
+        },
+        "the last new token is fed as well. Nobody needs the logits behind it, so it is returned "
+        "and not read.": {"entries": lambda n, has_ended: n + 1},
+        "the ending token does not end the answer.": {"ending": lambda eos: None},
+        "an ending token that comes after n_new tokens is found and followed. The limit ends the "
+        "answer first: look in would_write[:n_new].": {"beyond_limit": True},
+        "the ending token 0 is taken for none: `if eos` is false for 0. Ask whether eos is None.": {
+            "ending": lambda eos: eos or None
+        },
+        "the ending token is fed before the loop stops: one call too many, and a token in the "
+        "cache that does not belong to the text.": {"entries": lambda n, has_ended: n + has_ended},
+        "the loop stops before the ending token is written. It is chosen from logits like any "
+        "other, and those need a call.": {"entries": lambda n, has_ended: n - has_ended},
+        "each call feeds the whole text again: that is the loop without a cache.": {
+            "returns": lambda fed, lengths: (lengths, lengths)
+        },
+        "the prompt is fed token by token. Prefill reads it in one call.": {
+            "returns": lambda fed, lengths: ([1] * lengths[-1], list(range(1, lengths[-1] + 1)))
+        },
+        "the cache is counted from 0 when decode begins. It goes on behind the prompt.": {
+            "returns": lambda fed, lengths: (fed, [fed[0], *range(1, len(fed))])
+        },
+    },
+)
