@@ -25,10 +25,11 @@ DONE = """## Done?
 in a process of its own, with other random cases than the checks above."""
 
 
-def source_of(answer: Callable[..., Any], name: str) -> str:
+def source_of(answer: Callable[..., Any], name: str, also: Sequence[str] = ()) -> str:
     """The source of a function or class as a cell of its own, under the name that is asked for.
 
-    The imports of its module that it uses are put above it. An answer that is text stays as it is.
+    The imports of its module that it uses are put above it, and those named in `also`. An answer
+    that is text stays as it is.
     Raises: ValueError when it uses another name of its module, which a cell would not have.
     """
     module = sys.modules[answer.__module__]
@@ -39,9 +40,10 @@ def source_of(answer: Callable[..., Any], name: str) -> str:
     own = re.sub(rf"\b{answer.__name__}\b", name, own)
     used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
     imports, other = [], set()
+    wanted = used.union(also)
     for statement in ast.parse(inspect.getsource(module)).body:
         if isinstance(statement, ast.Import | ast.ImportFrom):
-            found = [a for a in statement.names if (a.asname or a.name.split(".")[0]) in used]
+            found = [a for a in statement.names if (a.asname or a.name.split(".")[0]) in wanted]
             if found and getattr(statement, "module", "") != "__future__":
                 statement.names = found
                 imports.append(ast.unparse(statement))
