@@ -6,15 +6,15 @@ import ast
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
 
-def source_of(answer: Callable[..., Any], name: str) -> str:
+def source_of(answer: Callable[..., Any], name: str, also: Sequence[str] = ()) -> str:
     """The source of a function or class as a cell of its own, under the name that is asked for.
 
-    The imports of its module that it uses are put above it.
+    The imports of its module that it uses are put above it, and those named in `also`.
     Raises: ValueError when it uses another name of its module, which a cell would not have.
     """
     text = inspect.getsource(answer)
@@ -25,7 +25,7 @@ def source_of(answer: Callable[..., Any], name: str) -> str:
     # the formatter wants an empty line between a docstring and a function inside; a cell has none
     own = re.sub(r"\n\n( *### BEGIN SOLUTION\n *def )", r"\n\1", own)
     used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} - _bound(node)
-    head, others = _module_names(sys.modules[answer.__module__], used)
+    head, others = _module_names(sys.modules[answer.__module__], used.union(also))
     stray = others - {answer.__name__}
     if stray:
         raise ValueError(

@@ -116,7 +116,8 @@ class Exercise:
     smallest failing one is shown. `because` is said to who answered a quiz rightly. `allows` names
     modules of kvlab that an answer may import; one that imports others of ours needs them named
     too. `forbids` names functions of torch that it may not call ("cat",
-    "scaled_dot_product_attention") and packages that it may not import ("transformers").
+    "scaled_dot_product_attention") and packages that it may not import ("transformers"). `imports`
+    names what the answer's cell imports though the solution does not need it ("torch").
     """
 
     number: str
@@ -134,6 +135,7 @@ class Exercise:
     clock: Clock | None = field(default=None, kw_only=True)
     allows: tuple[str, ...] = field(default=(), kw_only=True)
     forbids: tuple[str, ...] = field(default=(), kw_only=True)
+    imports: tuple[str, ...] = field(default=(), kw_only=True)
     size: Callable[[Case], int] = field(default=size_of, kw_only=True)
     n_cases: int = field(default=6, kw_only=True)
     because: str = field(default="", kw_only=True)
@@ -159,7 +161,7 @@ class Exercise:
 
     def solution(self, answer: T) -> T:
         """The model answer: the notebooks' cell is made of its source and the imports it uses."""
-        self.cell = source_of(answer, self.name)
+        self.cell = source_of(answer, self.name, self.imports)
         self._right = self._right or answer
         return answer
 

@@ -34,6 +34,7 @@ Example: scores `[5, 1, 7]` and `n = 2` keep channels 0 and 2. Roughly 7 lines.
         "= q_BGRD.gather(-1, index.expand(-1, -1, R, -1)); scores = q @ narrow.mT / D**0.5, with D "
         "the full width; softmax, then @ v_BGTD.",
     ),
+    imports=("torch",),
 )
 
 
@@ -63,9 +64,6 @@ def narrow_attention(q_BGRD, k_BGTD, v_BGTD, score_BGD, n):
     scores_BGRT = q_BGRN @ narrow_BGTN.transpose(-1, -2) / q_BGRD.shape[-1] ** 0.5
     return narrow_BGTN, scores_BGRT.softmax(-1) @ v_BGTD
     ### END SOLUTION
-
-
-Q.cell = f"import torch\n\n\n{Q.cell}"  # this solution needs none of torch's functions; others do
 
 
 @Q.right
