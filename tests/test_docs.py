@@ -2,10 +2,11 @@
 
 import json
 import re
-import subprocess
+import runpy
 import sys
 
 import pytest
+import torch
 
 from benchmarks.readme import TABLES, filled
 from kvlab.course.exercises import ALL
@@ -23,10 +24,15 @@ def test_the_tables_of_the_readme_are_the_recorded_results():
 
 
 @pytest.mark.parametrize("name", ["decode", "prefill", "batch", "gpu", "pruned", "pruned_gpu"])
-def test_a_measurement_runs_on_a_toy(name):
-    line = [sys.executable, "-m", f"benchmarks.{name}", "--tiny", "--rounds", "1"]
-    out = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    result = json.loads(out)
+def test_a_measurement_runs_on_a_toy(name, monkeypatch, capsys):
+    """Here and not each in a process of its own, which would load and compile everything again."""
+    monkeypatch.setattr(sys, "argv", [name, "--tiny", "--rounds", "1"])
+    threads = torch.get_num_threads()
+    try:
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+    finally:
+        torch.set_num_threads(threads)
+    result = json.loads(capsys.readouterr().out)
     assert result["rows"] and result["machine"]["torch"]
 
 
