@@ -1,0 +1,221 @@
+"""2.4: do the rows of a text stay when it grows? B texts, S queries and slots, C width of a token."""
+
+from __future__ import annotations
+
+import torch
+
+from kvlab.course.author import Exercise, Near
+from kvlab.course.ch02._suspects import Attention, Head, lent, off_by_one, row_open, square, window
+
+Q = Exercise(
+    "2.4",
+    "Do old rows stay?",
+    "is_prefix_stable",
+    points=3,
+    minutes=15,
+    difficulty=2,
+    statement="""
+A function is prefix stable when adding tokens never moves the rows that are there already. You get a function of one text,
+`attention(x_SC)`, which takes texts of any length from 1 on, and a text. Return `True` if its rows stay
+for every beginning of this text, `False` if not. Moves up to 1e-9 are rounding. Roughly 4 lines.
+
+Changing a token is not enough here: some of the functions depend on how *long* the text is.
+""",
+    hints=(
+        "Do not change tokens: add them. What does the function give for the first n tokens alone?",
+        "For every n from 1 to the length: attention(x_SC[:n]) must be the first n rows of "
+        "attention(x_SC), but for rounding.",
+        "whole = attention(x_SC); return all(bool(((attention(x_SC[:n]) - whole[:n]).abs() < "
+        "1e-9).all()) for n in range(1, len(x_SC)))",
+    ),
+    size=lambda case: case["n_tokens"] * case["width"],
+    imports=("torch",),
+)
+
+
+@Q.case
+def case(rng):
+    n_tokens, width = rng.choice([8, 10, 12]), rng.choice([4, 5, 6])
+    torch_rng = torch.Generator().manual_seed(rng.randrange(2**31))
+    return {
+        "n_tokens": n_tokens,
+        "width": width,
+        "_x_SC": torch.randn(n_tokens, width, generator=torch_rng, dtype=torch.float64),
+        "_seed": rng.randrange(2**31),
+    }
+
+
+@Q.solution
+def is_prefix_stable(attention, x_SC):
+    """Whether attention(x_SC[:n]) is the beginning of attention(x_SC), for every n."""
+    ### BEGIN SOLUTION
+    whole_SC = attention(x_SC)
+    for n in range(1, len(x_SC)):
+        if (attention(x_SC[:n]) - whole_SC[:n]).abs().max() > 1e-9:
+            return False
+    return True
+    ### END SOLUTION
+
+
+@Q.also_right
+def token_by_token(attention, x_SC):
+    far = 0.0
+    for n in range(2, len(x_SC) + 1):
+        older, newer = attention(x_SC[: n - 1]), attention(x_SC[:n])
+        far = max(far, float((newer[:-1] - older).abs().max()))
+    return far < 1e-8
+
+
+# --- the suspects ---
+
+
+def _suspects(case) -> dict[str, tuple[Attention, bool]]:
+    """By name: a function of texts, and whether its old rows stay."""
+    n, head = case["n_tokens"], Head(case["width"], case["_seed"])
+
+    def drifting(by):
+        return lambda x: head.one_by_one(x) + by * x.shape[1]
+
+    return {
+        "causal": (head.masked(square), True),
+        "query by query": (head.one_by_one, True),
+        "a window of three": (head.masked(window), True),
+        "all minus what comes later": (head.all_minus_later, True),
+        "every token alone": (head.values, True),
+        "always zero": (torch.zeros_like, True),
+        "no mask": (head.masked(lambda n: square(n, n)), False),
+        "masked after the softmax": (head.masked_after, False),
+        "off by one": (head.masked(off_by_one), False),
+        "hidden scores set to -8": (head.masked(square, hidden=-8.0), False),
+        "one row open": (head.masked(row_open(2)), False),
+        "open inside each half": (head.masked(_open_blocks(n // 2)), False),
+        "open but to the last token": (head.masked(_open_blocks(n - 1)), False),
+        "rises with every token": (drifting(0.1), False),
+        "falls with every token": (drifting(-0.1), False),
+        "moves by a thousandth": (drifting(1e-3), False),
+        "moves by a ten-millionth": (lambda x: 10 + drifting(1e-7)(x), False),
+        "moves in the middle": (lambda x: _beside(head, x, n), False),
+        "positions counted from the end": (
+            lambda x: _causal(head, x, 1 + 0.2 * torch.arange(x.shape[1], 0, -1).double()),
+            False,
+        ),
+        "scores divided by the text's length": (
+            lambda x: _causal(head, x, 4 / x.shape[1] ** 0.5),
+            False,
+        ),
+    }
+
+
+def _open_blocks(block):
+    """Causal from block to block; inside a block everybody sees everybody."""
+
+    def allowed(n):
+        block_S = torch.arange(n) // block
+        return block_S <= block_S[:, None]
+
+    return allowed
+
+
+def _beside(head, x_BSC, whole):
+    """Causal, but in texts that are shorter than `whole` the rows in the middle are off."""
+    out_BSC = head.one_by_one(x_BSC)
+    if x_BSC.shape[1] < whole:
+        out_BSC[:, 1:-1] += 0.3
+    return out_BSC
+
+
+def _causal(head, x_BSC, loudness):
+    """Causal, with all scores multiplied by this."""
+    scores_BST = (head.scores(x_BSC) * loudness).masked_fill(~square(x_BSC.shape[1]), float("-inf"))
+    return scores_BST.softmax(-1) @ head.values(x_BSC)
+
+
+def _of_one_text(function):
+    return lambda x_SC: function(x_SC[None])[0]
+
+
+@Q.law("twenty suspects, six of them stable")
+def _(answer, case):
+    return {
+        f"old rows stay, {kind}": Near(stays).of(
+            answer(lent(_of_one_text(function)), case["_x_SC"])
+        )
+        for kind, (function, stays) in _suspects(case).items()
+    }
+
+
+# --- what goes wrong: each changes one thing of this ---
+
+
+def _near(a, b, move=1e-9):
+    return ((a - b).abs() <= move).all()
+
+
+def _front(x_SC, n):
+    return x_SC[:n]
+
+
+def _stable(
+    attention, x_SC, *, lengths=lambda n: range(1, n), part=_front, rows=_front, same=_near
+):
+    whole_SC = attention(x_SC)
+    return all(bool(same(attention(part(x_SC, n)), rows(whole_SC, n))) for n in lengths(len(x_SC)))
+
+
+def _changes_tokens(attention, x_SC):
+    changed_SC, whole_SC = x_SC.clone(), attention(x_SC)
+    for j in range(len(x_SC) - 1, 0, -1):
+        changed_SC[j] += 1.0
+        if not _near(attention(changed_SC)[:j], whole_SC[:j]):
+            return False
+    return True
+
+
+def _changes_the_last_token(attention, x_SC):
+    changed_SC = x_SC.clone()
+    changed_SC[-1] += 1.0
+    return bool(_near(attention(changed_SC)[:-1], attention(x_SC)[:-1]))
+
+
+def _back(x_SC, n):
+    return x_SC[n:]
+
+
+Q.mistakes(
+    _stable,
+    {
+        "only one beginning is tried, half of the text. Some functions are stable there and "
+        "nowhere else: try every length.": {"lengths": lambda n: [n // 2]},
+        "only the text without its last token is tried. Some functions are stable there and "
+        "nowhere else: try every length.": {"lengths": lambda n: [n - 1]},
+        "only row 0 is compared; another old row may move.": {
+            "same": lambda old, new: _near(old[0], new[0])
+        },
+        "of each beginning only the last row is compared. All of its rows have to stay.": {
+            "same": lambda old, new: _near(old[-1], new[-1])
+        },
+        "a token is changed, not added. A function that depends on the text's length is not found "
+        "that way.": _changes_tokens,
+        "only the last token is changed, and none is added. Cut the text instead: x_SC[:n], for "
+        "every n.": _changes_the_last_token,
+        "the largest difference is taken without its absolute value, so rows that rise when tokens "
+        "are added go unseen.": {"same": lambda old, new: (old - new).max() <= 1e-9},
+        "the largest difference is taken without its absolute value, so rows that fall when tokens "
+        "are added go unseen.": {"same": lambda old, new: (new - old).max() <= 1e-9},
+        "torch.allclose allows a relative difference of 1e-5 unless told otherwise: give it "
+        "rtol=0, atol=1e-9.": {"same": torch.allclose},
+        "a beginning of n rows is compared with all rows of the whole. Its counterpart is "
+        "whole[:n].": {"rows": lambda whole_SC, n: whole_SC},
+        "rounding is taken for a move: rows of a longer text may add up in another order. Only "
+        "moves above 1e-9 count.": {"same": torch.equal},
+        "small moves are overlooked: everything above 1e-9 counts.": {
+            "same": lambda old, new: _near(old, new, move=0.02)
+        },
+        "rows are compared from the end. Old rows are the first rows of the longer text: "
+        "whole[:n].": {"rows": lambda whole_SC, n: whole_SC[-n:]},
+        "tokens are taken away at the front. A text grows at its end: compare with x_SC[:n].": {
+            "part": _back,
+            "rows": _back,
+        },
+    },
+)
