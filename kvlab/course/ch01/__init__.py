@@ -1,0 +1,19 @@
+"""Chapter 1, "What is a token asking for?"."""
+
+NOTEBOOK = "01_queries_keys_values"
+
+INTRODUCTION = """
+# Exercises to chapter 1: what is a token asking for?
+
+Six questions. Each has a cell for your answer and a cell that checks it. The check tries your answer
+on fresh random cases in a few seconds. If it fails it says on which case, where the first wrong number
+is, and, if it can tell, which well-known mistake you made.
+
+- Write each answer in its own cell, and keep what it needs in that cell: when a notebook is graded,
+  each answer runs alone.
+- Stuck? Call `hint("1.1")`. There are three to each question, from a nudge to nearly the answer.
+- Everything is in float64, so that right answers agree to nine digits.
+
+Letters: S tokens that ask, T tokens that are asked, N examples, C width of an embedding, D width of a query
+and a key, E width of a value. A tensor's name ends in its axes.
+"""
