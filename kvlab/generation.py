@@ -57,6 +57,11 @@ def _watch(
     model: Transformer, tokens_BS: Tensor, pos_BS: Tensor | None, cache: Cache, prune: Policy
 ) -> Watcher:
     """A policy ready for this prompt, with every refusal that is possible before it is read."""
+    if not hasattr(prune, "watch"):
+        raise ValueError(
+            f"{prune!r} came as a policy; expected what has `watch`: Evict(score, budget), "
+            "Sparsify(k=..., v=...) or Then(...) of these."
+        )
     batch, n_prompt = tokens_BS.shape
     draft = cache.draft(n_prompt)
     if pos_BS is None:

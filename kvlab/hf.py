@@ -112,7 +112,7 @@ class PolicyCache(Cache):
         self._pruner = None
         self._turn = 0  # the layer that comes next
         self._pos_BS: Tensor | None = None
-        self._ended = False  # whether the prompt has been read and thinned
+        self._ended = False  # whether the prompt has been read and pruned
 
     @property
     def live_bytes(self) -> int:
@@ -127,7 +127,7 @@ class PolicyCache(Cache):
     def prune(self) -> None:
         """The prompt ends here: apply the policy, and pack what is left.
 
-        Call it to thin a text before a question about it is read; else it happens by itself.
+        Call it to prune a text before a question about it is read; else it happens by itself.
         Raises: ValueError as Pruner.prune does, with nothing changed; and for a second time, where
         the policy looks at queries that were not collected since.
         """
@@ -157,7 +157,7 @@ class PolicyCache(Cache):
         """A second cache with the same contents, also what `copy.deepcopy` makes.
 
         With another policy, one reading of a prompt serves several: it may look at no more than
-        this one's does, and needs a prompt that has not been thinned yet.
+        this one's does, and needs a prompt that has not been pruned yet.
         """
         if policy is not None and (self._policy is None or self._ended):
             raise ValueError(
@@ -226,7 +226,7 @@ class PolicyCache(Cache):
         return out_BHSD
 
     def _begin(self, k_BGSD: Tensor, mask: Tensor | None, position_ids: Tensor | None) -> None:
-        """All that can be refused before anything is written; then room, positions, watching."""
+        """All that can be refused before anything is written; then memory, positions, watching."""
         batch, n_new = k_BGSD.shape[0], k_BGSD.shape[2]
         if self.kv is not None and batch != self.kv.batch:
             raise ValueError(f"{batch} rows came to a cache of {self.kv.batch}; make a new one.")
@@ -301,7 +301,7 @@ class _Layer(CacheLayerMixin):
         """Asked for by assisted decoding before it reads anything."""
         raise ValueError(
             "Assisted decoding (assistant_model, prompt_lookup_num_tokens) takes tokens back, and "
-            "a thinned cache cannot give back what it dropped. Generate without an assistant."
+            "a pruned cache cannot give back what it dropped. Generate without an assistant."
         )
 
     def crop(self, tokens_to_remove: int) -> None:
