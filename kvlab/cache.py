@@ -48,7 +48,13 @@ def new_cache(
             f"A rule for {'keys' if v is None else 'values'} alone came; give k= and v=, one of "
             "them Dense() if it is to stay as it is."
         )
-    return k.cache_of(*sizes, k=k, v=v, dtype=dtype, device=device, **how)
+    makers = [rule for rule in (k, v) if hasattr(rule, "cache_of")]
+    if not makers:
+        raise ValueError(
+            f"Neither {k} nor {v} makes a cache; derive one from kvlab.pack.Format, or make the "
+            "cache by its class, as PackedKVCache(...)."
+        )
+    return makers[0].cache_of(*sizes, k=k, v=v, dtype=dtype, device=device, **how)
 
 
 class KVCache(Slots):

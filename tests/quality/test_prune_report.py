@@ -4,6 +4,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from kvlab import Evict, export, policies, quality
+from kvlab.quality import cells, measuring
 from kvlab.quality import report as prune_report
 from kvlab.shell import cli
 from kvlab.tokenizer import Tokenizer as Wrapped
@@ -75,7 +76,7 @@ def test_a_second_start_goes_on_and_gives_the_same(plain, text, tmp_path, monkey
     def run(**more):
         return prune_report.run(("knorm",), model=plain, text=text, out=out, **SMALL | more)
 
-    monkeypatch.setattr(quality, "measured", counted)
+    monkeypatch.setattr(cells, "measured", counted)
     with pytest.raises(KeyboardInterrupt):
         run()
     log = out.with_suffix(".jsonl")
@@ -110,11 +111,11 @@ def test_a_log_of_other_settings_is_refused(plain, text, tmp_path):
 
 
 def test_more_seeds_draw_other_prompts(plain):
-    cells = prune_report._Cells(plain, {"tokens": 120, "prompts": 2, "sink": 4, "recent": 32},
+    made = cells.Cells(plain, {"tokens": 120, "prompts": 2, "sink": 4, "recent": 32},
                                 ("recall",), None)  # fmt: skip
-    unseen = [cells.prompts("recall", "unseen", seed).texts for seed in (0, 1, 0)]
+    unseen = [made.prompts("recall", "unseen", seed).texts for seed in (0, 1, 0)]
     assert unseen[0] == unseen[2] != unseen[1]
-    visible = cells.prompts("recall", "visible", 0)
+    visible = made.prompts("recall", "visible", 0)
     for text, longer in zip(unseen[0], visible.texts, strict=True):
         assert longer[: len(text)] == text and len(longer) > len(text)
 
@@ -165,7 +166,8 @@ def test_a_folder_is_measured_without_a_text(plain, tmp_path, capsys):
     ],
 )
 def test_bad_input_is_one_sentence_and_comes_first(line, named, capsys, monkeypatch):
-    monkeypatch.setattr(quality, "read", None)
+    for module in (cells, measuring):
+        monkeypatch.setattr(module, "read", None)
     assert cli.main(["prune-report", "--text", __file__, *line]) == 1
     seen = capsys.readouterr()
     assert named in seen.err and seen.out == "" and len(seen.err.splitlines()) == 1
