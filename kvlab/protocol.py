@@ -57,7 +57,7 @@ class Cache(Protocol):
 
     It must have `seen`, `append` and `read`, and may leave the rest as it stands here: that is a
     cache for one prompt, or several of one length, which never is full and forgets nothing.
-    tests/test_own_cache.py has one of fifteen lines. What else a `KVCache` has is asked for where
+    tests/test_protocol.py has one of fifteen lines. What else a `KVCache` has is asked for where
     it is needed: `keep` and the stores by policies, `advance` and the stores by compiled steps, the
     counters of bytes by a `Probe`.
     """

@@ -19,12 +19,11 @@ from torch import Tensor
 from kvlab.cache import KVCache
 from kvlab.old import Former, renamed
 from kvlab.pack.layer import PackedLayer
-from kvlab.pack.window import Entry, Window
+from kvlab.pack.side import Side
+from kvlab.pack.window import Window
 from kvlab.protocol import Rule
 from kvlab.slots import Slots
 
-# tokens that are packed at once, so that a long prompt needs little memory beside it
-_CHUNK = 1024
 _renamed = renamed(k_rule="k", v_rule="v", sinks="sink", every="at_once")
 
 
@@ -63,12 +62,12 @@ class PackedKVCache(Slots):
         window = Window(sink, recent, at_once, unit)
         super().__init__(n_layers, batch, n_kv_heads, capacity, head_dim, dtype, device)
         self.rules, self.window = (k, v), window
-        lead = (n_layers, batch, n_kv_heads)
+        shape = (n_layers, batch, n_kv_heads, window.dense_slots(capacity), head_dim)
         with torch.inference_mode(False):  # else only inference mode could write into it
-            shape = (*lead, window.dense_slots(capacity), head_dim)
-            self._dense = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)]
-            self._body = [self._storage_for(rule, capacity) for rule in self.rules]
-        self._unit_bytes = [rule.unit_bytes(head_dim, dtype) for rule in self.rules]
+            self.sides = [
+                Side(rule, torch.zeros(shape, dtype=dtype, device=device), window.due(capacity))
+                for rule in self.rules
+            ]
         self.bytes_unpacked = 0
         self._stretches = [window.empty() for _ in range(n_layers)]
         self._scratch: Tensor | None = None
@@ -85,10 +84,7 @@ class PackedKVCache(Slots):
     @classmethod
     @_renamed
     def of(cls, cache: KVCache, *, capacity: int | None = None, **how: object) -> PackedKVCache:
-        """Pack a dense cache, evicted or not; `how` is what the constructor takes by name.
-
-        The dense cache stays as it is.
-        """
+        """Pack a dense cache, which stays as it is; `how` is what the constructor takes by name."""
         sizes = (cache.n_layers, cache.batch, cache.n_kv_heads, capacity or cache.capacity)
         twin = cls(*sizes, cache.head_dim, **how, dtype=cache.dtype, device=cache.device)
         twin.take(cache)
@@ -110,11 +106,9 @@ class PackedKVCache(Slots):
         Raises: ValueError when this one is not empty or another model's, when that does not fit,
         or when a score cannot be used; this one is then as before.
         """
-        ours, theirs = (
-            (c.n_layers, c.batch, c.n_kv_heads, c.head_dim, c.dtype, c.device)
-            for c in (self, draft)
-        )
-        if any(state.seen for state in self.ledger.layers) or ours != theirs:
+        sizes = ("n_layers", "batch", "n_kv_heads", "head_dim", "dtype", "device")
+        other = any(getattr(self, name) != getattr(draft, name) for name in sizes)
+        if other or any(state.seen for state in self.ledger.layers):
             raise ValueError(
                 f"{draft!r} was to be packed into {self!r}; expected an empty one of the same "
                 "layers, rows, heads, width, type and device."
@@ -132,14 +126,12 @@ class PackedKVCache(Slots):
         self.bytes_copied += self.live_bytes
 
     def _take_layer(self, draft: KVCache, layer: int) -> None:
-        state = draft.ledger[layer]
-        used = state.used
-        pos_BGT = draft.pos_LBGT[layer, :, :, :used]
-        k_BGTD, v_BGTD = (x_LBGTD[layer, :, :, :used] for x_LBGTD in (draft.k_LBGTD, draft.v_LBGTD))
+        state, stores = draft.ledger[layer], (draft.k_LBGTD, draft.v_LBGTD, draft.pos_LBGT)
+        k_BGTD, v_BGTD, pos_BGT = (store[layer, :, :, : state.used] for store in stores)
         self._enter(layer, k_BGTD, v_BGTD, pos_BGT)
-        self.pos_LBGT[layer, :, :, :used] = pos_BGT
+        self.pos_LBGT[layer, :, :, : state.used] = pos_BGT
         if not state.in_order:
-            self.pos_LBGT[layer, :, :, used:] = -1
+            self.pos_LBGT[layer, :, :, state.used :] = -1
 
     @property
     def recent(self) -> int:
@@ -171,10 +163,9 @@ class PackedKVCache(Slots):
     @property
     def allocated_bytes(self) -> int:
         """Bytes that the device pays: body, dense slots, and what unpacking needs once it ran."""
-        held = [*self._dense, *(part for parts in self._body for part in parts)]
-        held += [] if self._scratch is None else [self._scratch]
+        held = [] if self._scratch is None else [self._scratch]
         held += [] if self._fresh is None else list(self._fresh[2:])
-        return sum(tensor.nbytes for tensor in held)
+        return sum(side.allocated_bytes for side in self.sides) + sum(x.nbytes for x in held)
 
     def append(
         self, layer: int, k_BGSD: Tensor, v_BGSD: Tensor, pos_BS: Tensor | None = None
@@ -182,17 +173,15 @@ class PackedKVCache(Slots):
         """Add new tokens to one layer, and pack those that leave its window.
 
         `pos_BS` holds their positions, -1 for padding; None means that they follow on.
-        Raises: ValueError when they do not fit or a score cannot be used; the cache is then as
-        before.
+        Raises: ValueError when they do not fit or a score cannot be used; nothing is then changed.
         """
         self._check_new(layer, k_BGSD, v_BGSD, pos_BS)
-        n_new, seen = k_BGSD.shape[2], self.ledger[layer].seen
-        new_pos_BS = pos_BS
-        if pos_BS is None:
-            new_pos_BS = torch.arange(seen, seen + n_new, device=self.device)[None]
-        new_pos_BGS = new_pos_BS[:, None].expand(self.batch, self.n_kv_heads, -1)
+        n_new, seen, new_BS = k_BGSD.shape[2], self.ledger[layer].seen, pos_BS
+        if new_BS is None:
+            new_BS = torch.arange(seen, seen + n_new, device=self.device)[None]
         before = self._layer_bytes(layer)
-        self._enter(layer, k_BGSD, v_BGSD, new_pos_BGS)
+        pos_BGS = new_BS[:, None].expand(self.batch, self.n_kv_heads, -1)
+        self._enter(layer, k_BGSD, v_BGSD, pos_BGS)
         self._write_positions(layer, pos_BS, n_new)
         self.bytes_written += max(0, self._layer_bytes(layer) - before)
 
@@ -238,10 +227,8 @@ class PackedKVCache(Slots):
         most = max(self.window.due(wanted), *self.n_packed_L)
         with torch.inference_mode(False):
             self.pos_LBGT = self.pos_LBGT[..., :wanted].clone()
-            self._body = [
-                tuple(part[:, :, :, : most // rule.unit].clone() for part in parts)
-                for rule, parts in zip(self.rules, self._body, strict=True)
-            ]
+            for side in self.sides:
+                side.shrink(most)
         self.ledger.capacity = wanted
         self._scratch = self._fresh = None
         self.bytes_copied += self.live_bytes
@@ -254,50 +241,37 @@ class PackedKVCache(Slots):
     def fork(self) -> PackedKVCache:
         """A second cache with the same contents and its own memory."""
         twin = copy(self)
+        twin._scratch = None
         with torch.inference_mode(False):
             twin.pos_LBGT = self.pos_LBGT.clone()
-            twin._dense = [x_LBGTD.clone() for x_LBGTD in self._dense]
-            twin._body = [tuple(part.clone() for part in parts) for parts in self._body]
+            twin.sides = [side.fork() for side in self.sides]
         twin._go_on_from(self)
         twin._stretches = [replace(stretch) for stretch in self._stretches]
-        twin._scratch = None
         twin.bytes_written = twin.bytes_read = twin.bytes_unpacked = 0
         twin.bytes_copied = self.live_bytes
         return twin
 
     def unpacked(self, layer: int) -> tuple[Tensor, Tensor]:
         """Dense keys and values of one layer's used slots, in memory that the next call reuses."""
-        used, width = self.ledger[layer].used, self.head_dim
+        used, stretch = self.ledger[layer].used, self._stretches[layer]
         fresh = self._fresh if self._fresh is not None and self._fresh[0] == layer else None
         if fresh is not None and fresh[1] == 0:
             return fresh[2][:, :, :used], fresh[3][:, :, :used]
         if self._scratch is None:
-            shape = (2, self.batch, self.n_kv_heads, self.capacity, width)
+            shape = (2, self.batch, self.n_kv_heads, self.capacity, self.head_dim)
             with torch.inference_mode(False):
-                self._scratch = self._dense[0].new_empty(shape)
-        first, packed = min(used, self.sink), self._stretches[layer].packed
-        tail, rest = self._stretches[layer].tail, used - first - packed
-        for which, rule in enumerate(self.rules):
-            x_BGTD, dense_BGTD = self._scratch[which], self._dense[which][layer]
-            x_BGTD[:, :, :first] = dense_BGTD[:, :, :first]
-            if packed:
-                parts = tuple(p[layer, :, :, : packed // rule.unit] for p in self._body[which])
-                x_BGTD[:, :, first : first + packed] = rule.decode(parts, width)
-            x_BGTD[:, :, first + packed : used] = dense_BGTD[:, :, tail : tail + rest]
+                self._scratch = self.sides[0].dense.new_empty(shape)
+        for which, side in enumerate(self.sides):
+            out_BGTD = self._scratch[which, :, :, :used]
+            side.unpack(layer, min(used, self.sink), stretch, out_BGTD)
             if fresh is not None:
-                x_BGTD[:, :, fresh[1] : used] = fresh[2 + which][:, :, : used - fresh[1]]
+                out_BGTD[:, :, fresh[1] :] = fresh[2 + which][:, :, : used - fresh[1]]
         self.bytes_unpacked += used * self._bytes_per_slot
         return self._scratch[0, :, :, :used], self._scratch[1, :, :, :used]
 
-    def _storage_for(self, rule: Rule, capacity: int) -> tuple[Tensor, ...]:
-        """Memory for the body, shaped as the rule shapes one unit of tokens."""
-        one = rule.encode(self._dense[0].new_zeros((1, 1, rule.unit, self.head_dim)), None)
-        lead = (self.n_layers, self.batch, self.n_kv_heads, self.window.due(capacity) // rule.unit)
-        return tuple(part.new_zeros((*lead, *part.shape[3:])) for part in one)
-
     def _layer_bytes(self, layer: int) -> int:
         packed = self._stretches[layer].packed
-        units = sum(packed // r.unit * n for r, n in zip(self.rules, self._unit_bytes, strict=True))
+        units = sum(packed // side.rule.unit * side.unit_bytes for side in self.sides)
         n_dense = self.ledger[layer].used - packed
         return units * self.batch * self.n_kv_heads + n_dense * self._bytes_per_slot
 
@@ -307,57 +281,18 @@ class PackedKVCache(Slots):
         Slots are counted by the caller; a score that fails leaves the cache as it was.
         """
         used, n_new, stretch = self.ledger[layer].used, k_BGSD.shape[2], self._stretches[layer]
-        how = self.window.entry(used, stretch, n_new, self._dense[0].shape[3])
+        how = self.window.entry(used, stretch, n_new, self.sides[0].dense.shape[3])
+        both = list(zip(self.sides, (k_BGSD, v_BGSD), strict=True))
         if how.leaving + how.through:
-            self._pack_entry(layer, how, k_BGSD, v_BGSD, pos_BGS)
-        for which, x_BGSD in enumerate((k_BGSD, v_BGSD)):
-            dense = self._dense[which][layer]
-            if how.to_sinks:
-                dense[:, :, used : used + how.to_sinks] = x_BGSD[:, :, : how.to_sinks]
-            if how.to != how.begin:
-                moved = dense[:, :, how.begin : how.begin + how.staying]
-                overlap = how.to + how.staying > how.begin
-                dense[:, :, how.to : how.to + how.staying] = moved.clone() if overlap else moved
-                self.bytes_copied += how.staying * self._bytes_per_slot // 2
-            join = how.to + how.staying
-            dense[:, :, join : join + how.joining] = x_BGSD[:, :, n_new - how.joining :]
+            slot = self.sink + stretch.packed
+            left_BGT = self.pos_LBGT[layer, :, :, slot : slot + how.leaving]
+            new_BGT = pos_BGS[:, :, how.to_sinks : how.to_sinks + how.through]
+            packed_BGT = torch.cat((left_BGT, new_BGT), 2)
+            for side, x_BGSD in both:
+                side.pack(layer, how, stretch, x_BGSD, packed_BGT)
+        for side, x_BGSD in both:
+            side.store(layer, how, used, x_BGSD)
+        if how.to != how.begin:
+            self.bytes_copied += how.staying * self._bytes_per_slot
         stretch.tail, stretch.packed = how.to, stretch.packed + how.leaving + how.through
         self._fresh = (layer, used, k_BGSD, v_BGSD) if how.through else None
-
-    def _pack_entry(
-        self, layer: int, how: Entry, k_BGSD: Tensor, v_BGSD: Tensor, pos_BGS: Tensor
-    ) -> None:
-        """Pack tokens of the tail, and new ones behind them."""
-        tail, packed = self._stretches[layer].tail, self._stretches[layer].packed
-        slot, new = self.sink + packed, slice(how.to_sinks, how.to_sinks + how.through)
-        pos = [self.pos_LBGT[layer, :, :, slot : slot + how.leaving], pos_BGS[:, :, new]]
-        for which, x_BGSD in enumerate((k_BGSD, v_BGSD)):
-            stored = self._dense[which][layer, :, :, tail : tail + how.leaving]
-            self._pack(layer, which, [stored, x_BGSD[:, :, new]], pos, packed)
-
-    def _pack(
-        self, layer: int, which: int, sources: list[Tensor], pos: list[Tensor], packed: int
-    ) -> None:
-        """Write tokens from two places, one after the other, behind `packed` ones of the body."""
-        rule, total = self.rules[which], sum(x.shape[2] for x in sources)
-        chunk = max(1, _CHUNK // rule.unit) * rule.unit
-        for low in range(0, total, chunk):
-            x_BGTD, pos_BGT = _span(sources, low, low + chunk), _span(pos, low, low + chunk)
-            if rule.unit > 1:  # padding must not sway what a group keeps
-                x_BGTD = x_BGTD.where(pos_BGT[..., None] >= 0, 0)
-            scored = getattr(rule, "score", None)
-            score = None if scored is None else scored(layer, x_BGTD, pos_BGT)
-            start = (packed + low) // rule.unit
-            for part, new in zip(self._body[which], rule.encode(x_BGTD, score), strict=True):
-                part[layer, :, :, start : start + new.shape[2]] = new
-
-
-def _span(pieces: list[Tensor], low: int, high: int) -> Tensor:
-    """Tokens low to high of pieces that follow each other in time."""
-    found, start = [], 0
-    for piece in pieces:
-        stop = start + piece.shape[2]
-        if low < stop and start < high:
-            found.append(piece[:, :, max(0, low - start) : high - start])
-        start = stop
-    return found[0] if len(found) == 1 else torch.cat(found, 2)

@@ -80,8 +80,8 @@ class PackedLayer:
         q_pos_B = self.pos_BGT[:, 0, -1] if q_pos_BS is None else q_pos_BS[:, 0]
         return rows_triton.attend(
             q_BHD.detach().contiguous(),
-            *(tuple(part[layer] for part in body) for body in cache._body),
-            tuple(x_LBGTD[layer] for x_LBGTD in cache._dense),
+            *(tuple(part[layer] for part in side.body) for side in cache.sides),
+            tuple(side.dense[layer] for side in cache.sides),
             self._places(),
             cache.pos_LBGT[layer],
             q_pos_B.contiguous(),
@@ -98,10 +98,11 @@ class PackedLayer:
         q_BHD = (q_BHD.detach().float() * q_BHD.shape[-1] ** -0.5).contiguous()
         out_BHD = torch.empty_like(q_BHD)
         k, v = (
-            (kernels.numbers(values[layer]), marks[layer].numpy(), self._by_bitmap(rule))
-            for rule, (values, marks) in zip(cache.rules, cache._body, strict=True)
+            (kernels.numbers(values[layer]), marks[layer].numpy(), self._by_bitmap(side.rule))
+            for side in cache.sides
+            for values, marks in (side.body,)
         )
-        dense = tuple(kernels.numbers(x_LBGTD[layer]) for x_LBGTD in cache._dense)
+        dense = tuple(kernels.numbers(side.dense[layer]) for side in cache.sides)
         with kernels.threads(torch.get_num_threads()):
             kernel.attend(
                 q_BHD.numpy(), k, v, dense, self._places(), cache.pos_LBGT[layer].numpy(),

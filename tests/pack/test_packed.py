@@ -194,12 +194,14 @@ def test_random_lives(k_rule, v_rule, recent, sinks, groups, seed, dtype, data):
 def test_live_bytes_are_the_storage_when_all_of_it_is_used(rule):
     cache = PackedKVCache(1, 2, 2, 40, D, k=rule, v=rule, recent=8, at_once=16)
     cache.append(0, *draw(2, 2, 2, 40, D))
-    body = sum(p.untyped_storage().nbytes() for parts in cache._body for p in parts)
+    body = sum(p.untyped_storage().nbytes() for side in cache.sides for p in side.body)
     assert cache.n_packed_L == (32,)
     assert cache.live_bytes == body + 8 * 2 * 2 * 2 * D * 4
     assert cache.allocated_bytes > cache.live_bytes  # the call's own tokens are held until the next
     cache._fresh = None
-    assert cache.allocated_bytes == body + sum(x.untyped_storage().nbytes() for x in cache._dense)
+    assert cache.allocated_bytes == body + sum(
+        side.dense.untyped_storage().nbytes() for side in cache.sides
+    )
 
 
 def test_a_long_cache_is_a_third():
@@ -323,7 +325,7 @@ def test_whole_channels_are_held_narrower_and_seen_as_if_zeroed(evicted):
     assert packed == (64 if evicted else 160)
     heads = 3 * 2 * 2  # layers, rows, KV heads
     formula = heads * (packed * (8 + 4) * 4 + packed // 32 * (8 + 4) + (n - packed) * 2 * 16 * 4)
-    body = sum(p.untyped_storage().nbytes() for parts in cache._body for p in parts)
+    body = sum(p.untyped_storage().nbytes() for side in cache.sides for p in side.body)
     assert cache.live_bytes == formula == body + heads * (n - packed) * 2 * 16 * 4
     assert cache.live_bytes < 0.6 * dense.live_bytes
     for a, b in zip(cache.unpacked(1), (dense.k_LBGTD, dense.v_LBGTD), strict=True):
