@@ -11,6 +11,7 @@ __path__.append(__path__[0] + "/old")  # what modules were called before they mo
 _HOME = {
     "ModelConfig": "config",
     "Tokenizer": "tokenizer",
+    "Cache": "cache",
     "KVCache": "cache",
     "LayerKV": "cache",
     "attend": "attention",

@@ -3,7 +3,8 @@
 B rows, H query heads, G key/value heads, R = H / G, S new tokens, T slots, D head width.
 
 A backend is one function `(q_BHSD, kv, q_pos_BS, weights) -> (out_BHSD, weights_BHST | None)`.
-`reference` is the specification; the others must agree with it.
+`reference` is the specification; the others must agree with it. `rows` is a layer's own reader,
+which "auto" prefers where there is one that can answer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kvlab.cache import LayerKV
+from kvlab.protocol import LayerKV, Reader
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,49 @@ def attend(
     Raises: ValueError when more queries than slots come without positions.
     Source: Vaswani et al. 2017, equation 1; grouped heads: Ainslie et al. 2023.
     """
-    if q_pos_BS is None and q_BHSD.shape[2] > kv.pos_BGT.shape[2]:
-        raise ValueError(
-            f"{q_BHSD.shape[2]} queries came without positions to a layer of {kv.pos_BGT.shape[2]} "
-            "slots, so they are not those of its last ones. Append first, or pass q_pos_BS."
-        )
-    name, why = choose_backend(backend, weights)
-    if kv.packed is not None or name == "rows":
-        name, why = _choose_rows(name, why, q_BHSD, kv, backend)
-    out_BHSD, weights_BHST = BACKENDS[name](q_BHSD, kv, q_pos_BS, weights)
-    return Attended(out_BHSD, weights_BHST, name, why)
+    return chosen(backend, weights=weights)(q_BHSD, kv, q_pos_BS)
+
+
+def chosen(backend: str = "auto", *, weights: bool = False) -> Chosen:
+    """`attend` with its backend chosen once, for all layers of a forward.
+
+    Raises: ValueError for a backend that there is not, or that cannot give weights.
+    """
+    return Chosen(*choose_backend(backend, weights), backend == "auto" and not weights, weights)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A backend with the reason why; a call attends by it. `auto`: a layer's reader goes first."""
+
+    name: str
+    why: str
+    auto: bool
+    weights: bool
+
+    def __call__(self, q_BHSD: Tensor, kv: LayerKV, q_pos_BS: Tensor | None = None) -> Attended:
+        if q_pos_BS is None and q_BHSD.shape[2] > kv.pos_BGT.shape[2]:
+            raise ValueError(
+                f"{q_BHSD.shape[2]} queries came without positions to a layer of "
+                f"{kv.pos_BGT.shape[2]} slots, so they are not those of its last ones. Append "
+                "first, or pass q_pos_BS."
+            )
+        name, why = self.name, self.why
+        if kv.reader is not None or BACKENDS[name] is _own:
+            name, why = self._with_reader(q_BHSD, kv.reader)
+        out_BHSD, weights_BHST = BACKENDS[name](q_BHSD, kv, q_pos_BS, self.weights)
+        return Attended(out_BHSD, weights_BHST, name, why)
+
+    def _with_reader(self, q_BHSD: Tensor, reader: Reader | None) -> tuple[str, str]:
+        """Let a layer be read by its own reader where that is possible, else say why not."""
+        reason = "this cache is not packed" if reader is None else reader.missing(q_BHSD)
+        if BACKENDS[self.name] is _own and reason is not None:
+            raise ValueError(f"Attention backend {self.name!r} was asked for, but {reason}.")
+        if not self.auto:
+            return self.name, self.why
+        if reason is None:
+            return reader.name, reader.why
+        return self.name, f"{self.why}; {reader.unread}: {reason}"
 
 
 def choose_backend(backend: str, weights: bool) -> tuple[str, str]:
@@ -73,18 +107,6 @@ def choose_backend(backend: str, weights: bool) -> tuple[str, str]:
             "Use backend='reference' or 'auto'."
         )
     return backend, "asked for"
-
-
-def _choose_rows(name: str, why: str, q_BHSD: Tensor, kv: LayerKV, backend: str) -> tuple[str, str]:
-    """Read packed rows as they are where that is possible, else say why not."""
-    reason = "this cache is not packed" if kv.packed is None else kv.packed.missing(q_BHSD)
-    if name == "rows" and reason is not None:
-        raise ValueError(f"Attention backend 'rows' was asked for, but {reason}.")
-    if backend != "auto" or name == "reference":
-        return name, why
-    if reason is None:
-        return "rows", "reads packed rows as they are"
-    return name, f"{why}; rows were unpacked: {reason}"
 
 
 def allowed_BGST(kv: LayerKV, q_pos_BS: Tensor | None, n_new: int) -> Tensor:
@@ -145,12 +167,12 @@ def _sdpa(
     return out_BGQD.reshape(q_BHSD.shape), None
 
 
-def _rows(
+def _own(
     q_BHSD: Tensor, kv: LayerKV, q_pos_BS: Tensor | None, weights: bool
 ) -> tuple[Tensor, None]:
-    """A packed layer's own attention, which unpacks nothing."""
-    return kv.packed.attend(q_BHSD, q_pos_BS), None
+    """A layer's own reader."""
+    return kv.reader.attend(q_BHSD, q_pos_BS), None
 
 
 Backend = Callable[[Tensor, LayerKV, Tensor | None, bool], tuple[Tensor, Tensor | None]]
-BACKENDS: dict[str, Backend] = {"reference": _reference, "sdpa": _sdpa, "rows": _rows}
+BACKENDS: dict[str, Backend] = {"reference": _reference, "sdpa": _sdpa, "rows": _own}

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
-from kvlab.cache import KVCache
+from kvlab.cache import Cache
 from kvlab.model import Transformer
-from kvlab.pack import PackedKVCache
 from kvlab.prompts import Prompt, check_positions, pad, read  # noqa: F401 (pad was here)
-from kvlab.prune import Policy, Pruner, check_once
+from kvlab.protocol import Policy, Watcher
 from kvlab.sampling import Pick, Sampler, greedy  # noqa: F401 (Sampler was here)
 
 
@@ -34,7 +34,7 @@ class Step:
 def prefill(
     model: Transformer,
     tokens_BS: Tensor,
-    cache: KVCache,
+    cache: Cache,
     *,
     pos_BS: Tensor | None = None,
     backend: str = "auto",
@@ -43,72 +43,59 @@ def prefill(
     """Read a whole prompt at once, fill the cache, and return each row's last logits.
 
     `pos_BS` is needed only when rows have padding (-1): then the last real token counts. `prune`
-    thins the cache afterwards, once; the logits are those of the whole prompt. An empty packed
+    prunes the cache afterwards, once; the logits are those of the whole prompt. An empty packed
     cache packs what that left.
     Shapes: tokens_BS -> logits_BV.
     Raises: ValueError before anything is read when a budget is too small, a score needs the
     attention mass of tokens already in the cache, or a packed cache is not empty.
     """
-    if prune is not None:
-        pruner = _pruner(model, cache, prune, tokens_BS, pos_BS)
-        return _prefill_thinned(model, tokens_BS, cache, pos_BS, pruner, backend)
-    x_BSC = model.hidden(tokens_BS, pos_BS, cache, backend=backend)
+    watcher = None if prune is None else _watch(model, tokens_BS, pos_BS, cache, prune)
+    return _prefill(model, tokens_BS, pos_BS, cache, watcher, backend)
+
+
+def _watch(
+    model: Transformer, tokens_BS: Tensor, pos_BS: Tensor | None, cache: Cache, prune: Policy
+) -> Watcher:
+    """A policy ready for this prompt, with every refusal that is possible before it is read."""
+    if not hasattr(prune, "watch"):
+        raise ValueError(
+            f"{prune!r} came as a policy; expected what has `watch`: Evict(score, budget), "
+            "Sparsify(k=..., v=...) or Then(...) of these."
+        )
+    batch, n_prompt = tokens_BS.shape
+    draft = cache.draft(n_prompt)
     if pos_BS is None:
-        last_BC = x_BSC[:, -1]
-    else:
-        last_B = pos_BS.argmax(-1)
-        last_BC = x_BSC[torch.arange(len(last_B), device=last_B.device), last_B]
-    return model.head(last_BC)
-
-
-def _pruner(
-    model: Transformer,
-    cache: KVCache,
-    policy: Policy,
-    tokens_BS: Tensor,
-    pos_BS: Tensor | None,
-) -> Pruner:
-    """A pruner for this prompt, with every refusal that is possible before it is read.
-
-    For a packed cache it thins a dense one beside it.
-    """
-    if isinstance(cache, PackedKVCache):
-        cache = _beside(model, cache, policy, *tokens_BS.shape)
-    pruner = Pruner(model, cache, policy)
-    if pos_BS is None:
-        ends_B = (cache.seen + tokens_BS.shape[1],) * len(tokens_BS)
+        ends_B = (draft.seen + n_prompt,) * batch
     else:
         ends_B = tuple((pos_BS.amax(-1) + 1).tolist())
-    pruner.check(ends_B)
-    with pruner:
-        return pruner
+    return prune.watch(model, draft, ends_B, once=draft is not cache)
 
 
-def _beside(
-    model: Transformer, cache: PackedKVCache, policy: Policy, batch: int, n_prompt: int
-) -> KVCache:
-    """A dense cache in which a prompt is thinned before it is packed."""
-    if cache.seen:
-        raise ValueError(
-            f"{policy} came with a packed cache that holds {cache.seen} tokens, and what is packed "
-            "cannot be thinned. Start with an empty one, or leave prune= out."
-        )
-    check_once(policy)
-    return model.new_cache(batch, n_prompt)
-
-
-def _prefill_thinned(model, tokens_BS, cache, pos_BS, pruner: Pruner, backend="auto") -> Tensor:
-    """Read a prompt while its pruner watches, thin it, and pack what is left if `cache` does."""
-    with pruner:
-        logits_BV = prefill(model, tokens_BS, pruner.cache, pos_BS=pos_BS, backend=backend)
-    pruner.prune()
-    if isinstance(cache, PackedKVCache):
-        cache.take(pruner.cache)
+def _prefill(
+    model: Transformer,
+    tokens_BS: Tensor,
+    pos_BS: Tensor | None,
+    cache: Cache,
+    watcher: Watcher | None,
+    backend: str = "auto",
+) -> Tensor:
+    draft = cache if watcher is None else watcher.cache
+    with watcher or nullcontext():
+        x_BSC = model.hidden(tokens_BS, pos_BS, draft, backend=backend)
+        if pos_BS is None:
+            last_BC = x_BSC[:, -1]
+        else:
+            last_B = pos_BS.argmax(-1)
+            last_BC = x_BSC[torch.arange(len(last_B), device=last_B.device), last_B]
+        logits_BV = model.head(last_BC)
+    if watcher:
+        watcher.prune()
+        cache.take(draft)
     return logits_BV
 
 
 @torch.inference_mode()
-def decode(model: Transformer, token_B: Tensor, cache: KVCache, *, backend: str = "auto") -> Tensor:
+def decode(model: Transformer, token_B: Tensor, cache: Cache, *, backend: str = "auto") -> Tensor:
     """Feed one token per row, reuse everything in the cache, and return the next logits.
 
     Shapes: token_B -> logits_BV.
@@ -117,14 +104,42 @@ def decode(model: Transformer, token_B: Tensor, cache: KVCache, *, backend: str 
     return model.head(model.hidden(token_B[:, None], pos_B1, cache, backend=backend)[:, -1])
 
 
+Decode = Callable[[Transformer, Tensor, Cache], Tensor]
+
+
+class How(TypedDict, total=False):
+    """The keywords of `stream`, which says what they mean."""
+
+    cache: Cache | None
+    pick: Pick
+    decode: Decode
+    eos: Sequence[int] | None
+    prune: Policy | None
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is asked for, checked, on the model's device."""
+
+    model: Transformer
+    tokens_BS: Tensor
+    pos_BS: Tensor | None
+    n_new: int
+    cache: Cache
+    pick: Pick
+    decode: Decode
+    ends: Tensor
+    watcher: Watcher | None
+
+
 def stream(
     model: Transformer,
     prompts: Prompt,
     n_new: int,
     *,
-    cache: KVCache | None = None,
+    cache: Cache | None = None,
     pick: Pick = greedy,
-    decode: Callable[[Transformer, Tensor, KVCache], Tensor] = decode,
+    decode: Decode = decode,
     eos: Sequence[int] | None = None,
     prune: Policy | None = None,
 ) -> Iterator[Step]:
@@ -136,47 +151,44 @@ def stream(
     The last new token is not fed, so it is not yet in `cache`: the next prompt begins with it.
     On a GPU a few more steps may follow the one at which every row has ended; the cache is then
     as if they had not.
-    `prune` thins the cache after the prompt, and again each `every` decoded tokens if the policy
-    says so: `policies` has many. The cache still needs room for prompt and answer. An empty
-    `PackedKVCache` packs what a policy left of the prompt, and then what leaves its window.
+    `prune` prunes the cache after the prompt, and again each `every` decoded tokens if the policy
+    says so: `policies` has many. The cache still needs slots for prompt and answer. An empty
+    `PackedKVCache` packs what a policy left of the prompt, and then what leaves its window. `cache`
+    may also be of a class of your own: see `Cache`.
     Raises: ValueError before the first token when the prompt is empty or not of the model's ids,
     when prompt and answer do not fit the cache or the model's positions, or when the policy's
     budget is too small or what its score needs cannot be collected.
     """
     tokens_BS, pos_BS = read(model, prompts, n_new)
-    cache, pos_BS = _room(model, tokens_BS, pos_BS, n_new, cache)
+    cache, pos_BS = _cache_for(model, tokens_BS, pos_BS, n_new, cache)
     ends = torch.tensor(model.config.eos_ids if eos is None else tuple(eos), device=model.device)
-    pruner = None
-    if prune is not None:
-        pruner = _pruner(model, cache, prune, tokens_BS, pos_BS)
-        if pruner.watches_decoding and not getattr(decode, "passes_taps", True):
-            raise ValueError(
-                f"{prune} looks at the queries of decoded tokens, but a compiled step passes no "
-                "taps. Use plain decode, or every=0."
-            )
-    return _steps(model, tokens_BS, pos_BS, n_new, cache, pick, decode, ends, pruner)
+    watcher = None if prune is None else _watch(model, tokens_BS, pos_BS, cache, prune)
+    if watcher and watcher.watches_decoding and not getattr(decode, "passes_taps", True):
+        raise ValueError(
+            f"{prune} looks at the queries of decoded tokens, but a compiled step passes no "
+            "taps. Use plain decode, or every=0."
+        )
+    return _steps(_Request(model, tokens_BS, pos_BS, n_new, cache, pick, decode, ends, watcher))
 
 
 @torch.inference_mode()
-def _steps(model, tokens_BS, pos_BS, n_new, cache, pick, decode, ends, pruner) -> Iterator[Step]:
-    if pruner:
-        logits_BV = _prefill_thinned(model, tokens_BS, cache, pos_BS, pruner)
-    else:
-        logits_BV = prefill(model, tokens_BS, cache, pos_BS=pos_BS)
-    done_B = torch.zeros(len(tokens_BS), dtype=torch.bool, device=logits_BV.device)
-    token_B = tokens_BS[:, -1]
+def _steps(ask: _Request) -> Iterator[Step]:
+    cache, ends, watcher = ask.cache, ask.ends, ask.watcher
+    logits_BV = _prefill(ask.model, ask.tokens_BS, ask.pos_BS, cache, watcher)
+    token_B = ask.tokens_BS[:, -1]
+    done_B = torch.zeros(len(token_B), dtype=torch.bool, device=logits_BV.device)
     over: list[Tensor] = []
-    for index in range(n_new):
-        picked_B = pick(logits_BV)
+    for index in range(ask.n_new):
+        picked_B = ask.pick(logits_BV)
         if len(ends):
             picked_B = torch.where(done_B, token_B, picked_B)
             done_B = done_B | torch.isin(picked_B, ends)
             over.append(done_B.all())
         token_B = picked_B
         yield Step(index, token_B, logits_BV, done_B)
-        last = index + 1 == n_new
+        last = index + 1 == ask.n_new
         # tokens fed after the end could not be forgotten past an eviction, so then always ask
-        if over and (last or _may_ask(done_B.device, index) or (pruner and pruner.again)):
+        if over and (last or _may_ask(done_B.device, index) or (watcher and watcher.again)):
             late = _late(over)
             if late is not None:
                 # tokens fed after the end do not belong to the text
@@ -184,10 +196,10 @@ def _steps(model, tokens_BS, pos_BS, n_new, cache, pick, decode, ends, pruner) -
                 return
         if last:
             return
-        with pruner if pruner and pruner.watches_decoding else nullcontext():
-            logits_BV = decode(model, token_B, cache)
-        if pruner and pruner.again:
-            pruner.prune()
+        with watcher if watcher and watcher.watches_decoding else nullcontext():
+            logits_BV = ask.decode(ask.model, token_B, cache)
+        if watcher and watcher.again:
+            watcher.prune()
 
 
 def _may_ask(device: torch.device, index: int) -> bool:
@@ -201,23 +213,23 @@ def _late(over: list[Tensor]) -> int | None:
     return n_over - 1 if n_over else None
 
 
-def _room(
+def _cache_for(
     model: Transformer,
     tokens_BS: Tensor,
     pos_BS: Tensor | None,
     n_new: int,
-    cache: KVCache | None,
-) -> tuple[KVCache, Tensor | None]:
+    cache: Cache | None,
+) -> tuple[Cache, Tensor | None]:
+    """A new cache, or the given one if prompt and answer fit; and the prompt's positions."""
     batch, n_prompt = tokens_BS.shape
     held = cache.seen if cache is not None else 0
-    # the last new token is returned but never fed
-    needed = held + n_prompt + n_new - 1
     check_positions(model, held + n_prompt, n_new)
+    n_fed = n_prompt + n_new - 1  # the last new token is returned but never fed
     if cache is None:
-        return model.new_cache(batch, needed), pos_BS
-    if cache.batch != batch:
+        return model.new_cache(batch, n_fed), pos_BS
+    if batch != (cache.batch or batch):
         raise ValueError(f"{batch} prompts came with a cache of {cache.batch} rows.")
-    cache.check_room(n_prompt + n_new - 1)
+    cache.check_capacity(n_fed)
     if pos_BS is None and not cache.counts_positions:
         pos_BS = torch.arange(n_prompt, device=tokens_BS.device).expand(batch, n_prompt)
     if pos_BS is not None:
@@ -225,25 +237,12 @@ def _room(
     return cache, pos_BS
 
 
-def generate(
-    model: Transformer,
-    prompts: Prompt,
-    n_new: int,
-    *,
-    cache: KVCache | None = None,
-    pick: Pick = greedy,
-    decode: Callable[[Transformer, Tensor, KVCache], Tensor] = decode,
-    eos: Sequence[int] | None = None,
-    prune: Policy | None = None,
-) -> Tensor:
-    """The new tokens of each row; same arguments as `stream`.
+def generate(model: Transformer, prompts: Prompt, n_new: int, **how: Unpack[How]) -> Tensor:
+    """The new tokens of each row; same arguments as `stream`: cache, pick, decode, eos, prune.
 
     Shapes: -> tokens_BN with N <= n_new; after a row's end its ending id repeats.
     """
-    steps = stream(
-        model, prompts, n_new, cache=cache, pick=pick, decode=decode, eos=eos, prune=prune
-    )
-    kept = [(step.token_B, step.done_B.all()) for step in steps]
+    kept = [(step.token_B, step.done_B.all()) for step in stream(model, prompts, n_new, **how)]
     late = _late([over for _, over in kept]) or 0
     return torch.stack([token_B for token_B, _ in kept[: len(kept) - late]], dim=1)
 
@@ -272,7 +271,9 @@ def stream_uncached(
 
 
 @torch.inference_mode()
-def _uncached_steps(model, tokens_BS, n_new, pick) -> Iterator[Tensor]:
+def _uncached_steps(
+    model: Transformer, tokens_BS: Tensor, n_new: int, pick: Pick
+) -> Iterator[Tensor]:
     for _ in range(n_new):
         token_B = pick(model.head(model.hidden(tokens_BS)[:, -1]))
         tokens_BS = torch.cat((tokens_BS, token_B[:, None]), dim=1)

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from kvlab.attention import attend
-from kvlab.cache import KVCache
+from kvlab.cache import Cache as OurCache
+from kvlab.cache import KVCache, new_cache
 from kvlab.config import ModelConfig
-from kvlab.pack import PackedKVCache
+from kvlab.old import in_new_words, renamed
 from kvlab.prune import Policy, Pruner, check_once, parts_of
 
 WANTED = "kvlab.hf works inside transformers 5, which is not here: pip install 'transformers>=5.23'"
@@ -42,35 +43,39 @@ except (ImportError, AttributeError):
 NAME = "kvlab"
 # Slots that a cache without a fixed capacity has beyond what it needs, and their share of it.
 _SPARE, _SHARE = 64, 8
+_WORDS = {"k_rule": "k", "v_rule": "v", "sinks": "sink", "every": "at_once"}
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+@renamed(packed="storage")
 def cache(
     model: PreTrainedModel,
     policy: Policy | None = None,
     *,
-    packed: dict | None = None,
+    storage: dict | None = None,
     capacity: int | None = None,
 ) -> PolicyCache:
     """A cache for one batch of this model, to be passed as `past_key_values`.
 
     `policy` is what `kvlab.generate(prune=)` takes. It is applied when the prompt has been read,
-    that is before the first token that comes alone, and by its `every` after that. `packed` is what
-    `PackedKVCache` takes by name (k_rule, v_rule, recent, ...); with a policy, what that left is
-    packed. `capacity` takes memory for so many slots once; without it, memory grows with the text
+    that is before the first token that comes alone, and by its `every` after that. `storage` is
+    what `model.new_cache` takes by name (k, v, recent, ...), and holds what a policy left.
+    `capacity` takes memory for so many slots once; without it, memory grows with the text
     and shrinks when tokens were evicted. A packed cache needs one.
     Registers the attention function "kvlab" with transformers and selects it in this model. With
     any other cache it does what "sdpa" does; `model.set_attn_implementation` selects another.
     Raises: ValueError for a model, policy or storage that cannot work; nothing is then changed.
     """
     theirs, stand_in = _read(model)
-    _check_storage(policy, packed, capacity)
-    _check_rules(packed, stand_in.config)
+    if storage is not None:
+        storage = in_new_words(storage, _WORDS, stacklevel=4)
+    _check_storage(policy, storage, capacity)
+    _check_rules(storage, stand_in.config)
     _check_policy(policy, stand_in)
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, _mask)
     model.set_attn_implementation(NAME)
-    return PolicyCache(theirs, stand_in, policy, packed, capacity)
+    return PolicyCache(theirs, stand_in, policy, storage, capacity)
 
 
 class PolicyCache(Cache):
@@ -86,11 +91,11 @@ class PolicyCache(Cache):
         theirs: PreTrainedConfig,
         stand_in: nn.Module,
         policy: Policy | None,
-        packed: dict | None,
+        storage: dict | None,
         capacity: int | None,
     ) -> None:
         self._theirs, self._stand_in = theirs, stand_in
-        self._policy, self._packed, self._capacity = policy, packed, capacity
+        self._policy, self._storage, self._capacity = policy, storage, capacity
         self._readers = [layer.self_attn for layer in stand_in.model.layers]
         super().__init__(layers=[_Layer(self, i) for i in range(len(self._readers))])
         self._pruner: Pruner | None = None
@@ -103,11 +108,11 @@ class PolicyCache(Cache):
     def reset(self) -> None:
         """Forget everything, and give the memory back."""
         self._unwatch()
-        self.kv: KVCache | None = None
+        self.kv: OurCache | None = None
         self._pruner = None
         self._turn = 0  # the layer that comes next
         self._pos_BS: Tensor | None = None
-        self._ended = False  # whether the prompt has been read and thinned
+        self._ended = False  # whether the prompt has been read and pruned
 
     @property
     def live_bytes(self) -> int:
@@ -122,7 +127,7 @@ class PolicyCache(Cache):
     def prune(self) -> None:
         """The prompt ends here: apply the policy, and pack what is left.
 
-        Call it to thin a text before a question about it is read; else it happens by itself.
+        Call it to prune a text before a question about it is read; else it happens by itself.
         Raises: ValueError as Pruner.prune does, with nothing changed; and for a second time, where
         the policy looks at queries that were not collected since.
         """
@@ -137,8 +142,11 @@ class PolicyCache(Cache):
                 )
             pruner.step = 0
             pruner.prune()
-        if self._packed is not None and not isinstance(self.kv, PackedKVCache):
-            self.kv = PackedKVCache.of(self.kv, capacity=self._capacity, **self._packed)
+        if self._storage is not None and pruner is not None:  # so far a dense one was pruned
+            kv = self.kv
+            sizes = (kv.n_layers, kv.batch, kv.n_kv_heads, self._capacity, kv.head_dim)
+            self.kv = new_cache(*sizes, dtype=kv.dtype, device=kv.device, **self._storage)
+            self.kv.take(kv)
             self._pruner = None
         elif self._capacity is None:
             used = max(self.kv.used_L)
@@ -149,7 +157,7 @@ class PolicyCache(Cache):
         """A second cache with the same contents, also what `copy.deepcopy` makes.
 
         With another policy, one reading of a prompt serves several: it may look at no more than
-        this one's does, and needs a prompt that has not been thinned yet.
+        this one's does, and needs a prompt that has not been pruned yet.
         """
         if policy is not None and (self._policy is None or self._ended):
             raise ValueError(
@@ -159,9 +167,9 @@ class PolicyCache(Cache):
         if self._turn:
             raise ValueError("A fork was asked for in the middle of a forward.")
         wanted = policy or self._policy
-        _check_storage(wanted, self._packed, self._capacity)
+        _check_storage(wanted, self._storage, self._capacity)
         _check_policy(wanted, self._stand_in)
-        twin = PolicyCache(self._theirs, self._stand_in, wanted, self._packed, self._capacity)
+        twin = PolicyCache(self._theirs, self._stand_in, wanted, self._storage, self._capacity)
         twin._ended = self._ended
         if self._pruner is not None:
             twin._pruner = self._pruner.fork(wanted)
@@ -218,7 +226,7 @@ class PolicyCache(Cache):
         return out_BHSD
 
     def _begin(self, k_BGSD: Tensor, mask: Tensor | None, position_ids: Tensor | None) -> None:
-        """All that can be refused before anything is written; then room, positions, watching."""
+        """All that can be refused before anything is written; then memory, positions, watching."""
         batch, n_new = k_BGSD.shape[0], k_BGSD.shape[2]
         if self.kv is not None and batch != self.kv.batch:
             raise ValueError(f"{batch} rows came to a cache of {self.kv.batch}; make a new one.")
@@ -230,7 +238,7 @@ class PolicyCache(Cache):
         _check_positions(position_ids, pos_BS, kv.seen)
         needed = max(kv.used_L) + n_new
         if self._capacity is not None:
-            kv.check_room(n_new)
+            kv.check_capacity(n_new)
         elif needed > kv.capacity:
             kv.grow(needed + _spare(needed))
         if self.kv is None and self._policy is not None:
@@ -239,13 +247,13 @@ class PolicyCache(Cache):
         if self._pruner is not None and (not self._ended or self._pruner.watches_decoding):
             self._pruner.__enter__()
 
-    def _new(self, k_BGSD: Tensor) -> KVCache:
+    def _new(self, k_BGSD: Tensor) -> OurCache:
         batch, heads, n_new, width = k_BGSD.shape
-        direct = self._packed is not None and self._policy is None
-        kind, how = (PackedKVCache, self._packed) if direct else (KVCache, {})
+        direct = self._storage is not None and self._policy is None
         capacity = n_new + _spare(n_new) if self._capacity is None else self._capacity
+        sizes = (len(self._readers), batch, heads, capacity, width)
         where = {"dtype": k_BGSD.dtype, "device": k_BGSD.device}
-        return kind(len(self._readers), batch, heads, capacity, width, **how, **where)
+        return new_cache(*sizes, **where, **(self._storage if direct else {}))
 
     def _end(self, n_new: int) -> None:
         self._unwatch()
@@ -293,7 +301,7 @@ class _Layer(CacheLayerMixin):
         """Asked for by assisted decoding before it reads anything."""
         raise ValueError(
             "Assisted decoding (assistant_model, prompt_lookup_num_tokens) takes tokens back, and "
-            "a thinned cache cannot give back what it dropped. Generate without an assistant."
+            "a pruned cache cannot give back what it dropped. Generate without an assistant."
         )
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -366,26 +374,29 @@ def _read(model: PreTrainedModel) -> tuple[PreTrainedConfig, nn.Module]:
     return theirs, _Parts(config=config, model=inner, device=devices.pop())
 
 
-def _check_storage(policy: Policy | None, packed: dict | None, capacity: int | None) -> None:
+def _check_storage(policy: Policy | None, storage: dict | None, capacity: int | None) -> None:
     if capacity is not None and (type(capacity) is not int or capacity < 1):
         raise ValueError(f"capacity is {capacity!r}; expected a number of slots, or None to grow.")
-    if packed is None:
+    if storage is None:
         return
     if capacity is None:
         raise ValueError("A packed cache does not grow; give it capacity=, prompt and answer.")
     check_once(policy)
 
 
-def _check_rules(packed: dict | None, config: ModelConfig) -> None:
-    """Refuse what a packed cache of this model would refuse, by making the smallest one."""
-    if packed is None:
+def _check_rules(storage: dict | None, config: ModelConfig) -> None:
+    """Refuse what a cache of this model and storage would refuse, by making the smallest one."""
+    if storage is None:
         return
     try:
-        PackedKVCache(1, 1, 1, 1, config.head_dim, **packed)
+        lacking = [name for name in ("k", "v") if name not in storage]
+        if lacking:
+            raise TypeError(f"{' and '.join(lacking)} missing")
+        new_cache(1, 1, 1, 1, config.head_dim, dtype=torch.float32, device="cpu", **storage)
     except TypeError as error:
         raise ValueError(
-            f"packed is {packed!r}, which PackedKVCache does not take ({error}); expected "
-            "dict(k_rule=..., v_rule=..., recent=32, sinks=0)."
+            f"storage is {storage!r}, which makes no cache ({error}); expected dict(k=..., v=..., "
+            "recent=32, sink=0)."
         ) from None
 
 

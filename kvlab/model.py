@@ -6,14 +6,27 @@ V vocabulary. Parameter names are Hugging Face's, so a checkpoint loads without 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kvlab import ops
-from kvlab.attention import attend, choose_backend
-from kvlab.cache import KVCache, LayerKV
+from kvlab.attention import Chosen, chosen
+from kvlab.cache import Cache, LayerKV, new_cache
 from kvlab.config import ModelConfig
+from kvlab.protocol import Rule
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one forward hands from layer to layer, beside the tokens themselves."""
+
+    rope: tuple[Tensor, Tensor]
+    pos_BS: Tensor | None  # None where tokens follow on
+    cache: Cache | None
+    attend: Chosen
 
 
 class Transformer(nn.Module):
@@ -35,23 +48,29 @@ class Transformer(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.model.embed_tokens.weight.dtype
 
-    def new_cache(self, batch: int, capacity: int) -> KVCache:
-        """An empty cache that fits this model, its device and its precision."""
-        return KVCache(
-            self.config.n_layers,
-            batch,
-            self.config.n_kv_heads,
-            capacity,
-            self.config.head_dim,
-            dtype=self.dtype,
-            device=self.device,
-        )
+    def new_cache(
+        self,
+        batch: int,
+        capacity: int,
+        *,
+        k: Rule | None = None,
+        v: Rule | None = None,
+        **how: object,
+    ) -> Cache:
+        """An empty cache that fits this model, its device and its precision.
+
+        A `KVCache`; with rules for keys and values (`k=PerToken(19), v=PerToken(19)`) the cache
+        that holds them so, which also takes `recent`, `sink` and `at_once`.
+        """
+        config = self.config
+        sizes = (config.n_layers, batch, config.n_kv_heads, capacity, config.head_dim)
+        return new_cache(*sizes, dtype=self.dtype, device=self.device, k=k, v=v, **how)
 
     def forward(
         self,
         tokens_BS: Tensor,
         pos_BS: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         *,
         backend: str = "auto",
     ) -> Tensor:
@@ -68,28 +87,34 @@ class Transformer(nn.Module):
         self,
         tokens_BS: Tensor,
         pos_BS: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         *,
         backend: str = "auto",
     ) -> Tensor:
         """The last layer's output after the final norm: what `head` reads. Shapes: x_BSC."""
-        choose_backend(backend, weights=False)  # an unknown one, before anything is written
+        # an unknown backend is refused, as all else, before anything is written
+        attend = chosen(backend, weights=backend == "reference")
         if pos_BS is not None and pos_BS.shape != tokens_BS.shape:
             raise ValueError(
                 f"Positions of shape {tuple(pos_BS.shape)} came with tokens of shape "
                 f"{tuple(tokens_BS.shape)}; expected the same shape."
             )
         if cache is not None:
-            if (cache.n_layers, cache.batch) != (self.config.n_layers, tokens_BS.shape[0]):
-                raise ValueError(
-                    f"A cache of {cache.n_layers} layers and {cache.batch} rows came; expected "
-                    f"{self.config.n_layers} layers and {tokens_BS.shape[0]} rows, as the model "
-                    "and its tokens have."
-                )
-            cache.check_room(tokens_BS.shape[1])
-            if pos_BS is None and not cache.counts_positions:
-                raise ValueError("This cache was given positions, so it needs them: pass pos_BS.")
-        return self.model(tokens_BS, pos_BS, cache, backend)
+            self._check(cache, *tokens_BS.shape, counts=pos_BS is None)
+        return self.model(tokens_BS, pos_BS, cache, attend)
+
+    def _check(self, cache: Cache, rows: int, n_new: int, counts: bool) -> None:
+        """Refuse a cache that a later layer would refuse: the first ones would be written then."""
+        n_layers = self.config.n_layers
+        held = (cache.n_layers or n_layers, cache.batch or rows)
+        if held != (n_layers, rows):
+            raise ValueError(
+                f"A cache of {held[0]} layers and {held[1]} rows came; expected {n_layers} layers "
+                f"and {rows} rows, as the model and its tokens have."
+            )
+        cache.check_capacity(n_new)
+        if counts and not cache.counts_positions:
+            raise ValueError("This cache was given positions, so it needs them: pass pos_BS.")
 
     @property
     def head_weights(self) -> nn.Module:
@@ -127,13 +152,14 @@ class Decoder(nn.Module):
         self._table: tuple[Tensor, Tensor] | None = None
 
     def forward(
-        self, tokens_BS: Tensor, pos_BS: Tensor | None, cache: KVCache | None, backend: str
+        self, tokens_BS: Tensor, pos_BS: Tensor | None, cache: Cache | None, attend: Chosen
     ) -> Tensor:
         x_BSC = self.embed_tokens(tokens_BS)
         start = cache.seen if cache is not None else 0
         rope = self.rope(pos_BS, start, tokens_BS.shape[1], x_BSC)
+        now = Pass(rope, pos_BS, cache, attend)
         for layer in self.layers:
-            x_BSC = layer(x_BSC, rope, pos_BS, cache, backend)
+            x_BSC = layer(x_BSC, now)
         return self.norm(x_BSC)
 
     def rope(
@@ -176,15 +202,8 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
         self.mlp = MLP(config)
 
-    def forward(
-        self,
-        x_BSC: Tensor,
-        rope: tuple[Tensor, Tensor],
-        pos_BS: Tensor | None,
-        cache: KVCache | None,
-        backend: str,
-    ) -> Tensor:
-        x_BSC = x_BSC + self.self_attn(self.input_layernorm(x_BSC), rope, pos_BS, cache, backend)
+    def forward(self, x_BSC: Tensor, now: Pass) -> Tensor:
+        x_BSC = x_BSC + self.self_attn(self.input_layernorm(x_BSC), now)
         return x_BSC + self.mlp(self.post_attention_layernorm(x_BSC))
 
 
@@ -212,27 +231,20 @@ class Attention(nn.Module):
         self.tap_v = nn.Identity()
         self.tap_weights = nn.Identity()
 
-    def forward(
-        self,
-        x_BSC: Tensor,
-        rope: tuple[Tensor, Tensor],
-        pos_BS: Tensor | None,
-        cache: KVCache | None,
-        backend: str,
-    ) -> Tensor:
+    def forward(self, x_BSC: Tensor, now: Pass) -> Tensor:
         q_BHSD = self.q_norm(self._heads(self.q_proj(x_BSC)))
         k_BGSD = self.k_norm(self._heads(self.k_proj(x_BSC)))
         # queries and keys turn alike, so they turn together
-        turned = ops.apply_rope(torch.cat((q_BHSD, k_BGSD), dim=1), *rope)
+        turned = ops.apply_rope(torch.cat((q_BHSD, k_BGSD), dim=1), *now.rope)
         q_BHSD = self.tap_q(turned[:, : q_BHSD.shape[1]])
         k_BGSD = self.tap_k(turned[:, q_BHSD.shape[1] :])
         v_BGSD = self.tap_v(self._heads(self.v_proj(x_BSC)))
-        if cache is None:
-            kv = _uncached(k_BGSD, v_BGSD, pos_BS)
+        if now.cache is None:
+            kv = _uncached(k_BGSD, v_BGSD, now.pos_BS)
         else:
-            cache.append(self.index, k_BGSD, v_BGSD, pos_BS)
-            kv = cache.read(self.index)
-        seen = attend(q_BHSD, kv, pos_BS, backend=backend, weights=backend == "reference")
+            now.cache.append(self.index, k_BGSD, v_BGSD, now.pos_BS)
+            kv = now.cache.read(self.index)
+        seen = now.attend(q_BHSD, kv, now.pos_BS)
         if seen.weights_BHST is not None:
             self.tap_weights(seen.weights_BHST)
         out_BSHD = seen.out_BHSD.transpose(1, 2)

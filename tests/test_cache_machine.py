@@ -198,7 +198,8 @@ class Life(RuleBasedStateMachine):
         other.k_LBGTD.fill_(float("nan"))
         other.v_LBGTD.fill_(float("nan"))
         other.pos_LBGT.fill_(99)
-        other._used_L[:] = [77] * self.sizes[0]
+        for state in other.ledger.layers:
+            state.used = 77
         if not stay:
             self.cache, self.copied = twin, self.live()
             self.written = self.read = 0

@@ -322,12 +322,12 @@ def test_memory_is_taken_once_where_a_capacity_is_given(pairs):
 
 
 RULES = {
-    "rows": {"k_rule": PerToken(4), "v_rule": PerToken(4), "recent": 8, "every": 4},
+    "rows": {"k": PerToken(4), "v": PerToken(4), "recent": 8, "at_once": 4},
     "kivi": {
-        "k_rule": CodesPerChannel(4, 8),
-        "v_rule": CodesPerToken(4, 8),
+        "k": CodesPerChannel(4, 8),
+        "v": CodesPerToken(4, 8),
         "recent": 8,
-        "every": 8,
+        "at_once": 8,
     },
 }
 
@@ -340,7 +340,7 @@ def test_packed_rows_are_those_of_our_own_engine(pairs, rules, padded):
     n = N_PROMPT + N_NEW
     sizes = (3, len(rows), 2, n, 8)
     kv = PackedKVCache(*sizes, dtype=torch.float64, **rules)
-    cache = hf.cache(theirs, packed=rules, capacity=n)
+    cache = hf.cache(theirs, storage=rules, capacity=n)
     got = say(theirs, ids, mask, past_key_values=cache)
     if not padded:  # padding comes first there and last here, and fills other groups
         same(got, ours_say(ours, rows, kv, None))
@@ -356,7 +356,7 @@ def test_what_a_policy_left_is_packed(pairs):
     theirs, ours = pairs("llama")
     ids, mask, rows = prompts(padded=True)
     policy = Evict(keydiff, 24, **WINDOW)
-    cache = hf.cache(theirs, policy, packed=RULES["rows"], capacity=N_PROMPT + N_NEW)
+    cache = hf.cache(theirs, policy, storage=RULES["rows"], capacity=N_PROMPT + N_NEW)
     got = say(theirs, ids, mask, past_key_values=cache)
     kv = ours.new_cache(2, N_PROMPT + N_NEW)
     steps = list(stream(ours, rows, 1, cache=kv, prune=policy))
@@ -414,10 +414,10 @@ def test_a_model_that_compile_changed_is_refused():
     [
         ({"policy": knorm}, "came as a policy"),
         ({"policy": Evict(knorm, 40), "capacity": 0}, "capacity is 0"),
-        ({"packed": RULES["rows"]}, "give it capacity="),
-        ({"policy": Evict(knorm, 40, every=2), "packed": RULES["rows"], "capacity": 9}, "every=0"),
-        ({"packed": {"k_rule": PerToken(4)}, "capacity": 9}, "v_rule"),
-        ({"packed": {"k_rule": PerToken(9), "v_rule": PerToken(9)}, "capacity": 9}, "9"),
+        ({"storage": RULES["rows"]}, "give it capacity="),
+        ({"policy": Evict(knorm, 40, every=2), "storage": RULES["rows"], "capacity": 9}, "every=0"),
+        ({"storage": {"k": PerToken(4)}, "capacity": 9}, "v missing"),
+        ({"storage": {"k": PerToken(9), "v": PerToken(9)}, "capacity": 9}, "9"),
     ],
 )
 def test_policies_and_storage_that_cannot_work_are_refused(pairs, how, said):

@@ -11,15 +11,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kvlab.cache import KVCache, LayerKV
+from kvlab.attention import chosen
+from kvlab.cache import Cache, KVCache, LayerKV
 from kvlab.fast.fused import FusedDecode
 from kvlab.model import Transformer, taps, watched
-from kvlab.pack import PackedKVCache
 
 FEWEST_SLOTS = 128
 
 
-def compiled_decode(model: Transformer, cache: KVCache) -> CompiledDecode:
+def compiled_decode(model: Transformer, cache: Cache) -> CompiledDecode:
     """A faster `decode` for this model and this cache: same call, same result up to rounding.
 
     Give it to `generate(..., cache=cache, decode=compiled_decode(model, cache))`. The first step
@@ -41,16 +41,17 @@ class CompiledDecode:
 
     passes_taps = False  # what listens at a model's taps hears nothing of this step
 
-    def __init__(self, model: Transformer, cache: KVCache) -> None:
+    def __init__(self, model: Transformer, cache: Cache) -> None:
         config = model.config
         wanted = (config.n_layers, config.n_kv_heads, config.head_dim, model.dtype, model.device)
-        came = (cache.n_layers, cache.n_kv_heads, cache.head_dim, cache.dtype, cache.device)
+        sizes = ("n_layers", "n_kv_heads", "head_dim", "dtype", "device")
+        came = tuple(getattr(cache, name, None) for name in sizes)
         if came != wanted:
             raise ValueError(
                 f"A cache of {_words(came)} came; expected {_words(wanted)}, as the model has. "
                 "Make it with model.new_cache."
             )
-        if model.device.type == "cuda" and isinstance(cache, PackedKVCache):
+        if model.device.type == "cuda" and not hasattr(cache, "advance"):
             raise ValueError(
                 "A CUDA graph was asked for, but this cache is packed, and where its window lies "
                 "changes from step to step. Use decode, or a KVCache."
@@ -82,15 +83,13 @@ class CompiledDecode:
                 f"torch.int64 of shape ({cache.batch},), one for each row of the cache."
             )
         if token_B.device != cache.device:
-            raise ValueError(
-                f"Tokens on {token_B.device} came; the model is on {cache.k_LBGTD.device}."
-            )
+            raise ValueError(f"Tokens on {token_B.device} came; the model is on {cache.device}.")
         if watched(self._taps):
             raise ValueError(
                 "A probe watches this model, but a compiled step passes no taps. Leave the probe, "
                 "or use plain decode."
             )
-        cache.check_room(1)
+        cache.check_capacity(1)
         return self._step(token_B)
 
 
@@ -105,7 +104,7 @@ class StaticDecode:
 
     def __init__(self, model: Transformer, cache: KVCache) -> None:
         device = model.device
-        self._model, self._cache = model, cache
+        self._model, self._cache, self._attend = model, cache, chosen("sdpa")
         self._token_B1 = torch.zeros(cache.batch, 1, dtype=torch.int64, device=device)
         self._pos_B1 = torch.zeros(cache.batch, 1, dtype=torch.int64, device=device)
         self._slot_L = torch.zeros(cache.n_layers, dtype=torch.int64, device=device)
@@ -137,7 +136,7 @@ class StaticDecode:
 
     def _run(self, n_slots: int) -> Tensor:
         slots = _Slots(self._cache, self._slot_L, n_slots)
-        x_BSC = self._model.model(self._token_B1, self._pos_B1, slots, "sdpa")
+        x_BSC = self._model.model(self._token_B1, self._pos_B1, slots, self._attend)
         return self._model.head(x_BSC[:, -1])
 
     def _count_up(self) -> None:
@@ -199,9 +198,9 @@ def slots_for(n_used: int, capacity: int) -> int:
     return min(capacity, max(FEWEST_SLOTS, 1 << (n_used - 1).bit_length()))
 
 
-def _memory(cache: KVCache) -> tuple[int, ...]:
-    """Where a cache lies; a packed one finds its own way after it moved."""
-    if isinstance(cache, PackedKVCache):
+def _memory(cache: Cache) -> tuple[int, ...]:
+    """Where a cache lies that a step writes; others find their own way after they moved."""
+    if not hasattr(cache, "advance"):
         return ()
     stores = (cache.k_LBGTD, cache.v_LBGTD, cache.pos_LBGT)
     return (*(store.data_ptr() for store in stores), cache.capacity)

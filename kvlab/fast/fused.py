@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kvlab import kernels
-from kvlab.cache import KVCache
+from kvlab.cache import Cache, KVCache
 from kvlab.kernels import numbers, threads
 from kvlab.model import Layer, Transformer
-from kvlab.pack import PackedKVCache, PackedLayer
 
 # Up to so many rows our own kernel reads each weight once; more rows are torch's matrix product.
 MOST_ROWS = 12
@@ -33,20 +32,21 @@ class FusedDecode:
     Activations stay in float32 (float64 in a float64 model) where `decode` rounds each of them to
     the model's precision. It looks at the model's matrices where they lie, and copies its small
     vectors: make it again after changing those. numba compiles it when it first runs, and keeps
-    the code. It checks nothing: `compiled.CompiledDecode` does.
+    the code. It checks nothing: `compiled.CompiledDecode` does. A cache that it may not write by
+    itself, as one that packs, appends and attends in its own way, between the compiled parts.
     Raises: ValueError when numba is missing, the model is not on a CPU, the CPU cannot read
     float16, or a packed cache holds what the kernel for packed rows does not read.
     """
 
-    def __init__(self, model: Transformer, cache: KVCache) -> None:
+    def __init__(self, model: Transformer, cache: Cache) -> None:
         reason = kernels.missing("cpu")
-        packed = isinstance(cache, PackedKVCache)
+        self._writes = hasattr(cache, "advance")
         if reason is None and (model.device.type != "cpu" or cache.device.type != "cpu"):
             reason = f"the model is on {model.device}"
         if reason is None and model.dtype == torch.float16 and not _reads_float16():
             reason = "this processor has no instruction that reads float16; load another dtype"
-        if reason is None and packed:
-            reason = PackedLayer(cache, 0).missing(torch.empty(cache.batch, 1, 1, 1))
+        if reason is None and not self._writes:
+            reason = _unread(cache)
         if reason:
             raise ValueError(f"The compiled step for a CPU was asked for, but {reason}.")
         self._rope = model.model.rope
@@ -57,7 +57,7 @@ class FusedDecode:
         self._layers = [_LayerStep(layer, self._work) for layer in model.model.layers]
         self._norm = _Norm(model.model.norm, self._work)
         self._head = _Matrix(model.head_weights, self._work)
-        slots = _PackedSlots if packed else _DenseSlots
+        slots = _DenseSlots if self._writes else _OwnSlots
         self._slots = [slots(cache, layer) for layer in range(cache.n_layers)]
         self._room = _Room(model, cache, self._work)
         matrices = [m for layer in self._layers for m in layer.matrices]
@@ -77,7 +77,7 @@ class FusedDecode:
             self._norm(room.x, room.normed)
             logits = np.empty((len(room.x), self._head.n_out), room.x.dtype)
             self._head(room.normed, logits)
-        if not isinstance(cache, PackedKVCache):
+        if self._writes:
             cache.advance()
         return torch.from_numpy(logits[: cache.batch]).to(self._dtype)
 
@@ -166,19 +166,19 @@ class _DenseSlots:
 
     def __call__(self, room: _Room, pos_B1: Tensor | None) -> None:
         """Write the new token, and attend. Counting it is left to the whole step."""
-        cache, slot = self._cache, self._cache.used_L[self._layer]
+        cache, state = self._cache, self._cache.ledger[self._layer]
         pos_B = np.full(cache.batch, cache.seen) if pos_B1 is None else pos_B1[:, 0].numpy()
-        whole = cache.whole_L[self._layer]
+        slot, whole = state.used, state.whole
         self._cpu.store(room.k_BGD, room.v_BGD, pos_B, slot, *self._kv)
         self._cpu.attend(
             room.q_BHD, *self._kv, pos_B, slot + 1, whole, self._scale, room.scratch, room.out_BHD
         )
 
 
-class _PackedSlots:
-    """One layer of a packed cache, which packs, counts and attends by itself."""
+class _OwnSlots:
+    """One layer of a cache that writes, counts and attends by itself."""
 
-    def __init__(self, cache: PackedKVCache, layer: int) -> None:
+    def __init__(self, cache: Cache, layer: int) -> None:
         self._cache, self._layer = cache, layer
 
     def __call__(self, room: _Room, pos_B1: Tensor | None) -> None:
@@ -186,7 +186,7 @@ class _PackedSlots:
         new = (torch.from_numpy(x)[:, :, None].to(cache.dtype) for x in (room.k_BGD, room.v_BGD))
         cache.append(layer, *new, pos_B1)
         q_BHSD = torch.from_numpy(room.q_BHD)[:, :, None]
-        room.out_BHD[:] = cache.read(layer).attend(q_BHSD, pos_B1)[:, :, 0].numpy()
+        room.out_BHD[:] = cache.read(layer).reader.attend(q_BHSD, pos_B1)[:, :, 0].numpy()
 
 
 class _Matrix:
@@ -265,6 +265,13 @@ class _Room:
             room(batch, heads, *size)
             for size in ((cache.capacity,), (parts,), (parts,), (parts, width))
         )
+
+
+def _unread(cache: Cache) -> str | None:
+    """Why a cache's own reader cannot serve single tokens, or None if it can."""
+    if not hasattr(cache, "reader"):
+        return f"a {type(cache).__name__} has no reader, so it takes decode"
+    return cache.reader(0).missing(torch.empty(cache.batch, 1, 1, 1))
 
 
 def _reads_float16() -> bool:

@@ -1,6 +1,7 @@
 """Keys and values in fewer bytes: packed rows, rules that make them, a cache that holds them."""
 
 from kvlab.pack.cache import PackedKVCache
+from kvlab.pack.format import Format
 from kvlab.pack.layer import PackedLayer
 from kvlab.pack.rules import (
     Channels,
@@ -13,6 +14,6 @@ from kvlab.pack.rules import (
 )
 
 __all__ = [
-    "Channels", "CodesPerChannel", "CodesPerToken", "Dense", "PackedKVCache", "PackedLayer",
-    "PerChannel", "PerToken", "Rule",
+    "Channels", "CodesPerChannel", "CodesPerToken", "Dense", "Format", "PackedKVCache",
+    "PackedLayer", "PerChannel", "PerToken", "Rule",
 ]  # fmt: skip

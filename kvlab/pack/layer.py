@@ -11,25 +11,31 @@ import torch
 from torch import Tensor
 
 from kvlab import kernels
-from kvlab.cache import KVCache
-from kvlab.pack.rules import PerToken
+from kvlab.ledger import LayerState
+from kvlab.old import Former
+from kvlab.protocol import Rule
+from kvlab.slots import Slots
 
 
 class PackedLayer:
     """One layer of a packed cache, with what a LayerKV has; keys and values unpack when asked for.
 
-    `packed` lets attention ask whether the rows can be read as they are (`missing`), and do it.
+    It is its own `reader`: attention asks whether the rows can be read as they are, and does it.
     """
 
-    def __init__(self, cache: KVCache, layer: int) -> None:
+    name, why = "rows", "reads packed rows as they are"
+    unread = "rows were unpacked"
+
+    def __init__(self, cache: Slots, layer: int, state: LayerState) -> None:
         self.cache, self.layer = cache, layer
-        self.used = cache.used_L[layer]
+        self.used, self.in_order, self.whole = state.used, state.in_order, state.whole
         self.pos_BGT = cache.pos_LBGT[layer, :, :, : self.used]
-        self.in_order, self.whole = cache._in_order_L[layer], cache._whole_L[layer]
 
     @property
-    def packed(self) -> PackedLayer:
+    def reader(self) -> PackedLayer:
         return self
+
+    packed = Former("reader")
 
     @property
     def k_BGTD(self) -> Tensor:
@@ -47,14 +53,14 @@ class PackedLayer:
         if q_BHSD.shape[2] != 1:
             return f"{q_BHSD.shape[2]} new tokens, and the kernel takes one"
         for name, rule in zip(("keys", "values"), cache.rules, strict=True):
-            if not isinstance(rule, PerToken) or rule.bits:
+            if rule.row_marks(cache.head_dim) is None:
                 return f"{name} are held by {rule}, and the kernel reads PerToken rows of floats"
         if cache.head_dim > 256:
             return f"heads are {cache.head_dim} wide, and the kernel's indices reach 256"
         if cache.dtype == torch.float64:
             return "the kernel works in float32, and the cache holds float64"
         if device == "cuda":
-            if not all(map(self._is_bitmap, cache.rules)):
+            if not all(map(self._by_bitmap, cache.rules)):
                 return "the GPU's kernel reads bitmaps, and a rule here marks by indices"
             return kernels.missing("rows_triton")
         return kernels.missing("rows") or _unreadable(cache.dtype)
@@ -71,13 +77,12 @@ class PackedLayer:
         from kvlab.kernels import rows_triton
 
         cache, layer = self.cache, self.layer
-        sinks, packed = min(self.used, cache.sinks), cache.packed_L[layer]
         q_pos_B = self.pos_BGT[:, 0, -1] if q_pos_BS is None else q_pos_BS[:, 0]
         return rows_triton.attend(
             q_BHD.detach().contiguous(),
-            *(tuple(part[layer] for part in body) for body in cache._body),
-            tuple(x_LBGTD[layer] for x_LBGTD in cache._dense),
-            (sinks, packed, cache._tail_L[layer], self.used - sinks - packed),
+            *(tuple(part[layer] for part in side.body) for side in cache.sides),
+            tuple(side.dense[layer] for side in cache.sides),
+            self._places(),
             cache.pos_LBGT[layer],
             q_pos_B.contiguous(),
             self.whole and q_pos_BS is None,
@@ -88,27 +93,31 @@ class PackedLayer:
         from kvlab.kernels import rows as kernel
 
         cache, layer = self.cache, self.layer
-        sinks, packed = min(self.used, cache.sinks), cache.packed_L[layer]
         whole = self.whole and q_pos_BS is None
         q_pos_B = self.pos_BGT[:, 0, -1] if q_pos_BS is None else q_pos_BS[:, 0]
         q_BHD = (q_BHD.detach().float() * q_BHD.shape[-1] ** -0.5).contiguous()
         out_BHD = torch.empty_like(q_BHD)
         k, v = (
-            (kernels.numbers(values[layer]), marks[layer].numpy(), self._is_bitmap(rule))
-            for rule, (values, marks) in zip(cache.rules, cache._body, strict=True)
+            (kernels.numbers(values[layer]), marks[layer].numpy(), self._by_bitmap(side.rule))
+            for side in cache.sides
+            for values, marks in (side.body,)
         )
-        dense = tuple(kernels.numbers(x_LBGTD[layer]) for x_LBGTD in cache._dense)
-        places = (sinks, packed, cache._tail_L[layer], self.used - sinks - packed)
+        dense = tuple(kernels.numbers(side.dense[layer]) for side in cache.sides)
         with kernels.threads(torch.get_num_threads()):
             kernel.attend(
-                q_BHD.numpy(), k, v, dense, places, cache.pos_LBGT[layer].numpy(),
+                q_BHD.numpy(), k, v, dense, self._places(), cache.pos_LBGT[layer].numpy(),
                 q_pos_B.long().contiguous().numpy(), whole, kernel.spread(k, v, q_BHD.shape[-1]),
                 out_BHD.numpy(),
             )  # fmt: skip
         return out_BHD
 
-    def _is_bitmap(self, rule: PerToken) -> bool:
-        return rule.kind(self.cache.head_dim) == "bitmap"
+    def _by_bitmap(self, rule: Rule) -> bool:
+        return rule.row_marks(self.cache.head_dim) == "bitmap"
+
+    def _places(self) -> tuple[int, int, int, int]:
+        """Sinks, packed tokens, where the tail begins among the dense slots, and its tokens."""
+        stretch, sinks = self.cache._stretches[self.layer], min(self.used, self.cache.sink)
+        return sinks, stretch.packed, stretch.tail, self.used - sinks - stretch.packed
 
     @cached_property
     def _dense(self) -> tuple[Tensor, Tensor]:
@@ -116,7 +125,7 @@ class PackedLayer:
         return self.cache.unpacked(self.layer)
 
     def _check(self) -> None:
-        if self.cache.used_L[self.layer] != self.used:
+        if self.cache.ledger[self.layer].used != self.used:
             raise ValueError(
                 f"Layer {self.layer} was read when it had {self.used} tokens; it has "
                 f"{self.cache.used_L[self.layer]} now. Read it again."

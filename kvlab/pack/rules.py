@@ -17,6 +17,7 @@ from torch import Tensor
 from kvlab import kernels
 from kvlab.ops import wide
 from kvlab.pack import rows
+from kvlab.pack.format import Format
 from kvlab.pack.rows import Codes, PackedRows
 
 # (layer, x_BGTD, pos_BGT) -> a score, or a mask of exactly N per row; both of x's shape
@@ -24,7 +25,7 @@ Score = Callable[[int, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(Format):
     """Keep every number."""
 
     unit = 1
@@ -41,7 +42,7 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class PerToken:
+class PerToken(Format):
     """Each token keeps the N of its D numbers that score highest (without a score: the largest)."""
 
     n_kept: int
@@ -63,13 +64,16 @@ class PerToken:
         """Bytes of `unit` tokens of one head."""
         return rows.row_bytes(width, self.n_kept, dtype, marks=self.marks, bits=self.bits)
 
+    def row_marks(self, width: int) -> str | None:
+        return None if self.bits else self.kind(width)
+
     def kind(self, width: int) -> str:
         """How a row of this width says what it kept: "bitmap" or "index"."""
         return self.marks or rows.smaller_marks(width, self.n_kept)
 
 
 @dataclass(frozen=True)
-class PerChannel:
+class PerChannel(Format):
     """Each channel keeps N of its numbers in every `group` tokens that follow each other."""
 
     n_kept: int
@@ -97,7 +101,7 @@ class PerChannel:
 
 
 @dataclass(frozen=True)
-class Channels:
+class Channels(Format):
     """Every `group` tokens that follow each other keep N whole channels, and the names of these.
 
     Without a score the channels with the most energy stay. So what `Sparsify` left of keys or
@@ -133,7 +137,7 @@ class Channels:
 
 
 @dataclass(frozen=True)
-class CodesPerToken:
+class CodesPerToken(Format):
     """Quantise each token in groups of channels: KIVI's way with values."""
 
     bits: int
@@ -154,7 +158,7 @@ class CodesPerToken:
 
 
 @dataclass(frozen=True)
-class CodesPerChannel:
+class CodesPerChannel(Format):
     """Quantise each channel over groups of tokens: KIVI's way with keys."""
 
     bits: int

@@ -15,6 +15,7 @@ from torch import Tensor
 from kvlab.pack.rows import n_kept
 from kvlab.prune.evidence import Evidence, Needs, Score, needs_of
 from kvlab.prune.masks import Masks, check_axes, check_counts, check_score, places, scored
+from kvlab.prune.policy import Policy
 
 
 def per_token(score_BGTD: Tensor, place_BGT: Tensor, ripe_B: Tensor, sparsity: float) -> Tensor:
@@ -97,7 +98,7 @@ class Elements:
 
 
 @dataclass(frozen=True)
-class Sparsify:
+class Sparsify(Policy):
     """Zero elements of the keys and of the values, in place.
 
     The first `sink` and the latest `recent` tokens stay dense. What left the window is pruned at

@@ -1,68 +1,48 @@
-"""Policies one after the other, and what holds for every policy."""
+"""What every policy is, and several of them one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvlab.prune.elements import Sparsify
-from kvlab.prune.masks import unwrapped
-from kvlab.prune.tokens import Evict, all_heads
+from torch import nn
+
+from kvlab.cache import Cache
+from kvlab.prune.parts import check_once, check_policy, parts_of
+from kvlab.prune.pruner import Pruner
+
+
+class Policy:
+    """What `prune=` takes: `Evict`, `Sparsify`, or `Then` of these."""
+
+    same_in_all_heads = True
+
+    def watch(
+        self, model: nn.Module, cache: Cache, ends_B: tuple[int, ...], *, once: bool = False
+    ) -> Pruner:
+        """A pruner for a prompt after which each row of `cache` has seen so many tokens.
+
+        With `once` another cache takes over what is left, and nothing can be pruned after that.
+        Raises: ValueError for all that cannot work, since nothing has been read yet.
+        """
+        if once:
+            check_once(self)
+        pruner = Pruner(model, cache, self)
+        pruner.check(ends_B)
+        pruner.check_watched()
+        return pruner
+
+    def evicts(self, seen_B: tuple[int, ...]) -> bool:
+        """Whether whole tokens go, of rows of these lengths."""
+        return False
 
 
 @dataclass(frozen=True)
-class Then:
+class Then(Policy):
     """Several policies, applied one after the other; each sees what those before it left."""
 
-    parts: tuple[Evict | Sparsify | Then, ...]
+    parts: tuple[Policy, ...]
 
-    def __init__(self, *parts: Evict | Sparsify | Then) -> None:
+    def __init__(self, *parts: Policy) -> None:
         for part in parts:
             check_policy(part)
         object.__setattr__(self, "parts", tuple(p for part in parts for p in parts_of(part)))
-
-
-Policy = Evict | Sparsify | Then
-
-
-def parts_of(policy: Policy | None) -> tuple[Evict | Sparsify, ...]:
-    """The single policies of a policy, in the order in which they are applied."""
-    if policy is None:
-        return ()
-    return policy.parts if isinstance(policy, Then) else (policy,)
-
-
-def check_once(policy: Policy | None) -> None:
-    """Refuse a policy that goes on thinning where what it left is to be packed."""
-    if any(part.every for part in parts_of(policy)):
-        raise ValueError(
-            f"{policy} goes on thinning while text is generated, but packed rows stay as they are. "
-            "Use every=0, or a cache that is not packed."
-        )
-
-
-def check_policy(policy: object) -> None:
-    if not isinstance(policy, Evict | Sparsify | Then):
-        raise ValueError(
-            f"{policy!r} came as a policy; expected Evict(score, budget), Sparsify(k=..., v=...) "
-            "or Then(...) of these."
-        )
-
-
-def check_parts(parts: Sequence[Evict | Sparsify], seen_B: tuple[int, ...]) -> None:
-    """Refuse budgets too small for these lengths, and one choice for heads that differ by then."""
-    for part in parts:
-        part.check(seen_B)
-    active = [p for p in parts if isinstance(p, Evict) and any(p.tokens(n) < n for n in seen_B)]
-    apart = [p for p in active if not _same_in_all_heads(p)]
-    for i, part in enumerate(active):
-        before = [p for p in apart if part.every or p in active[:i]]
-        if before and _same_in_all_heads(part):
-            raise ValueError(
-                f"{part} chooses the same tokens for all heads, but {before[0]} leaves each head "
-                "its own. Apply it first, and once (every=0), or use select=per_head."
-            )
-
-
-def _same_in_all_heads(policy: Evict) -> bool:
-    return unwrapped(policy.select)[0] is all_heads

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from kvlab import ops
 from kvlab.cache import KVCache
-from kvlab.prune.elements import Sparsify
+from kvlab.protocol import Policy
 from kvlab.prune.evidence import Evidence, Needs, Score
 from kvlab.prune.masks import Masks, check_numbers
-from kvlab.prune.policy import Policy, check_parts, check_policy, parts_of
-from kvlab.prune.tokens import Evict
+from kvlab.prune.parts import Part, check_parts, check_policy, parts_of
 
 # Numbers of one block of attention weights, when those of a whole prompt are summed.
 BLOCK = 1 << 24
@@ -39,11 +38,11 @@ class Pruner:
 
     def __init__(self, model: nn.Module, cache: KVCache, policy: Policy) -> None:
         check_policy(policy)
-        if not cache.thins:
+        if not hasattr(cache, "keep"):
             raise ValueError(
-                f"A packed cache came with {policy}, and what is packed cannot be thinned. Give it "
-                "to prefill or generate with prune=, which thin first, or thin a KVCache and pack "
-                "what is left: PackedKVCache.of(cache, ...)."
+                f"A {type(cache).__name__} came with {policy}, and nothing can be taken out of it. "
+                "If it is packed, give it to prefill or generate with prune=, which prune first, "
+                "or prune a KVCache and pack what is left: PackedKVCache.of(cache, ...)."
             )
         self.policy, self.cache, self._model = policy, cache, model
         self._parts = parts_of(policy)
@@ -101,9 +100,8 @@ class Pruner:
         twin._mass = {mass: list(self._mass[mass]) for mass in twin._mass}
         return twin
 
-    def __enter__(self) -> Pruner:
-        if self._hooks:
-            raise ValueError("This pruner watches already.")
+    def check_watched(self) -> None:
+        """Refuse a cache that was filled unwatched where a score needs the mass of all queries."""
         for kept_L in self._mass.values():
             for mass_BGT, used in zip(kept_L, self.cache.used_L, strict=True):
                 if used != (0 if mass_BGT is None else mass_BGT.shape[-1]):
@@ -112,6 +110,11 @@ class Pruner:
                         "cache were filled or thinned while nobody watched. Start with an empty "
                         "cache, and let one pruner watch it all."
                     )
+
+    def __enter__(self) -> Pruner:
+        if self._hooks:
+            raise ValueError("This pruner watches already.")
+        self.check_watched()
         for i, attention in enumerate(self._layers if self.watches else ()):
             self._hooks.append(attention.tap_q.register_forward_hook(self._asked(i)))
             self._hooks.append(attention.register_forward_hook(self._attended(i)))
@@ -211,7 +214,7 @@ class Pruner:
                 self._apply(i, masks)
         self.step += 1
 
-    def _check_collected(self, part: Evict | Sparsify) -> None:
+    def _check_collected(self, part: Part) -> None:
         need = part.needs
         missing = []
         if need.queries and any(q is None for q in self._q):

@@ -16,7 +16,16 @@ import torch
 from torch import Tensor
 
 from kvlab.prune.evidence import Evidence, Needs, Score, check_window, needs_of
-from kvlab.prune.masks import Masks, check_counts, check_score, name_of, places, scored
+from kvlab.prune.masks import (
+    Masks,
+    check_counts,
+    check_score,
+    name_of,
+    places,
+    scored,
+    unwrapped,
+)
+from kvlab.prune.policy import Policy
 
 
 def ranks(score_BGT: Tensor, first_BGT: Tensor, valid_BGT: Tensor) -> Tensor:
@@ -72,7 +81,7 @@ Layers = Callable[[int, int, int, int], int]
 
 
 @dataclass(frozen=True)
-class Evict:
+class Evict(Policy):
     """Keep a budget of whole tokens in each head, those with the best scores; the others go.
 
     `budget` counts all tokens that a head keeps, protected ones too: whole tokens, or a share in
@@ -130,6 +139,14 @@ class Evict:
             kept = self.tokens(seen)
             if self.needs.before:
                 check_window(kept, seen, self.needs.queries)
+
+    @property
+    def same_in_all_heads(self) -> bool:
+        """Whether all heads keep the same tokens, chosen by one score for all."""
+        return unwrapped(self.select)[0] is all_heads
+
+    def evicts(self, seen_B: tuple[int, ...]) -> bool:
+        return any(self.tokens(seen) < seen for seen in seen_B)
 
     def masks(self, e: Evidence) -> Masks:
         """Decide for one layer, without touching anything."""

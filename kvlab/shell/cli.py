@@ -217,21 +217,18 @@ def _thinning(args, model, n_prompt: int) -> dict:
         if args.budget is not None:
             raise ValueError("A budget came without a policy; name one: --policy snapkv.")
         return {}
-    from kvlab.pack import PackedKVCache, PerToken
+    from kvlab.pack import PerToken
     from kvlab.pack.rows import n_kept
     from kvlab.prune.scores import evictions
 
     named = evictions(0.5 if args.budget is None else args.budget)
     if args.policy is not None and args.policy not in named:
         raise ValueError(f"There is no policy {args.policy!r}; there are {', '.join(named)}.")
-    config, room = model.config, max(1, n_prompt + args.new_tokens - 1)
+    capacity = max(1, n_prompt + args.new_tokens - 1)
     if args.sparsity is None:
-        return {"prune": named[args.policy], "cache": model.new_cache(1, room)}
-    rule = PerToken(n_kept(args.sparsity, config.head_dim))
-    cache = PackedKVCache(
-        config.n_layers, 1, config.n_kv_heads, room, config.head_dim, k_rule=rule, v_rule=rule,
-        sinks=4, dtype=model.dtype, device=model.device,
-    )  # fmt: skip
+        return {"prune": named[args.policy], "cache": model.new_cache(1, capacity)}
+    rule = PerToken(n_kept(args.sparsity, model.config.head_dim))
+    cache = model.new_cache(1, capacity, k=rule, v=rule, sink=4)
     return {"prune": named.get(args.policy), "cache": cache}
 
 

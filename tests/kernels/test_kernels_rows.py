@@ -95,7 +95,7 @@ def test_padding_and_the_future_are_not_seen(way):
 def test_large_scores_do_not_overflow(way):
     rule = PerToken(20)
     cache = filled(300, 32, rule, rule)
-    for part in (cache._body[0][0], cache._dense[0]):
+    for part in (cache.sides[0].body[0], cache.sides[0].dense):
         part.mul_(200)
     assert error(cache, 4) < 1e-4
 

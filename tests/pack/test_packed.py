@@ -99,13 +99,13 @@ class Shadow:
         had = self.x[layer][0].shape[2]
         self.x[layer] = [torch.cat(pair, 2) for pair in zip(self.x[layer], new, strict=True)]
         cache, n = self.cache, self.x[layer][0].shape[2]
-        due = max(0, n - cache.sinks - cache.recent) // cache.every * cache.every
+        due = max(0, n - cache.sink - cache.recent) // cache.at_once * cache.at_once
         self.packed[layer] = max(self.packed[layer], due)
-        return had if cache.sinks + self.packed[layer] > had else None
+        return had if cache.sink + self.packed[layer] > had else None
 
     def want(self, layer, fresh=None):
         """Keys and values as a read must show them; those from `fresh` on as they were given."""
-        first, last = self.cache.sinks, self.cache.sinks + self.packed[layer]
+        first, last = self.cache.sink, self.cache.sink + self.packed[layer]
         out = []
         for rule, x in zip(self.cache.rules, self.x[layer], strict=True):
             x = x.clone()
@@ -130,7 +130,7 @@ class Shadow:
                 assert torch.equal(got, want)
         n = self.x[layer][0].shape[2]
         assert kv.pos_BGT[0, 0].tolist() == list(range(n))
-        assert cache.packed_L[layer] == self.packed[layer] and cache.used_L[layer] == n
+        assert cache.n_packed_L[layer] == self.packed[layer] and cache.used_L[layer] == n
 
     def live(self):
         total = 0
@@ -149,8 +149,8 @@ class Shadow:
 def test_random_lives(k_rule, v_rule, recent, sinks, groups, seed, dtype, data):
     unit = torch.tensor([k_rule.unit, v_rule.unit]).max().item()  # 1, 8 or 16
     cache = PackedKVCache(
-        2, 2, 2, 150, D, k_rule=k_rule, v_rule=v_rule, recent=recent, sinks=sinks,
-        every=unit * groups, dtype=dtype,
+        2, 2, 2, 150, D, k=k_rule, v=v_rule, recent=recent, sink=sinks,
+        at_once=unit * groups, dtype=dtype,
     )  # fmt: skip
     shadow = Shadow(cache)
     for step in range(data.draw(st.integers(1, 6))):
@@ -192,21 +192,21 @@ def test_random_lives(k_rule, v_rule, recent, sinks, groups, seed, dtype, data):
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_live_bytes_are_the_storage_when_all_of_it_is_used(rule):
-    cache = PackedKVCache(1, 2, 2, 40, D, k_rule=rule, v_rule=rule, recent=8, every=16)
+    cache = PackedKVCache(1, 2, 2, 40, D, k=rule, v=rule, recent=8, at_once=16)
     cache.append(0, *draw(2, 2, 2, 40, D))
-    body = sum(p.untyped_storage().nbytes() for parts in cache._body for p in parts)
-    assert cache.packed_L == (32,)
+    body = sum(p.untyped_storage().nbytes() for side in cache.sides for p in side.body)
+    assert cache.n_packed_L == (32,)
     assert cache.live_bytes == body + 8 * 2 * 2 * 2 * D * 4
     assert cache.allocated_bytes > cache.live_bytes  # the call's own tokens are held until the next
     cache._fresh = None
-    assert cache.allocated_bytes == body + sum(x.untyped_storage().nbytes() for x in cache._dense)
+    assert cache.allocated_bytes == body + sum(
+        side.dense.untyped_storage().nbytes() for side in cache.sides
+    )
 
 
 def test_a_long_cache_is_a_third():
     n = rows.n_kept(0.7, 128)
-    cache = PackedKVCache(
-        1, 1, 2, 4096, 128, k_rule=PerToken(n), v_rule=PerToken(n), dtype=torch.float16
-    )
+    cache = PackedKVCache(1, 1, 2, 4096, 128, k=PerToken(n), v=PerToken(n), dtype=torch.float16)
     cache.append(0, *draw(2, 1, 2, 4096, 128, dtype=torch.float16))
     cache.append(0, *draw(2, 1, 2, 0, 128, dtype=torch.float16))
     dense = 2 * 2 * 4096 * 128 * 2
@@ -215,7 +215,7 @@ def test_a_long_cache_is_a_third():
 
 
 def test_the_packing_of_a_long_prompt_does_not_depend_on_how_it_came():
-    how = {"k_rule": PerToken(4), "v_rule": PerChannel(3, group=8), "recent": 5, "sinks": 2}
+    how = {"k": PerToken(4), "v": PerChannel(3, group=8), "recent": 5, "sink": 2}
     x = draw(2, 1, 2, 2300, D)
     whole, bits = (PackedKVCache(1, 1, 2, 2300, D, **how) for _ in range(2))
     whole.append(0, *x)
@@ -261,7 +261,7 @@ def test_a_score_sees_layer_and_positions_and_a_bad_one_changes_nothing():
         return -x_BGTD.abs()
 
     rule = PerToken(4, score=score)
-    cache = PackedKVCache(2, 1, 2, 40, D, k_rule=rule, v_rule=Dense(), recent=3, sinks=1, every=2)
+    cache = PackedKVCache(2, 1, 2, 40, D, k=rule, v=Dense(), recent=3, sink=1, at_once=2)
     x = draw(2, 1, 2, 12, D)
     cache.append(1, *x[:, :, :, :3])
     cache.append(1, *x[:, :, :, 3:])
@@ -272,12 +272,12 @@ def test_a_score_sees_layer_and_positions_and_a_bad_one_changes_nothing():
     assert torch.equal(k[:, :, 1:9].abs().sort(-1).values[..., -4:], smallest)
 
     bad = PerToken(4, score=lambda layer, x_BGTD, pos_BGT: x_BGTD * torch.nan)
-    cache = PackedKVCache(1, 1, 2, 40, D, k_rule=Dense(), v_rule=bad, recent=3, every=2)
+    cache = PackedKVCache(1, 1, 2, 40, D, k=Dense(), v=bad, recent=3, at_once=2)
     cache.append(0, *x[:, :, :, :4])
     before = [t.clone() for t in cache.unpacked(0)]
     with pytest.raises(ValueError, match="NaN"):
         cache.append(0, *x[:, :, :, 4:])
-    assert cache.used_L == (4,) and cache.packed_L == (0,) and cache.seen == 4
+    assert cache.used_L == (4,) and cache.n_packed_L == (0,) and cache.seen == 4
     assert all(torch.equal(a, b) for a, b in zip(cache.unpacked(0), before, strict=True))
 
 
@@ -290,9 +290,9 @@ def test_evict_then_pack(ragged):
     if not ragged:
         keep = keep[:1, :1].expand(2, 2, -1)
     dense.keep(0, keep)
-    how = {"k_rule": PerToken(D), "v_rule": PerToken(D), "recent": 4, "sinks": 2, "every": 3}
+    how = {"k": PerToken(D), "v": PerToken(D), "recent": 4, "sink": 2, "at_once": 3}
     packed = PackedKVCache.of(dense, **how)
-    assert packed.packed_L[0] > 0 and packed.seen == 50
+    assert packed.n_packed_L[0] > 0 and packed.seen == 50
     for cache in (dense, packed):
         cache.append(0, *draw(2, 2, 2, 1, D, seed=5))
     q = draw(2, 4, 1, D)
@@ -319,13 +319,13 @@ def test_whole_channels_are_held_narrower_and_seen_as_if_zeroed(evicted):
     policy = Then(Evict(snapkv, 96, sink=4, recent=12), narrow) if evicted else narrow
     dense = model.new_cache(2, 190)
     prefill(model, tokens, dense, prune=policy)
-    how = {"k_rule": Channels(8), "v_rule": Channels(4), "recent": 12, "sinks": 4}
+    how = {"k": Channels(8), "v": Channels(4), "recent": 12, "sink": 4}
     cache = PackedKVCache.of(dense, **how, capacity=dense.used_L[0] + 8)
-    n, packed = dense.used_L[0], cache.packed_L[0]
+    n, packed = dense.used_L[0], cache.n_packed_L[0]
     assert packed == (64 if evicted else 160)
     heads = 3 * 2 * 2  # layers, rows, KV heads
     formula = heads * (packed * (8 + 4) * 4 + packed // 32 * (8 + 4) + (n - packed) * 2 * 16 * 4)
-    body = sum(p.untyped_storage().nbytes() for parts in cache._body for p in parts)
+    body = sum(p.untyped_storage().nbytes() for side in cache.sides for p in side.body)
     assert cache.live_bytes == formula == body + heads * (n - packed) * 2 * 16 * 4
     assert cache.live_bytes < 0.6 * dense.live_bytes
     for a, b in zip(cache.unpacked(1), (dense.k_LBGTD, dense.v_LBGTD), strict=True):
@@ -345,7 +345,7 @@ def test_nothing_pruned_is_dense_to_the_bit(device):
         cache.logits = [prefill(model, tokens, cache, backend="reference")]
         for t in range(12):
             cache.logits.append(decode(model, tokens[:, t], cache, backend="reference"))
-    assert min(packed.packed_L) == 32
+    assert min(packed.n_packed_L) == 32
     for a, b in zip(dense.logits, packed.logits, strict=True):
         assert torch.equal(a, b)
 
@@ -353,8 +353,8 @@ def test_nothing_pruned_is_dense_to_the_bit(device):
 def model_cache(model, rule, device="cpu", **how):
     config = model.config
     return PackedKVCache(
-        config.n_layers, 2, config.n_kv_heads, 60, config.head_dim, k_rule=rule, v_rule=rule,
-        dtype=model.dtype, device=device, **{"recent": 4, "sinks": 1, "every": 2, **how},
+        config.n_layers, 2, config.n_kv_heads, 60, config.head_dim, k=rule, v=rule,
+        dtype=model.dtype, device=device, **{"recent": 4, "sink": 1, "at_once": 2, **how},
     )  # fmt: skip
 
 
@@ -389,7 +389,7 @@ def test_the_compiled_step_reads_and_packs_the_rows(dtype):
         found.append((torch.stack(logits).float(), cache))
     (want, plain), (got, compiled) = found
     assert (got - want).abs().max() < (1e-4 if dtype == torch.float32 else 0.05) * want.abs().max()
-    assert compiled.packed_L == plain.packed_L and min(plain.packed_L) > 30
+    assert compiled.n_packed_L == plain.n_packed_L and min(plain.n_packed_L) > 30
     assert (compiled.seen, compiled.bytes_unpacked) == (plain.seen, 0)
     assert compiled.bytes_written == plain.bytes_written
 
@@ -413,7 +413,7 @@ def test_generate_packs_what_a_policy_left(padded):
     cache, dense = model_cache(model, PerToken(16)), model.new_cache(2, 60)
     want = generate(model, prompts, 9, cache=dense, prune=policy)
     assert torch.equal(generate(model, prompts, 9, cache=cache, prune=policy), want)
-    assert cache.used_L == dense.used_L and min(cache.packed_L) > 15
+    assert cache.used_L == dense.used_L and min(cache.n_packed_L) > 15
     cache.reset()
     tokens, pos = pad(prompts)
     prefill(model, tokens, cache, pos_BS=pos, prune=policy)
@@ -423,7 +423,7 @@ def test_generate_packs_what_a_policy_left(padded):
         ({"cache": cache, "prune": policy}, "packed cache that holds 45 tokens"),
         (
             {"cache": model_cache(model, PerToken(16)), "prune": replace(policy.parts[0], every=2)},
-            "goes on thinning",
+            "goes on pruning",
         ),
         (
             {"cache": model_cache(model, PerToken(16)), "prune": Evict(snapkv, 4, 2, 2)},
@@ -433,14 +433,14 @@ def test_generate_packs_what_a_policy_left(padded):
         with pytest.raises(ValueError, match=why):
             generate(model, [prompt[:9] for prompt in prompts], 3, **how)
         assert how["cache"].live_bytes in (0, before)
-    with pytest.raises(ValueError, match="cannot be thinned"):
+    with pytest.raises(ValueError, match="PackedKVCache came with .* nothing can be taken out"):
         Pruner(model, cache, policy)
 
 
 def test_a_packed_cache_takes_only_what_is_like_it():
     dense = KVCache(1, 2, 2, 60, D)
     dense.append(0, *draw(2, 2, 2, 50, D))
-    how = {"k_rule": PerToken(4), "v_rule": PerToken(4), "recent": 4}
+    how = {"k": PerToken(4), "v": PerToken(4), "recent": 4}
     cache = PackedKVCache(1, 2, 2, 60, D, **how)
     cache.take(dense)
     before = cache.live_bytes
@@ -454,17 +454,17 @@ def test_a_packed_cache_takes_only_what_is_like_it():
     for layer in range(2):
         two.append(layer, *draw(2, 2, 2, 50, D))
     bad = PerToken(4, score=lambda layer, x, pos: x * (torch.nan if layer else 1.0))
-    cache = PackedKVCache(2, 2, 2, 60, D, k_rule=PerToken(4), v_rule=bad, recent=4)
+    cache = PackedKVCache(2, 2, 2, 60, D, k=PerToken(4), v=bad, recent=4)
     with pytest.raises(ValueError, match="NaN"):
         cache.take(two)  # layer 0 was packed by then
-    assert (cache.seen, cache.used_L, cache.packed_L, cache.live_bytes) == (0, (0, 0), (0, 0), 0)
+    assert (cache.seen, cache.used_L, cache.n_packed_L, cache.live_bytes) == (0, (0, 0), (0, 0), 0)
 
 
 def test_why_the_rows_are_not_read_is_said():
     x, q = draw(2, 2, 2, 30, D), draw(2, 4, 1, D)
 
     def ask(k_rule, v_rule, dtype=torch.float32, q=q):
-        cache = PackedKVCache(1, 2, 2, 40, D, k_rule=k_rule, v_rule=v_rule, recent=4, dtype=dtype)
+        cache = PackedKVCache(1, 2, 2, 40, D, k=k_rule, v=v_rule, recent=4, dtype=dtype)
         cache.append(0, *x.to(dtype))
         return attend(q.to(dtype), cache.read(0))
 
@@ -487,10 +487,8 @@ def test_why_the_rows_are_not_read_is_said():
 def test_what_a_packed_cache_cannot_do_is_refused_by_name():
     model = tiny_model(head_dim=16, dtype=torch.float32)
     cache = model_cache(model, PerToken(5))
-    with pytest.raises(ValueError, match="Evict from a KVCache first"):
-        cache.keep(0, torch.ones(2, 2, 0, dtype=torch.bool))
-    with pytest.raises(ValueError, match="this cache is packed"):
-        cache.k_LBGTD  # noqa: B018
+    for name in ("keep", "grow", "advance", "k_LBGTD", "v_LBGTD"):
+        assert not hasattr(cache, name)
     with pytest.raises(ValueError, match="compiled step.* held by CodesPerChannel"):
         compiled_decode(model, model_cache(model, CodesPerChannel(4, group=2)))
     kv = cache.read(0)
@@ -501,7 +499,7 @@ def test_what_a_packed_cache_cannot_do_is_refused_by_name():
 
 def test_bad_sizes_are_refused_before_anything_is_made():
     def make(width=D, k=PerToken(4), v=None, **how):  # noqa: B008
-        return PackedKVCache(1, 1, 1, 40, width, k_rule=k, v_rule=v or k, **how)
+        return PackedKVCache(1, 1, 1, 40, width, k=k, v=v or k, **how)
 
     for args, how, why in [
         ((12,), {}, "multiple of 8"),
@@ -515,10 +513,10 @@ def test_bad_sizes_are_refused_before_anything_is_made():
         ((D, Channels(3, group=0)), {}, "groups of 0"),
         ((D, Channels(17)), {}, "from 1 to 16"),
         ((264, Channels(3)), {}, "they reach 256"),
-        ((D, PerChannel(3, group=8)), {"every": 12}, "multiple of 8"),
-        ((D, PerChannel(3, group=16), CodesPerChannel(2, group=24)), {"every": 24}, "of 48"),
+        ((D, PerChannel(3, group=8)), {"at_once": 12}, "multiple of 8"),
+        ((D, PerChannel(3, group=16), CodesPerChannel(2, group=24)), {"at_once": 24}, "of 48"),
         ((D,), {"recent": 0}, "at least 1"),
-        ((D,), {"sinks": -1}, "-1 sinks"),
+        ((D,), {"sink": -1}, "-1 sinks"),
         ((0,), {}, "head_dim 0"),
     ]:
         with pytest.raises(ValueError, match=why):

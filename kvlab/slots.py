@@ -1,0 +1,202 @@
+"""Numbered slots with positions: what all our caches are made of.
+
+L layers, B rows of the batch, G key/value heads, T slots, S new tokens, D head width.
+
+A used slot holds one token's key and value, and the position that token had in its text, -1 for
+padding and for what eviction left empty. Masks are made from these positions, so causality,
+padding, eviction and chunked prefill need no other book-keeping: a query at position p may use a
+slot exactly when 0 <= pos <= p. The same holds for slots not yet used, in which slot i has position
+i while a layer is in order and -1 after that, so a step may look at more slots than are used.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kvlab.ledger import Ledger
+from kvlab.old import Former
+from kvlab.protocol import Cache
+
+
+class Slots(Cache):
+    """Numbered slots with positions, a ledger of them, and counters: what all our caches have.
+
+    Counters are plain Python numbers: `bytes_written`, `bytes_read` and `bytes_copied`.
+    """
+
+    def __init__(
+        self,
+        n_layers: int,
+        batch: int,
+        n_kv_heads: int,
+        capacity: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        sizes = {
+            "n_layers": n_layers, "batch": batch, "n_kv_heads": n_kv_heads, "capacity": capacity,
+            "head_dim": head_dim,
+        }  # fmt: skip
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"A cache with {name} {value} was asked for; expected at least 1.")
+        self.batch, self.n_kv_heads, self.head_dim, self.dtype = batch, n_kv_heads, head_dim, dtype
+        self.ledger = Ledger(n_layers, capacity)
+        self._next: int | Tensor = 0  # the position that followed when something was last evicted
+        self._bytes_per_row = head_dim * dtype.itemsize  # of one key, or of one value
+        self._bytes_per_slot = 2 * batch * n_kv_heads * self._bytes_per_row
+        self.bytes_written = self.bytes_read = self.bytes_copied = 0
+        with torch.inference_mode(False):  # else only inference mode could write into it
+            shape = (n_layers, batch, n_kv_heads, capacity)
+            self.pos_LBGT = torch.empty(shape, dtype=torch.int64, device=device)
+        self._number_slots()
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.ledger.layers)
+
+    @property
+    def capacity(self) -> int:
+        """Slots that there is memory for."""
+        return self.ledger.capacity
+
+    @property
+    def device(self) -> torch.device:
+        return self.pos_LBGT.device
+
+    @property
+    def length(self) -> int:
+        """Slots that every layer has filled."""
+        return self.ledger.length
+
+    @property
+    def seen(self) -> int:
+        """Tokens that every layer was given, padding too: `length` until something is evicted."""
+        return self.ledger.seen
+
+    @property
+    def in_order(self) -> bool:
+        """Whether slot i holds position i everywhere: no padding, nothing evicted or skipped."""
+        return self.ledger.in_order
+
+    @property
+    def counts_positions(self) -> bool:
+        """Whether the next token's position is simply `seen`: so until positions are given."""
+        return self.ledger.counts_positions
+
+    @property
+    def used_L(self) -> tuple[int, ...]:
+        """Slots in use, of each layer: they differ when layers were evicted from differently."""
+        return self.ledger.used_L
+
+    @property
+    def whole_L(self) -> tuple[bool, ...]:
+        """Of each layer, whether no used slot is padding or empty."""
+        return self.ledger.whole_L
+
+    def check_capacity(self, n_new: int) -> None:
+        """Refuse `n_new` more tokens that do not fit, before anything is written."""
+        self.ledger.check_capacity(n_new)
+
+    check_room = Former("check_capacity")
+
+    def next_pos_B(self) -> Tensor:
+        """The position that each row's next token will have."""
+        if self.counts_positions:
+            return self.pos_LBGT.new_full((self.batch,), self.seen)
+        first = self.ledger[0]
+        since, before = first.seen - first.kept_at, self._next
+        if isinstance(before, int):  # filled on the device: sending it a number would wait
+            before = self.pos_LBGT.new_full((self.batch,), before)
+        if since == 0:
+            return before.clone()
+        latest_BT = self.pos_LBGT[0, :, 0, first.used - since : first.used]
+        return before.maximum(latest_BT.amax(-1) + 1)
+
+    def reset(self) -> None:
+        """Forget everything; keep the memory."""
+        self.rewind(0)
+        self.bytes_written = self.bytes_read = self.bytes_copied = 0
+
+    def rewind(self, seen: int) -> None:
+        """Forget the latest tokens, so that `seen` are left. Nothing is copied.
+
+        Raises: ValueError for more than there are, or for so few that tokens evicted since then
+        would have to come back. 0 is always possible: an empty cache has lost nothing.
+        """
+        if seen == 0:
+            if not self.in_order:
+                self._number_slots()
+            self._next = 0
+        for layer, freed in enumerate(self.ledger.rewound(seen)):
+            if not self.ledger[layer].in_order:
+                self.pos_LBGT[layer, :, :, freed.start : freed.stop] = -1
+
+    def _number_slots(self) -> None:
+        """While a layer is in order, slot i holds position i: written once, here."""
+        self.pos_LBGT[:] = torch.arange(self.capacity, device=self.device)
+
+    def _go_on_from(self, other: Slots) -> None:
+        """Take over what another cache of these sizes knows of its slots."""
+        self.ledger = other.ledger.copy(self.capacity)
+        self._next = other._next
+
+    def _write_positions(self, layer: int, pos_BS: Tensor | None, n_new: int) -> None:
+        """The positions of new tokens, which are counted after that."""
+        state = self.ledger[layer]
+        start, stop = state.used, state.used + n_new
+        if pos_BS is not None:
+            if state.in_order:
+                self.pos_LBGT[layer, :, :, stop:] = -1
+            self.pos_LBGT[layer, :, :, start:stop] = pos_BS[:, None]
+        elif not state.in_order:
+            new_S = torch.arange(state.seen, state.seen + n_new, device=self.device)
+            self.pos_LBGT[layer, :, :, start:stop] = new_S
+        self.ledger.appended(layer, n_new, positions_given=pos_BS is not None)
+
+    def _check_new(self, layer: int, k_BGSD: Tensor, v_BGSD: Tensor, pos_BS: Tensor | None) -> None:
+        """Refuse what cannot be appended to a layer."""
+        used = self.ledger[layer].used
+        self._check_rows(k_BGSD, v_BGSD)
+        n_new = k_BGSD.shape[2]
+        if used + n_new > self.capacity:
+            self.check_capacity(n_new)
+        if pos_BS is not None:
+            self._check_positions(pos_BS, n_new)
+        elif not self.counts_positions:
+            raise ValueError(
+                "Positions were left out, but this cache was given positions, so it cannot count "
+                "on by itself. Pass pos_BS."
+            )
+
+    def _check_rows(self, k_BGSD: Tensor, v_BGSD: Tensor) -> None:
+        shape = k_BGSD.shape
+        n_new = shape[2] if len(shape) == 4 else 1
+        wanted = (self.batch, self.n_kv_heads, n_new, self.head_dim)
+        if not shape == v_BGSD.shape == wanted:
+            raise ValueError(
+                f"Keys of shape {tuple(shape)} and values of shape {tuple(v_BGSD.shape)} "
+                f"came; expected {wanted}: rows, KV heads, tokens, width."
+            )
+        if not k_BGSD.dtype == v_BGSD.dtype == self.dtype:
+            raise ValueError(
+                f"Keys of type {k_BGSD.dtype} and values of type {v_BGSD.dtype} came to a cache of "
+                f"{self.dtype}. Convert them, or make the cache with their type."
+            )
+        self._check_device(k_BGSD, "Keys")
+        self._check_device(v_BGSD, "Values")
+
+    def _check_positions(self, pos_BS: Tensor, n_new: int) -> None:
+        wanted = (self.batch, n_new)
+        if tuple(pos_BS.shape) != wanted or pos_BS.dtype not in (torch.int64, torch.int32):
+            raise ValueError(
+                f"Positions of shape {tuple(pos_BS.shape)} and type {pos_BS.dtype} came; expected "
+                f"whole numbers of shape {wanted}: rows, tokens."
+            )
+        self._check_device(pos_BS, "Positions")
+
+    def _check_device(self, tensor: Tensor, what: str) -> None:
+        if tensor.device != self.device:
+            raise ValueError(f"{what} came on {tensor.device}; this cache is on {self.device}.")
