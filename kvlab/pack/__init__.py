@@ -1,5 +1,6 @@
 """Keys and values in fewer bytes: packed rows, rules that make them, a cache that holds them."""
 
+from kvlab.pack.body import Body
 from kvlab.pack.cache import PackedKVCache
 from kvlab.pack.layer import PackedLayer
 from kvlab.pack.rules import (
@@ -13,6 +14,6 @@ from kvlab.pack.rules import (
 )
 
 __all__ = [
-    "Channels", "CodesPerChannel", "CodesPerToken", "Dense", "PackedKVCache", "PackedLayer",
-    "PerChannel", "PerToken", "Rule",
+    "Body", "Channels", "CodesPerChannel", "CodesPerToken", "Dense", "PackedKVCache",
+    "PackedLayer", "PerChannel", "PerToken", "Rule",
 ]  # fmt: skip

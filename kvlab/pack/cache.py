@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kvlab.cache import KVCache
+from kvlab.pack.body import check_goes_on
 from kvlab.pack.layer import PackedLayer
 from kvlab.pack.rules import Rule
 
@@ -57,6 +58,8 @@ class PackedKVCache(KVCache):
         every = -(-32 // max(1, unit)) * unit if every is None else every
         _check_sizes(n_layers, batch, n_kv_heads, capacity, head_dim)
         _check_window(recent, sinks, every, unit)
+        for rule in (k_rule, v_rule):
+            check_goes_on(rule, head_dim)
         self.rules = (k_rule, v_rule)
         self.recent, self.sinks, self.every = recent, sinks, every
         lead = (n_layers, batch, n_kv_heads)
@@ -97,7 +100,7 @@ class PackedKVCache(KVCache):
         """Pack what a dense cache holds, evicted or not, into this one; the dense one stays.
 
         Raises: ValueError when this one is not empty or another model's, when that does not fit,
-        or when a score cannot be used; this one is then as before.
+        or when numbers cannot be ranked; this one is then as before.
         """
         shapes = [(c.n_layers, *c._row_shape, c.dtype, c.device) for c in (cache, self)]
         if any(self._seen_L) or shapes[0] != shapes[1]:
@@ -160,7 +163,7 @@ class PackedKVCache(KVCache):
         """Add new tokens to one layer, and pack those that leave its window.
 
         `pos_BS` holds their positions, -1 for padding; None means that they follow on.
-        Raises: ValueError when they do not fit or a score cannot be used; the cache is then as
+        Raises: ValueError when they do not fit or cannot be ranked; the cache is then as
         before.
         """
         start = self._used_L[self._layer(layer)]
@@ -285,9 +288,7 @@ class PackedKVCache(KVCache):
     def _room_for(self, rule: Rule, capacity: int) -> tuple[Tensor, ...]:
         """Memory for the body, shaped as the rule shapes one unit of tokens."""
         layers, batch, heads = self.pos_LBGT.shape[:3]
-        one = rule.encode(
-            self._dense[0].new_zeros((1, 1, rule.unit, self._dense[0].shape[-1])), None
-        )
+        one = rule.encode(self._dense[0].new_zeros((1, 1, rule.unit, self._dense[0].shape[-1])))
         units = self._due(capacity) // rule.unit
         shapes = [(layers, batch, heads, units, *part.shape[3:]) for part in one]
         return tuple(part.new_zeros(shape) for part, shape in zip(one, shapes, strict=True))
@@ -305,7 +306,7 @@ class PackedKVCache(KVCache):
     def _take(self, layer: int, k_BGSD: Tensor, v_BGSD: Tensor, new_pos: Tensor) -> None:
         """Pack what leaves the window, then put the other new tokens into the dense slots.
 
-        Counters of slots are the caller's; a score that fails leaves the cache as it was.
+        Counters of slots are the caller's; numbers that cannot be ranked leave the cache as it was.
         """
         used, n_new, packed = self._used_L[layer], k_BGSD.shape[2], self._packed_L[layer]
         first = min(n_new, max(0, self.sinks - used))  # new tokens that become sinks
@@ -348,10 +349,8 @@ class PackedKVCache(KVCache):
             x_BGTD, pos_BGT = _span(sources, low, low + chunk), _span(pos, low, low + chunk)
             if rule.unit > 1:  # padding must not sway what a group keeps
                 x_BGTD = x_BGTD.where(pos_BGT[..., None] >= 0, 0)
-            scored = getattr(rule, "score", None)
-            score = None if scored is None else scored(layer, x_BGTD, pos_BGT)
             start = (packed + low) // rule.unit
-            for part, new in zip(self._body[which], rule.encode(x_BGTD, score), strict=True):
+            for part, new in zip(self._body[which], rule.encode(x_BGTD), strict=True):
                 part[layer, :, :, start : start + new.shape[2]] = new
 
 

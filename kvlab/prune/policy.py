@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
+from kvlab.pack.body import Body
 from kvlab.prune.elements import Sparsify
 from kvlab.prune.masks import unwrapped
 from kvlab.prune.tokens import Evict, all_heads
@@ -21,6 +23,12 @@ class Then:
             check_policy(part)
         object.__setattr__(self, "parts", tuple(p for part in parts for p in parts_of(part)))
 
+    @property
+    def bodies(self) -> tuple[tuple[Body, ...], tuple[Body, ...]]:
+        """By which rules which tokens are held, of keys and of values."""
+        k, v = zip(*(part.bodies for part in self.parts), strict=True) if self.parts else ((), ())
+        return tuple(chain(*k)), tuple(chain(*v))
+
 
 Policy = Evict | Sparsify | Then
 
@@ -29,7 +37,7 @@ def parts_of(policy: Policy | None) -> tuple[Evict | Sparsify, ...]:
     """The single policies of a policy, in the order in which they are applied."""
     if policy is None:
         return ()
-    return policy.parts if isinstance(policy, Then) else (policy,)
+    return getattr(policy, "parts", (policy,))
 
 
 def check_once(policy: Policy | None) -> None:
