@@ -18,7 +18,12 @@ from torch import Tensor
 from kvlab import kernels
 from kvlab.ops import wide
 from kvlab.pack import rows
+from kvlab.pack.codes import CodesPerChannel, CodesPerToken, channels, code_parts, grouped
 from kvlab.pack.rows import Codes, PackedRows
+
+__all__ = [
+    "Channels", "CodesPerChannel", "CodesPerToken", "Dense", "PerChannel", "PerToken", "Rule",
+]  # fmt: skip
 
 
 class Rule(Protocol):
@@ -144,11 +149,11 @@ class PerChannel(_Keeps):
 
     def mask(self, score_BGTD: Tensor) -> Tensor:
         _check_axes(score_BGTD, 4, self)
-        keep_BGUDM = rows.best(_channels(score_BGTD, self.group), self.count(self.group))
+        keep_BGUDM = rows.best(channels(score_BGTD, self.group), self.count(self.group))
         return keep_BGUDM.transpose(-1, -2).flatten(2, 3)
 
     def encode(self, x_BGTD: Tensor) -> tuple[Tensor, ...]:
-        x_BGUDM, n = _channels(x_BGTD, self.group), self.count(self.group)
+        x_BGUDM, n = channels(x_BGTD, self.group), self.count(self.group)
         return _parts(rows.pack(x_BGUDM, x_BGUDM.abs(), n, marks=self.marks, bits=self.bits))
 
     def decode(self, parts: tuple[Tensor, ...], width: int) -> Tensor:
@@ -186,13 +191,13 @@ class Channels(_Keeps):
             _check_axes(score, 3, self)
             return rows.best(score, n)
         _check_axes(score, 4, self)
-        keep_BGUD = rows.best(_grouped(score, self.group).sum(3), n)
+        keep_BGUD = rows.best(grouped(score, self.group).sum(3), n)
         return keep_BGUD.repeat_interleave(self.group, 2)
 
     def encode(self, x_BGTD: Tensor) -> tuple[Tensor, ...]:
         width = x_BGTD.shape[-1]
         rows.check_row(width, self.count(width), self._marks, None)
-        x_BGUMD = _grouped(x_BGTD, self.group or x_BGTD.shape[2])
+        x_BGUMD = grouped(x_BGTD, self.group or x_BGTD.shape[2])
         energy_BGUD = (wide(x_BGUMD) ** 2).sum(3)
         kept_BGUD = rows.chosen(energy_BGUD, energy_BGUD, self.count(width))
         index_BGUN = rows.indices(kept_BGUD, self.count(width))
@@ -218,54 +223,6 @@ class Channels(_Keeps):
     @property
     def _marks(self) -> str:
         return "index" if self.group else "bitmap"
-
-
-@dataclass(frozen=True)
-class CodesPerToken:
-    """Quantise each token in groups of channels: KIVI's way with values."""
-
-    bits: int
-    group: int = 32
-    unit = 1
-
-    def mask(self, score_BGTD: Tensor) -> Tensor:
-        return torch.ones_like(score_BGTD, dtype=torch.bool)
-
-    def encode(self, x_BGTD: Tensor) -> tuple[Tensor, ...]:
-        _check_group(x_BGTD.shape[-1], self.group)
-        return _code_parts(rows.quantise(x_BGTD.unflatten(-1, (-1, self.group)), self.bits))
-
-    def decode(self, parts: tuple[Tensor, ...], width: int) -> Tensor:
-        return Codes(*parts, self.bits, self.group).unpack().flatten(-2)
-
-    def unit_bytes(self, width: int, dtype: torch.dtype) -> int:
-        _check_group(width, self.group)
-        return width // self.group * rows.code_bytes(self.group, self.bits, dtype)
-
-
-@dataclass(frozen=True)
-class CodesPerChannel:
-    """Quantise each channel over groups of tokens: KIVI's way with keys."""
-
-    bits: int
-    group: int = 32
-
-    @property
-    def unit(self) -> int:
-        return self.group
-
-    def mask(self, score_BGTD: Tensor) -> Tensor:
-        return torch.ones_like(score_BGTD, dtype=torch.bool)
-
-    def encode(self, x_BGTD: Tensor) -> tuple[Tensor, ...]:
-        return _code_parts(rows.quantise(_channels(x_BGTD, self.group), self.bits))
-
-    def decode(self, parts: tuple[Tensor, ...], width: int) -> Tensor:
-        x_BGUDM = Codes(*parts, self.bits, self.group).unpack()
-        return x_BGUDM.transpose(-1, -2).flatten(2, 3)
-
-    def unit_bytes(self, width: int, dtype: torch.dtype) -> int:
-        return width * rows.code_bytes(self.group, self.bits, dtype)
 
 
 def _packs(x: Tensor) -> bool:
@@ -295,11 +252,7 @@ def _largest(x_BGTD: Tensor, rule: PerToken) -> tuple[Tensor, Tensor]:
 
 def _parts(packed: PackedRows) -> tuple[Tensor, ...]:
     values = packed.values
-    return (*(_code_parts(values) if isinstance(values, Codes) else (values,)), packed.marks)
-
-
-def _code_parts(codes: Codes) -> tuple[Tensor, ...]:
-    return codes.codes, codes.scale, codes.zero
+    return (*(code_parts(values) if isinstance(values, Codes) else (values,)), packed.marks)
 
 
 def _rows_of(parts: tuple[Tensor, ...], width: int, rule: PerToken | PerChannel) -> PackedRows:
@@ -308,16 +261,6 @@ def _rows_of(parts: tuple[Tensor, ...], width: int, rule: PerToken | PerChannel)
     n = rule.count(width)
     held = Codes(*values, rule.bits, n) if rule.bits else values[0]
     return PackedRows(held, marks, width, rule.marks or rows.smaller_marks(width, n))
-
-
-def _grouped(x_BGTD: Tensor, group: int) -> Tensor:
-    """(B, G, T, D) as (B, G, U, M, D): groups of M tokens."""
-    return x_BGTD.unflatten(2, (x_BGTD.shape[2] // max(1, group), group))
-
-
-def _channels(x_BGTD: Tensor, group: int) -> Tensor:
-    """(B, G, T, D) as (B, G, U, D, M): each channel over groups of M tokens."""
-    return _grouped(x_BGTD, group).transpose(-1, -2)
 
 
 def _each(names_BGUX: Tensor, x_BGUMD: Tensor) -> Tensor:
@@ -330,11 +273,4 @@ def _check_axes(score: Tensor, n_axes: int, rule: Rule) -> None:
         raise ValueError(
             f"{rule} was given a score of shape {tuple(score.shape)}; expected {n_axes} axes, "
             f"{'(B, G, T, D)' if n_axes == 4 else '(B, G, D)'}."
-        )
-
-
-def _check_group(width: int, group: int) -> None:
-    if group < 1 or width % group:
-        raise ValueError(
-            f"Groups of {group} channels were asked for heads of width {width}; expected a divisor."
         )

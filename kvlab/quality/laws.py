@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from kvlab.cache import KVCache
-from kvlab.config import ModelConfig
 from kvlab.generation import generate
+from kvlab.measure.random_model import random_model
 from kvlab.model import Transformer
+from kvlab.old.names import former
 from kvlab.prune import (
     Elements,
     Evict,
@@ -31,8 +32,9 @@ from kvlab.prune import (
     name_of,
     needs,
     needs_of,
+    parts_of,
 )
-from kvlab.quality.methods import Method, Shape, as_method, parts_of
+from kvlab.quality.methods import Method, as_method
 
 LONGEST = 4096
 
@@ -50,8 +52,8 @@ def check_policy(policy: Method | Score, *, model: Transformer | None = None) ->
     Raises: LawBroken, a ValueError, for the first law that does not hold; whatever the policy's own
     functions raise.
     """
-    policy = as_method(policy, 0.5, Shape(0, 0))
-    model = model or small_model()
+    policy = as_method(policy, 0.5)
+    model = model or random_model()
     for part in parts_of(policy):
         case = _Case.of(model, part)
         for law in _LAWS:
@@ -62,24 +64,9 @@ def check_policy(policy: Method | Score, *, model: Transformer | None = None) ->
             law(case)
 
 
-def small_model(seed: int = 0) -> Transformer:
-    """A Llama of two layers, two KV heads and four query heads, with random weights, in float64."""
-    config = ModelConfig(
-        vocab_size=61, hidden_size=32, intermediate_size=48, n_layers=2, n_heads=4, n_kv_heads=2,
-        head_dim=16, max_positions=2 * LONGEST,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Transformer(config).double()
-        for weight in model.parameters():
-            if weight.dim() == 2:  # large enough that attention is not uniform
-                torch.nn.init.normal_(weight, std=1.5 * weight.shape[1] ** -0.5)
-    return model.requires_grad_(False).eval()
-
-
 @dataclass(frozen=True)
 class _Case:
-    """A policy, a model, and texts of three lengths that the policy can thin."""
+    """A policy, a model, and texts of three lengths that the policy can prune."""
 
     model: Transformer
     policy: Policy
@@ -100,8 +87,8 @@ class _Case:
         ]
         return cls(model, policy, texts)
 
-    def thinned(self, texts: Sequence[list[int]], pieces: int = 1) -> KVCache:
-        """A cache after the texts were read, in so many pieces, and thinned.
+    def pruned(self, texts: Sequence[list[int]], pieces: int = 1) -> KVCache:
+        """A cache after the texts were read, in so many pieces, and pruned.
 
         Padding stands on both sides, and is large: nothing may look at it.
         """
@@ -183,7 +170,7 @@ def _scores_are_numbers(case: _Case) -> None:
     """A score has a number for every slot, gives it again, and changes nothing."""
     for texts, where in ((case.texts[:1], "a text by itself"), (case.texts, "texts of 3 lengths")):
         watched = replace(case, policy=_with_scores(case.policy, partial(_spied, where=where)))
-        watched.thinned(texts)
+        watched.pruned(texts)
 
 
 def _with_scores(policy: Evict | Sparsify, change: Callable[[Score], Score]) -> Policy:
@@ -191,9 +178,9 @@ def _with_scores(policy: Evict | Sparsify, change: Callable[[Score], Score]) -> 
     if isinstance(policy, Evict):
         return replace(policy, score=change(policy.score))
     sides = {
-        side: replace(rule, score=change(rule.score))
-        for side in ("k", "v")
-        if (rule := getattr(policy, side)) is not None
+        name: replace(side, score=change(side.score))
+        for name in ("k", "v")
+        if (side := getattr(policy, name)) is not None
     }
     return replace(policy, **sides)
 
@@ -254,7 +241,7 @@ def _check_scores(name: str, got: Tensor, e: Evidence, where: str) -> None:
 
 def _budget_is_kept(case: _Case) -> None:
     """An eviction keeps its budget exactly: summed over heads and layers, or less."""
-    policy, cache = case.policy, case.thinned(case.texts[:1])
+    policy, cache = case.policy, case.pruned(case.texts[:1])
     n, kept = len(case.texts[0]), [len(pos) for _, _, pos, _, _ in _stays(cache)]
     if isinstance(policy, Sparsify):
         return _sparsity_is_kept(policy, cache, n)
@@ -270,22 +257,23 @@ def _budget_is_kept(case: _Case) -> None:
 
 def _sparsity_is_kept(policy: Sparsify, cache: KVCache, n: int) -> None:
     for layer, head, pos, *masks in _stays(cache):
-        ripe = (pos >= policy.sink) & (n - 1 - pos >= policy.recent)
-        for what, rule, mask in zip(("keys", "values"), (policy.k, policy.v), masks, strict=True):
-            left = mask[ripe].double().mean().item()
+        body = (pos >= policy.sink) & (n - 1 - pos >= policy.recent)
+        for what, side, mask in zip(("keys", "values"), (policy.k, policy.v), masks, strict=True):
+            if side is None or type(side.sparsity) not in (int, float):
+                continue  # a rule that was given says itself what stays
+            left = mask[body].double().mean().item()
             # a group of tokens that is not complete may stay dense
-            most = 1 if rule is None else 1 - rule.sparsity + 1 / mask.shape[-1] + 32 / len(pos)
-            if left > most:
+            if left > 1 - side.sparsity + 1 / mask.shape[-1] + 32 / len(pos):
                 raise LawBroken(
-                    f"Law 'the sparsity is kept': {rule.sparsity:.0%} of the {what} were to be 0, "
+                    f"Law 'the sparsity is kept': {side.sparsity:.0%} of the {what} were to be 0, "
                     f"and {left:.0%} stay in layer {layer}, head {head}, outside sinks and window. "
-                    f"Look at {name_of(rule.select)}."
+                    f"Look at {name_of(side.select)}."
                 )
 
 
 def _protected_stay(case: _Case) -> None:
     """Sinks and window stay in every head, dense."""
-    policy, cache, n = case.policy, case.thinned(case.texts[:1]), len(case.texts[0])
+    policy, cache, n = case.policy, case.pruned(case.texts[:1]), len(case.texts[0])
     safe = {*range(policy.sink), *range(n - policy.recent, n)}
     for layer, head, pos, k, v in _stays(cache):
         lost = sorted(safe - set(pos.tolist()))
@@ -302,7 +290,7 @@ def _protected_stay(case: _Case) -> None:
 
 def _order_is_kept(case: _Case) -> None:
     """Tokens stay in the order of the text, each once."""
-    for layer, head, pos, _, _ in _stays(case.thinned(case.texts[:1])):
+    for layer, head, pos, _, _ in _stays(case.pruned(case.texts[:1])):
         if not bool((pos[1:] > pos[:-1]).all()):
             raise LawBroken(
                 f"Law 'the order is kept': layer {layer}, head {head} holds {_few(pos.tolist())}."
@@ -315,12 +303,12 @@ def _a_full_budget_changes_nothing(case: _Case) -> None:
     if isinstance(policy, Evict):
         full: Policy = replace(policy, budget=1.0)
     else:
-        sides = {s: getattr(policy, s) for s in ("k", "v")}
+        sides = {name: getattr(policy, name) for name in ("k", "v")}
         full = replace(policy, **{
-            s: replace(rule, sparsity=0) for s, rule in sides.items() if isinstance(rule, Elements)
+            name: Elements(side.score, 0) for name, side in sides.items() if side is not None
         })  # fmt: skip
-    thin = replace(case, policy=full).thinned(case.texts)
-    dense = replace(case, policy=Evict(_nothing, 1.0)).thinned(case.texts)
+    thin = replace(case, policy=full).pruned(case.texts)
+    dense = replace(case, policy=Evict(_nothing, 1.0)).pruned(case.texts)
     same = torch.equal(thin.k_LBGTD, dense.k_LBGTD) and torch.equal(thin.v_LBGTD, dense.v_LBGTD)
     if not same or not torch.equal(thin.pos_LBGT, dense.pos_LBGT):
         raise LawBroken(
@@ -333,10 +321,10 @@ def _nothing(e: Evidence) -> Tensor:
 
 
 def _alone_is_as_beside_others(case: _Case) -> None:
-    """A text is thinned alike by itself and padded beside longer and shorter ones."""
-    together = case.thinned(case.texts)
+    """A text is pruned alike by itself and padded beside longer and shorter ones."""
+    together = case.pruned(case.texts)
     for row, text in enumerate(case.texts):
-        differs = _difference(case.thinned([text]), 0, together, row)
+        differs = _difference(case.pruned([text]), 0, together, row)
         if differs:
             raise LawBroken(
                 f"Law 'padding changes nothing': a text of {len(text)} tokens was thinned by "
@@ -348,9 +336,9 @@ def _alone_is_as_beside_others(case: _Case) -> None:
 
 
 def _at_once_is_as_in_pieces(case: _Case) -> None:
-    """A text is thinned alike whether it was read at once or in pieces."""
+    """A text is pruned alike whether it was read at once or in pieces."""
     texts = case.texts[:1]
-    differs = _difference(case.thinned(texts), 0, case.thinned(texts, pieces=3), 0)
+    differs = _difference(case.pruned(texts), 0, case.pruned(texts, pieces=3), 0)
     if differs:
         raise LawBroken(
             "Law 'pieces change nothing': a text was read at once, and then in three pieces. "
@@ -386,3 +374,5 @@ _LAWS = (
     _at_once_is_as_in_pieces,
     _again_while_decoding,
 )
+
+__getattr__ = former(__name__, small_model="kvlab.measure.random_model.random_model")

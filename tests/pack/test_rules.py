@@ -1,4 +1,4 @@
-"""Rules by themselves: the mask, what is stored of it, and its bytes are one and the same choice."""
+"""Rules by themselves: mask, parts and bytes are one and the same choice."""
 
 import pytest
 import torch
