@@ -276,7 +276,7 @@ def test_what_is_stored_may_be_pruned_by_the_policy_on_the_other_side(model):
 
 
 def test_groups_are_those_of_the_tokens_that_are_left(model):
-    """As a packed cache holds them: numbers and bytes after an eviction that leaves ragged heads."""
+    """As a packed cache holds them: numbers and bytes where an eviction left ragged heads."""
     evict = policies.adakv(17, sink=0, recent=2, score=policies.knorm)
     rule = PerChannel(2, group=8)
     thin = Sparsify(k=Elements(policies.k_magnitude, rule), sink=0, recent=2)
