@@ -7,7 +7,7 @@ two with a budget, and says what is protected and when it is applied: `Evict` dr
 that no tie can evict a protected token. `scores` holds the published ones.
 """
 
-from kvlab.old.names import former
+from kvlab.old._names import former
 from kvlab.prune.elements import Elements, Sparsify, per_channel, per_token, whole_channels
 from kvlab.prune.evidence import (
     Evidence,

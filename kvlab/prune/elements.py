@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kvlab.old.selections import as_rule
+from kvlab.old._selections import as_rule
 from kvlab.pack.body import Body
 from kvlab.pack.rules import Channels, PerChannel, PerToken, Rule
 from kvlab.prune.evidence import Evidence, Needs, Score, needs_of

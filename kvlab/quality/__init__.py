@@ -7,7 +7,7 @@ that it came after. Dense numbers are the model's own; bytes are those of 16-bit
 """
 
 from kvlab.measure.intervals import bootstrap, wilson
-from kvlab.old.names import former
+from kvlab.old._names import former
 from kvlab.prune import parts_of
 from kvlab.quality.errors import Recorded, output_errors, record
 from kvlab.quality.held import held_bytes, storage

@@ -18,7 +18,7 @@ from kvlab.cache import KVCache
 from kvlab.generation import generate
 from kvlab.measure.random_model import random_model
 from kvlab.model import Transformer
-from kvlab.old.names import former
+from kvlab.old._names import former
 from kvlab.prune import (
     Elements,
     Evict,

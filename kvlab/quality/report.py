@@ -18,7 +18,7 @@ from kvlab.measure import machine
 from kvlab.measure.intervals import bootstrap, wilson
 from kvlab.measure.progress_bar import progress
 from kvlab.model import Transformer
-from kvlab.old.names import former
+from kvlab.old._names import former
 from kvlab.prune import Score, name_of
 from kvlab.quality.cells import Cells, Text, measured_cell, text_of, with_own_bytes
 from kvlab.quality.held import storage
