@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kvlab import families
+from kvlab.families import as_ids  # noqa: F401 (it was here)
 
 
 class Llama3Scaling(NamedTuple):

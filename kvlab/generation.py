@@ -15,9 +15,9 @@ from torch import Tensor
 from kvlab.cache import KVCache
 from kvlab.model import Transformer
 from kvlab.pack import PackedKVCache
-from kvlab.prompts import Prompt, check_positions, read
+from kvlab.prompts import Prompt, check_positions, pad, read  # noqa: F401 (pad was here)
 from kvlab.prune import Policy, Pruner, check_once
-from kvlab.sampling import Pick, greedy
+from kvlab.sampling import Pick, Sampler, greedy  # noqa: F401 (Sampler was here)
 
 
 @dataclass(frozen=True)

@@ -113,11 +113,6 @@ class StaticDecode:
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._pool = None
 
-    @property
-    def captured(self) -> list[int]:
-        """The numbers of slots that there is a graph for."""
-        return sorted(self._graphs)
-
     def __call__(self, token_B: Tensor) -> Tensor:
         """Feed one token per row. Shapes: token_B -> logits_BV."""
         cache = self._cache

@@ -67,7 +67,7 @@ def lab(tmp_path_factory):
         port = probe.getsockname()[1]
     token = secrets.token_hex(16)
     settings = home / "settings"
-    shutil.copytree(ROOT / "kvlab" / "lab_settings", settings)
+    shutil.copytree(ROOT / "kvlab" / "shell" / "lab_settings", settings)
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
         "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",

@@ -127,7 +127,6 @@ def test_several_things_are_compared_with_the_first_round_by_round(work):
 
 def test_a_roofline_has_two_sides():
     roof = Roofline(gigabytes_per_second=20.0, gigaflops=100.0)
-    assert roof.ridge == 5 and roof.attainable(2.0) == 40 and roof.attainable(50.0) == 100
     assert roof.seconds(Work(flops=0, bytes=40 * 10**9)) == 2
     assert roof.seconds(Work(flops=300 * 10**9, bytes=1)) == 3
 
@@ -161,7 +160,9 @@ def test_rates_of_a_device_are_numbers(device):
 def test_threads_are_as_before_even_after_an_error(monkeypatch):
     before = torch.get_num_threads()
     within = []
-    monkeypatch.setattr("kvlab.measure.clock", lambda run: within.append(torch.get_num_threads()))
+    monkeypatch.setattr(
+        "kvlab.measure.clocks.clock", lambda run: within.append(torch.get_num_threads())
+    )
     with pytest.raises(TypeError):
         read_bandwidth(before + 1, n_bytes=40, rounds=1)
     assert within == [before + 1] and torch.get_num_threads() == before

@@ -21,7 +21,7 @@ from kvlab.measure.intervals import wilson
 from kvlab.pocket import bpe, card, curve, exam, heads, path, perplexity, questions, train, world
 from kvlab.pocket.muon import Muon
 
-RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "pocket.json"
+RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "pocket.json"
 TINY_STAGES = (
     train.Stage("first", 64, 2, 256, train.REPETITION),
     train.Stage("second", 128, 2, 256, train.EVERYTHING, docs=0.3, long=0.3),

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from kvlab import Evict, export, policies, quality
 from kvlab.pocket import path, recall
-from kvlab.quality import cells
+from kvlab.quality import cells, measuring
 from kvlab.quality import report as prune_report
 from kvlab.shell import cli
 from kvlab.tokenizer import Tokenizer as Wrapped
@@ -175,7 +175,8 @@ def test_a_folder_is_measured_without_a_text(plain, tmp_path, capsys):
     ],
 )
 def test_bad_input_is_one_sentence_and_comes_first(line, named, capsys, monkeypatch):
-    monkeypatch.setattr(cells, "measure", None)
+    for module in (cells, measuring):
+        monkeypatch.setattr(module, "read", None)
     assert cli.main(["prune-report", "--text", __file__, *line]) == 1
     seen = capsys.readouterr()
     assert named in seen.err and seen.out == "" and len(seen.err.splitlines()) == 1

@@ -26,6 +26,8 @@ from kvlab.shell import bootstrap, cli
 
 PROJECT = bootstrap.ROOT
 PACKAGE = PROJECT / "kvlab"
+# What an old Python meets first.
+STARTING = ("__init__.py", "__main__.py", "shell/__init__.py", "shell/bootstrap.py")
 HERE = "{}.{}".format(*sys.version_info[:2])
 
 # A project that pip can install without a network: its build backend writes the wheel itself.
@@ -137,10 +139,10 @@ def packages(venv):
 
 def project(root):
     """Writes a small project with this repository's set-up and a command line that only reports."""
-    (root / "kvlab").mkdir(parents=True)
-    for name in ("__init__.py", "__main__.py", "bootstrap.py"):
+    (root / "kvlab" / "shell").mkdir(parents=True)
+    for name in STARTING:
         shutil.copy(PACKAGE / name, root / "kvlab" / name)
-    (root / "kvlab" / "cli.py").write_text(CLI)
+    (root / "kvlab" / "shell" / "cli.py").write_text(CLI)
     (root / "backend.py").write_text(BACKEND)
     (root / "pyproject.toml").write_text(PYPROJECT)
     (root / "constraints.txt").write_text("torch==2.13.0\n")
@@ -715,7 +717,7 @@ def test_ctrl_c_is_one_line(root, machine, monkeypatch, capsys):
 # ---------------------------------------------------------------- the files themselves
 
 
-@pytest.mark.parametrize("name", ["__init__.py", "__main__.py", "bootstrap.py"])
+@pytest.mark.parametrize("name", STARTING)
 def test_an_old_python_can_read_the_file(name):
     text = (PACKAGE / name).read_text(encoding="utf-8")
     ast.parse(text, feature_version=(3, 6))
