@@ -30,6 +30,7 @@ from benchmarks.common import record
 from kvlab import load, pocket, policies, quality
 from kvlab.pack import CodesPerChannel, CodesPerToken, rows
 from kvlab.pocket import questions
+from kvlab.pocket.recall import world_question
 from kvlab.prune import (
     Elements,
     Evict,
@@ -42,7 +43,6 @@ from kvlab.prune import (
     per_token,
     whole_channels,
 )
-from kvlab.quality.cells import world_question
 
 RECENT, GROUP, WIDTH, HALF = 32, 32, 32, torch.float16
 SPARSITIES = (0.5, 0.7, 0.8, 0.9)
@@ -71,7 +71,7 @@ def by_policy(
     """Thin by a policy, which is made for the mean length of the texts."""
 
     def thin(base: Pruner, n_tokens: float) -> Pruner:
-        return quality.thinned(base, make(n_tokens))
+        return quality.pruned(base, make(n_tokens))
 
     return thin
 
@@ -176,7 +176,7 @@ def quantised_methods() -> Iterator[Method]:
     """
     for bits, sparsity in ((8, 0.5), (4, 0.75), (2, 0.875)):
         share = rows.code_bytes(WIDTH, bits, HALF) / (WIDTH * HALF.itemsize)
-        kivi = quality.Packed(
+        kivi = quality.Stored(
             CodesPerChannel(bits, GROUP), CodesPerToken(bits, WIDTH), sink=0, recent=RECENT
         )
         yield Method(f"KV in {bits} bits", sparsity, by_policy(lambda _, kivi=kivi: kivi), share)
@@ -218,7 +218,7 @@ def measured(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]
         for visible in (True, False):
             asked = prompts(tokenizer, kind, args.prompts, args.tokens, visible)
             base = quality.read(model, asked, collect)
-            dense = quality.answers(model, quality.thinned(base, None), asked)
+            dense = quality.answers(model, quality.pruned(base, None), asked)
             where = {"model": str(folder), "task": task, "question": asked.question}
             right = dense.right_B.tolist()
             yield where | {"method": "dense", "sparsity": 0.0, "right": right, "bytes": 1.0}

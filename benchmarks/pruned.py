@@ -153,7 +153,7 @@ def packed_name(sparsity: float) -> str:
 def packed_of(dense: KVCache, sparsity: float) -> PackedKVCache:
     """The same tokens with all but the latest 32 pruned."""
     rule = PerToken(n_kept(sparsity, dense.head_dim))
-    return PackedKVCache.of(dense, k_rule=rule, v_rule=rule)
+    return PackedKVCache.of(dense, k=rule, v=rule)
 
 
 def grouped_products(q_BHSD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor) -> Tensor:
@@ -318,8 +318,8 @@ def packed_cache(model: Transformer, batch: int, capacity: int, sparsity: float)
     config = model.config
     rule = PerToken(n_kept(sparsity, config.head_dim))
     return PackedKVCache(
-        config.n_layers, batch, config.n_kv_heads, capacity, config.head_dim, k_rule=rule,
-        v_rule=rule, dtype=model.dtype, device=model.device,
+        config.n_layers, batch, config.n_kv_heads, capacity, config.head_dim, k=rule,
+        v=rule, dtype=model.dtype, device=model.device,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kvlab.protocol import Cache, LayerKV, Rule
+from kvlab.protocol import Cache, LayerKV, Storage
 from kvlab.slots import Slots
 
 __all__ = ["Cache", "KVCache", "LayerKV", "new_cache"]
@@ -26,8 +26,8 @@ def new_cache(
     *,
     dtype: torch.dtype,
     device: torch.device | str,
-    k: Rule | None = None,
-    v: Rule | None = None,
+    k: Storage | None = None,
+    v: Storage | None = None,
     **how: object,
 ) -> Cache:
     """An empty cache: a `KVCache`, or what rules for keys and values say how to hold.

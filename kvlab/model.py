@@ -16,7 +16,7 @@ from kvlab import ops
 from kvlab.attention import Chosen, chosen
 from kvlab.cache import Cache, LayerKV, new_cache
 from kvlab.config import ModelConfig
-from kvlab.protocol import Rule
+from kvlab.protocol import Storage
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Transformer(nn.Module):
         batch: int,
         capacity: int,
         *,
-        k: Rule | None = None,
-        v: Rule | None = None,
+        k: Storage | None = None,
+        v: Storage | None = None,
         **how: object,
     ) -> Cache:
         """An empty cache that fits this model, its device and its precision.

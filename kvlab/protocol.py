@@ -119,11 +119,11 @@ class Cache(Protocol):
         """Go on from what was pruned in `draft`. Here that is this cache, and nothing is to do."""
 
 
-class Rule(Protocol):
-    """What `new_cache` takes for keys and for values: how they are held, as in `kvlab.pack`."""
+class Storage(Protocol):
+    """What `new_cache` takes for keys and for values, as the rules of `kvlab.pack` are."""
 
     def cache_of(
-        self, *sizes: int, k: Rule, v: Rule, dtype: torch.dtype, device: object, **how: object
+        self, *sizes: int, k: Storage, v: Storage, dtype: torch.dtype, device: object, **how: object
     ) -> Cache:
         """An empty cache that holds keys by `k` and values by `v`. `sizes` are a KVCache's."""
         ...

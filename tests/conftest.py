@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kvlab import ModelConfig, Transformer
+from kvlab.measure.random_model import SIZES, random_model
 
 torch.set_num_threads(1)
 # What tests do is not a reader's progress.
@@ -30,26 +31,16 @@ def nursery():
         yield made
 
 
+TINY = {
+    "hidden_size": 24, "intermediate_size": 40, "n_layers": 3, "head_dim": 8, "max_positions": 256,
+    "eos_ids": (),
+}  # fmt: skip
+
+
 def tiny_config(**changes) -> ModelConfig:
-    sizes = {
-        "vocab_size": 61,
-        "hidden_size": 24,
-        "intermediate_size": 40,
-        "n_layers": 3,
-        "n_heads": 4,
-        "n_kv_heads": 2,
-        "head_dim": 8,
-        "max_positions": 256,
-        "eos_ids": (),
-    }
-    return ModelConfig(**{**sizes, **changes})
+    return ModelConfig(**{**SIZES, **TINY, **changes})
 
 
 def tiny_model(seed=0, dtype=torch.float64, device="cpu", **changes) -> Transformer:
-    """Random weights, large enough that tokens differ and attention is not uniform."""
-    torch.manual_seed(seed)
-    model = Transformer(tiny_config(**changes)).double()
-    for weight in model.parameters():
-        if weight.dim() == 2:
-            torch.nn.init.normal_(weight, std=1.5 * weight.shape[1] ** -0.5)
-    return model.to(device, dtype).requires_grad_(False).eval()
+    """Random weights, in every precision the same ones."""
+    return random_model(seed, **{**TINY, **changes}).to(device, dtype)

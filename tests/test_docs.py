@@ -36,15 +36,26 @@ def test_a_measurement_runs_on_a_toy(name, monkeypatch, capsys):
     assert result["rows"] and result["machine"]["torch"]
 
 
+def run_page(name):
+    """Every block of Python on a page, one after the other; what they leave."""
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    names: dict = {"__name__": name}
+    for block in re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S):
+        exec(compile(block, name, "exec"), names)
+    return names
+
+
 def test_the_page_on_policies_runs():
-    text = (ROOT / "docs" / "how-to-add-a-policy.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
-    assert len(blocks) >= 8
-    names: dict = {}
-    for block in blocks:
-        exec(compile(block, "how-to-add-a-policy.md", "exec"), names)
+    names = run_page("how-to-add-a-policy.md")
     assert {"loud_values", "snapkv", "kivi"} <= {r["method"] for r in names["first"]["rows"]}
     assert any(r["method"] == "both" for r in names["report"]["rows"])
+
+
+def test_the_page_on_formats_runs():
+    names = run_page("how-to-add-a-format.md")
+    cache, packed = names["cache"], names["packed"]
+    assert min(packed.n_packed_L) >= 64 and packed.live_bytes < 0.8 * cache.live_bytes
+    assert any(r["method"] == "two of four" for r in names["report"]["rows"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -1,5 +1,6 @@
 """Keys and values in fewer bytes: packed rows, rules that make them, a cache that holds them."""
 
+from kvlab.pack.body import Body
 from kvlab.pack.cache import PackedKVCache
 from kvlab.pack.format import Format
 from kvlab.pack.layer import PackedLayer
@@ -14,6 +15,6 @@ from kvlab.pack.rules import (
 )
 
 __all__ = [
-    "Channels", "CodesPerChannel", "CodesPerToken", "Dense", "Format", "PackedKVCache",
+    "Body", "Channels", "CodesPerChannel", "CodesPerToken", "Dense", "Format", "PackedKVCache",
     "PackedLayer", "PerChannel", "PerToken", "Rule",
 ]  # fmt: skip

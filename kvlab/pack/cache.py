@@ -18,10 +18,11 @@ from torch import Tensor
 
 from kvlab.cache import KVCache
 from kvlab.old import Former, renamed
+from kvlab.pack.body import check_goes_on
 from kvlab.pack.layer import PackedLayer
+from kvlab.pack.rule import Rule
 from kvlab.pack.side import Side
 from kvlab.pack.window import Window
-from kvlab.protocol import Rule
 from kvlab.slots import Slots
 
 _renamed = renamed(k_rule="k", v_rule="v", sinks="sink", every="at_once")
@@ -59,6 +60,8 @@ class PackedKVCache(Slots):
     ) -> None:
         unit = lcm(k.unit, v.unit)
         at_once = -(-32 // max(1, unit)) * unit if at_once is None else at_once
+        for rule in (k, v):
+            check_goes_on(rule, head_dim)
         window = Window(sink, recent, at_once, unit)
         super().__init__(n_layers, batch, n_kv_heads, capacity, head_dim, dtype, device)
         self.rules, self.window = (k, v), window
@@ -104,7 +107,7 @@ class PackedKVCache(Slots):
         """Pack what a dense cache holds, evicted or not, into this one; the dense one stays.
 
         Raises: ValueError when this one is not empty or another model's, when that does not fit,
-        or when a score cannot be used; this one is then as before.
+        or when numbers cannot be ranked; this one is then as before.
         """
         sizes = ("n_layers", "batch", "n_kv_heads", "head_dim", "dtype", "device")
         other = any(getattr(self, name) != getattr(draft, name) for name in sizes)
@@ -173,7 +176,7 @@ class PackedKVCache(Slots):
         """Add new tokens to one layer, and pack those that leave its window.
 
         `pos_BS` holds their positions, -1 for padding; None means that they follow on.
-        Raises: ValueError when they do not fit or a score cannot be used; nothing is then changed.
+        Raises: ValueError when they do not fit or cannot be ranked; nothing is then changed.
         """
         self._check_new(layer, k_BGSD, v_BGSD, pos_BS)
         n_new, seen, new_BS = k_BGSD.shape[2], self.ledger[layer].seen, pos_BS
@@ -278,7 +281,7 @@ class PackedKVCache(Slots):
     def _enter(self, layer: int, k_BGSD: Tensor, v_BGSD: Tensor, pos_BGS: Tensor) -> None:
         """Pack what leaves the window, then put the other new tokens into the dense slots.
 
-        Slots are counted by the caller; a score that fails leaves the cache as it was.
+        Slots are counted by the caller; numbers that cannot be ranked leave the cache as it was.
         """
         used, n_new, stretch = self.ledger[layer].used, k_BGSD.shape[2], self._stretches[layer]
         how = self.window.entry(used, stretch, n_new, self.sides[0].dense.shape[3])

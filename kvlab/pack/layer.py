@@ -13,7 +13,7 @@ from torch import Tensor
 from kvlab import kernels
 from kvlab.ledger import LayerState
 from kvlab.old import Former
-from kvlab.protocol import Rule
+from kvlab.pack.rule import Rule
 from kvlab.slots import Slots
 
 
@@ -53,7 +53,7 @@ class PackedLayer:
         if q_BHSD.shape[2] != 1:
             return f"{q_BHSD.shape[2]} new tokens, and the kernel takes one"
         for name, rule in zip(("keys", "values"), cache.rules, strict=True):
-            if rule.row_marks(cache.head_dim) is None:
+            if _row_marks(rule, cache.head_dim) is None:
                 return f"{name} are held by {rule}, and the kernel reads PerToken rows of floats"
         if cache.head_dim > 256:
             return f"heads are {cache.head_dim} wide, and the kernel's indices reach 256"
@@ -112,7 +112,7 @@ class PackedLayer:
         return out_BHD
 
     def _by_bitmap(self, rule: Rule) -> bool:
-        return rule.row_marks(self.cache.head_dim) == "bitmap"
+        return _row_marks(rule, self.cache.head_dim) == "bitmap"
 
     def _places(self) -> tuple[int, int, int, int]:
         """Sinks, packed tokens, where the tail begins among the dense slots, and its tokens."""
@@ -130,6 +130,12 @@ class PackedLayer:
                 f"Layer {self.layer} was read when it had {self.used} tokens; it has "
                 f"{self.cache.used_L[self.layer]} now. Read it again."
             )
+
+
+def _row_marks(rule: Rule, width: int) -> str | None:
+    """How the kernels find a rule's kept numbers: see `Format.row_marks`. A rule need not say."""
+    asked = getattr(rule, "row_marks", None)
+    return None if asked is None else asked(width)
 
 
 def _unreadable(dtype: torch.dtype) -> str | None:

@@ -99,22 +99,42 @@ def pack(
     Source: research on MUSTAFAR (Joo et al. 2025), section on its bitmap format.
     Differs: fixed N per row instead of tiles of 64 with offsets, and no padding to 8 values.
     """
-    _check_row(dense.shape[-1] if dense.dim() else 0, n_kept, marks, bits)
+    check_row(dense.shape[-1] if dense.dim() else 0, n_kept, marks, bits)
     kind = marks or smaller_marks(dense.shape[-1], n_kept)
     _check_floats(dense)
-    kept = _kept(dense, by, n_kept)
-    place = kept.cumsum(-1) - 1
-    slot = torch.arange(kept.shape[-1], device=dense.device).expand(kept.shape)
-    # what is dropped goes to one column more, which is cut off
-    index = torch.zeros((*kept.shape[:-1], n_kept + 1), dtype=torch.int64, device=dense.device)
-    index = index.scatter_(-1, place.where(kept, n_kept), slot)[..., :n_kept]
+    kept = chosen(dense, by, n_kept)
+    index = indices(kept, n_kept)
     values = dense.gather(-1, index)
     return PackedRows(
         quantise(values, bits) if bits else values,
-        index.to(torch.uint8) if kind == "index" else _bitmap(kept),
+        index.to(torch.uint8) if kind == "index" else bitmap(kept),
         dense.shape[-1],
         kind,
     )
+
+
+def best(score: Tensor, n_kept: int) -> Tensor:
+    """Exactly N true in each row: the highest scores, of equals the first.
+
+    Shapes: score (..., M) -> booleans of the same shape.
+    Raises: ValueError when a row has fewer than N. NaN counts as least: look for it before.
+    """
+    _check_count(score.shape[-1], n_kept)
+    score = score.to(torch.uint8) if score.dtype == torch.bool else score
+    score = score.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    last = score.topk(n_kept, sorted=False).values.amin(-1, keepdim=True)
+    above, equal = score > last, score == last
+    free = n_kept - above.sum(-1, keepdim=True)
+    return above | (equal & (equal.cumsum(-1) <= free))
+
+
+def indices(kept: Tensor, n_kept: int) -> Tensor:
+    """Where the N true ones of each row stand, ascending. Shapes: kept (..., M) -> (..., N)."""
+    place = kept.cumsum(-1) - 1
+    slot = torch.arange(kept.shape[-1], device=kept.device).expand(kept.shape)
+    # what is dropped goes to one column more, which is cut off
+    index = torch.zeros((*kept.shape[:-1], n_kept + 1), dtype=torch.int64, device=kept.device)
+    return index.scatter_(-1, place.where(kept, n_kept), slot)[..., :n_kept]
 
 
 def quantise(dense: Tensor, bits: int) -> Codes:
@@ -162,7 +182,7 @@ def row_bytes(
     bits: int | None = None,
 ) -> int:
     """Bytes of one packed row: N values and their marks."""
-    _check_row(width, n_kept, marks, bits)
+    check_row(width, n_kept, marks, bits)
     kind = marks or smaller_marks(width, n_kept)
     values = code_bytes(n_kept, bits, dtype) if bits else n_kept * dtype.itemsize
     return values + (n_kept if kind == "index" else width // 8)
@@ -174,8 +194,11 @@ def code_bytes(width: int, bits: int, dtype: torch.dtype) -> int:
     return -(-width * bits // 8) + 2 * dtype.itemsize
 
 
-def _kept(dense: Tensor, by: Tensor, n_kept: int) -> Tensor:
-    """Exactly N true in each row: the highest scores, of equals the first."""
+def chosen(dense: Tensor, by: Tensor, n_kept: int) -> Tensor:
+    """Which N numbers of each row a score, or a mask of exactly N, names.
+
+    Raises: ValueError for another shape, a mask of other counts, or NaN (the last two on a CPU).
+    """
     if by.shape != dense.shape or by.device != dense.device:
         raise ValueError(
             f"A score or mask of shape {tuple(by.shape)} on {by.device} came for numbers of shape "
@@ -189,15 +212,10 @@ def _kept(dense: Tensor, by: Tensor, n_kept: int) -> Tensor:
         )
     if by.device.type == "cpu" and not mask and bool(by.isnan().any()):
         raise ValueError("Scores came with NaN among them, which cannot be ranked; expected none.")
-    score = by.to(torch.uint8) if mask else by
-    score = score.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    last = score.topk(n_kept, sorted=False).values.amin(-1, keepdim=True)
-    above, equal = score > last, score == last
-    room = n_kept - above.sum(-1, keepdim=True)
-    return above | (equal & (equal.cumsum(-1) <= room))
+    return best(by, n_kept)
 
 
-def _bitmap(kept: Tensor) -> Tensor:
+def bitmap(kept: Tensor) -> Tensor:
     """(..., M) booleans as (..., M / 8) bytes."""
     bit = torch.arange(8, device=kept.device, dtype=torch.uint8)
     return (kept.unflatten(-1, (-1, 8)).to(torch.uint8) << bit).sum(-1, dtype=torch.uint8)
@@ -207,17 +225,14 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _check_row(width: int, n_kept: int, marks: str | None, bits: int | None) -> None:
+def check_row(width: int, n_kept: int, marks: str | None, bits: int | None) -> None:
+    """Refuse rows that cannot be packed in this way."""
     if width < 8 or width % 8:
         raise ValueError(
             f"Rows of {width} numbers were to be packed; a bitmap holds whole bytes, so expected "
             "a multiple of 8."
         )
-    if not isinstance(n_kept, int) or not 1 <= n_kept <= width:
-        raise ValueError(
-            f"Rows of {width} were to keep {n_kept} numbers; expected a whole number from 1 to "
-            f"{width} (n_kept(sparsity, width) gives one)."
-        )
+    _check_count(width, n_kept)
     if marks not in (None, *MARKS):
         raise ValueError(f"Marks {marks!r} were asked for; there are {', '.join(MARKS)} and None.")
     if marks == "index" and width > 256:
@@ -227,6 +242,14 @@ def _check_row(width: int, n_kept: int, marks: str | None, bits: int | None) -> 
         )
     if bits is not None:
         _check_bits(bits)
+
+
+def _check_count(width: int, n_kept: int) -> None:
+    if not isinstance(n_kept, int) or not 1 <= n_kept <= width:
+        raise ValueError(
+            f"Rows of {width} were to keep {n_kept} numbers; expected a whole number from 1 to "
+            f"{width} (n_kept(sparsity, width) gives one)."
+        )
 
 
 def _check_bits(bits: int) -> None:

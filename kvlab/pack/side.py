@@ -10,8 +10,8 @@ from copy import copy
 import torch
 from torch import Tensor
 
+from kvlab.pack.rule import Rule
 from kvlab.pack.window import Entry, Stretch
-from kvlab.protocol import Rule
 
 # tokens that are packed at once, so that a long prompt needs little memory beside it
 _CHUNK = 1024
@@ -25,7 +25,7 @@ class Side:
         self.rule, self.dense = rule, dense_LBGTD
         self.width = dense_LBGTD.shape[-1]
         self.unit_bytes = rule.unit_bytes(self.width, dense_LBGTD.dtype)
-        one = rule.encode(dense_LBGTD.new_zeros((1, 1, rule.unit, self.width)), None)
+        one = rule.encode(dense_LBGTD.new_zeros((1, 1, rule.unit, self.width)))
         lead = (*dense_LBGTD.shape[:3], n_body // rule.unit)
         self.body = tuple(part.new_zeros((*lead, *part.shape[3:])) for part in one)
 
@@ -57,10 +57,8 @@ class Side:
             x_BGTD, of_BGT = _span(sources, low, low + chunk), pos_BGT[:, :, low : low + chunk]
             if rule.unit > 1:  # padding must not sway what a group keeps
                 x_BGTD = x_BGTD.where(of_BGT[..., None] >= 0, 0)
-            scored = getattr(rule, "score", None)
-            score = None if scored is None else scored(layer, x_BGTD, of_BGT)
             start = (stretch.packed + low) // rule.unit
-            for part, new in zip(self.body, rule.encode(x_BGTD, score), strict=True):
+            for part, new in zip(self.body, rule.encode(x_BGTD), strict=True):
                 part[layer, :, :, start : start + new.shape[2]] = new
 
     def store(self, layer: int, how: Entry, used: int, x_BGSD: Tensor) -> None:

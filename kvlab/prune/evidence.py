@@ -115,7 +115,7 @@ class Evidence:
 Score = Callable[[Evidence], Tensor]
 
 
-def attention(e: Evidence) -> Tensor:
+def attention_mass(e: Evidence) -> Tensor:
     """The mass function of plain attention: the weights themselves."""
     return e.weights_BGRWT()
 

@@ -42,14 +42,6 @@ def check_counts(policy: object) -> None:
             raise ValueError(f"{name} is {value!r}; expected a whole number of at least 0.")
 
 
-def check_axes(score: Tensor, n_axes: int, select: str) -> None:
-    if score.dim() != n_axes:
-        raise ValueError(
-            f"{select} was given a score of shape {tuple(score.shape)}; expected {n_axes} axes, "
-            f"{'(B, G, T, D)' if n_axes == 4 else '(B, G, D)'}."
-        )
-
-
 def check_numbers(part: object, masks_L: list[Masks]) -> None:
     """Asks the device once for all layers."""
     asked = [(i, masks.broken) for i, masks in enumerate(masks_L) if masks.broken is not None]

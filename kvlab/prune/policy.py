@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 
 from torch import nn
 
 from kvlab.cache import Cache
+from kvlab.pack.body import Body
 from kvlab.prune.parts import check_once, check_policy, parts_of
 from kvlab.prune.pruner import Pruner
 
@@ -46,3 +48,9 @@ class Then(Policy):
         for part in parts:
             check_policy(part)
         object.__setattr__(self, "parts", tuple(p for part in parts for p in parts_of(part)))
+
+    @property
+    def bodies(self) -> tuple[tuple[Body, ...], tuple[Body, ...]]:
+        """By which rules which tokens are held, of keys and of values."""
+        k, v = zip(*(part.bodies for part in self.parts), strict=True) if self.parts else ((), ())
+        return tuple(chain(*k)), tuple(chain(*v))

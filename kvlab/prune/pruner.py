@@ -250,13 +250,16 @@ class Pruner:
             kept_L[i] = kept_L[i].gather(-1, order_BGT).where(stays_BGT, 0)
 
 
-def prune(model: nn.Module, cache: KVCache, policy: Policy) -> None:
+def apply(model: nn.Module, cache: KVCache, policy: Policy) -> None:
     """Apply a policy once, to a cache as it is: for scores that look at the cache alone.
 
     Raises: ValueError when a score needs queries: those are gone. Use `prefill(..., prune=policy)`
     or a `Pruner`.
     """
     Pruner(model, cache, policy).prune()
+
+
+prune = apply  # its name before the package was called so
 
 
 def seen_in(cache: KVCache) -> tuple[int, ...]:

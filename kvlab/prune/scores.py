@@ -5,12 +5,13 @@ B rows, H query heads, G key/value heads, R = H / G, W observed queries, T slots
 Each score is one function of `Evidence`, higher is better. A method that is a way of sharing out a
 budget rather than a score is such a function (`pyramid`) or a policy (`adakv`, `pyramidkv`).
 `evictions` and `sparsities` list them all at one budget. Write your own in the same way; nothing is
-registered.
+registered. Long because it is a list: it is read from a method's name, not from the top.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -18,10 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kvlab.ops import wide
+from kvlab.pack.rules import Rule
 from kvlab.prune.elements import Elements, Sparsify, per_channel, per_token, whole_channels
-from kvlab.prune.evidence import Evidence, Score, attention, check_window, needs
+from kvlab.prune.evidence import Evidence, Score, attention_mass, check_window, needs
 from kvlab.prune.hashing import chance
-from kvlab.prune.tokens import Evict, Select, across_heads, all_heads, ranks
+from kvlab.prune.tokens import Evict, across_heads, all_heads, ranks
 
 # --- whole tokens: score_BGT --------------------------------------------------------------------
 
@@ -54,7 +56,7 @@ def streaming(e: Evidence, *, sinks: int = 4) -> Tensor:
     return recency(e) + (e.pos_BGT < sinks) * float(max(e.seen_B, default=0) + 1)
 
 
-@needs(mass=attention)
+@needs(mass=attention_mass)
 def h2o(e: Evidence) -> Tensor:
     """Heavy hitters: attention that a token got from all queries so far.
 
@@ -65,7 +67,7 @@ def h2o(e: Evidence) -> Tensor:
     return e.mass_BGT
 
 
-@needs(mass=attention)
+@needs(mass=attention_mass)
 def observed(e: Evidence) -> Tensor:
     """H2O's mass, divided by the number of queries that could see the token.
 
@@ -245,7 +247,7 @@ def criticalkv(
 # --- how a budget is shared out -----------------------------------------------------------------
 
 
-def pyramid(n: int, room: int, layer: int, n_layers: int, *, beta: float = 20) -> int:
+def pyramid(n: int, free: int, layer: int, n_layers: int, *, beta: float = 20) -> int:
     """Lower layers keep more, by a straight line; the total is n_layers x n exactly.
 
     The last layer gets n / beta, the first as much more as the last gets less; no layer gets more
@@ -256,7 +258,7 @@ def pyramid(n: int, room: int, layer: int, n_layers: int, *, beta: float = 20) -
     """
     if beta < 1:
         raise ValueError(f"beta is {beta}; expected at least 1.")
-    least = max(n / beta, 2 * n - room)
+    least = max(n / beta, 2 * n - free)
     most = 2 * n - least
 
     def before(i: int) -> int:
@@ -265,7 +267,7 @@ def pyramid(n: int, room: int, layer: int, n_layers: int, *, beta: float = 20) -
             return n * i
         return round(i * most - (most - least) * i * (i - 1) / 2 / (n_layers - 1))
 
-    return min(room, before(layer + 1) - before(layer))
+    return min(free, before(layer + 1) - before(layer))
 
 
 def pyramidkv(budget: int | float, **settings) -> Evict:
@@ -370,7 +372,7 @@ def sparsities(
 ) -> dict[str, Sparsify]:
     """Every method that zeroes elements, by name: one of keys or values, a direction, a score."""
     in_groups = partial(per_channel, group=group)
-    rules: dict[str, tuple[str, Score, Select]] = {
+    ways: dict[str, tuple[str, Score, Callable[[float], Rule]]] = {
         "k_token_magnitude": ("k", k_magnitude, per_token),
         "k_token_output_aware": ("k", k_output_aware, per_token),
         "k_channel_magnitude": ("k", k_magnitude, in_groups),
@@ -385,7 +387,7 @@ def sparsities(
     same = {"sink": sink, "recent": recent, "every": every}
     return {
         name: Sparsify(**{what: Elements(score, sparsity, select)}, **same)
-        for name, (what, score, select) in rules.items()
+        for name, (what, score, select) in ways.items()
     }
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from kvlab.pack.body import Body
 from kvlab.prune.evidence import Evidence, Needs, Score, check_window, needs_of
 from kvlab.prune.masks import (
     Masks,
@@ -71,7 +72,7 @@ def across_heads(
     return per_head(*flat, n_B * score_BGT.shape[1]).view_as(score_BGT)
 
 
-def uniform(n: int, room: int, layer: int, n_layers: int) -> int:
+def uniform(n: int, free: int, layer: int, n_layers: int) -> int:
     """Every layer keeps the same number."""
     return n
 
@@ -116,6 +117,11 @@ class Evict(Policy):
     @property
     def needs(self) -> Needs:
         return needs_of(self.score)
+
+    @property
+    def bodies(self) -> tuple[tuple[Body, ...], tuple[Body, ...]]:
+        """What stays is whole: no rule holds it, of keys or of values."""
+        return (), ()
 
     def tokens(self, seen: int) -> int:
         """How many tokens a row that has seen so many keeps, on a layer's average."""
@@ -165,11 +171,11 @@ class Evict(Policy):
         protected = self.sink + self.recent
         if n == seen:
             return n
-        free, room = n - protected, seen - protected
-        got = self.layers(free, room, e.layer, e.n_layers)
-        if type(got) is not int or not 0 <= got <= room:
+        wanted, free = n - protected, seen - protected
+        got = self.layers(wanted, free, e.layer, e.n_layers)
+        if type(got) is not int or not 0 <= got <= free:
             raise ValueError(
-                f"{name_of(self.layers)} gave layer {e.layer} {got!r} of {free} tokens on average; "
-                f"expected a whole number from 0 to {room}, which is what there is."
+                f"{name_of(self.layers)} gave layer {e.layer} {got!r} of {wanted} tokens on "
+                f"average; expected a whole number from 0 to {free}, which is what there is."
             )
         return protected + got

@@ -3,45 +3,50 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from kvlab.model import Transformer
+from kvlab.prune import parts_of
 from kvlab.quality.held import held_bytes, storage
-from kvlab.quality.log import Key, Row
-from kvlab.quality.measuring import measured
-from kvlab.quality.methods import (
-    DENSE,
-    FLOOR,
-    Method,
-    Shape,
-    at_bytes,
-    floor,
-    parts_of,
-)
-from kvlab.quality.prompts import Prompts, Question, asked, continuations, plain_questions
-from kvlab.quality.reading import collecting, read, thinned
+from kvlab.quality.log import Key, Record
+from kvlab.quality.measuring import measure
+from kvlab.quality.methods import DENSE, WINDOW_ONLY, Method, Shape, at_bytes, window_only
+from kvlab.quality.prompts import Prompts, asked, continuations, plain_questions
+from kvlab.quality.reading import needs_of_all, pruned, read
+from kvlab.quality.tasks import N_NEXT, TASKS, TITLES
 from kvlab.tokenizer import Tokenizer
 
-N_NEXT = 64  # tokens of a continuation
-TASKS = (("recall", "visible"), ("recall", "unseen"), ("text", "unseen"))
+Text = str | Path | Callable[[Tokenizer], str | None] | None
 
 
 class Cells:
-    """The prompts of each task, question and seed, and the model that reads them."""
+    """The prompts of each task, question and seed, and the model that reads them.
 
-    def __init__(self, opened: tuple[Transformer, Tokenizer], settings, tasks, text) -> None:
+    `questions` makes those of recall, as `plain_questions` does; `text` is the one that is gone on
+    with: None, a file, or a function of the tokenizer, which may have none.
+    """
+
+    def __init__(
+        self,
+        opened: tuple[Transformer, Tokenizer],
+        settings,
+        tasks,
+        text,
+        questions=plain_questions,
+    ) -> None:
         self.model, self.tokenizer = opened
         self.n_tokens, self.n_prompts = settings["tokens"], settings["prompts"]
         self.same = {"sink": settings["sink"], "recent": settings["recent"]}
         config = self.model.config
         self.first = [] if config.bos_id is None else [config.bos_id]
-        self.pocket = _is_pocket(self.tokenizer)
-        self.ids = self._text(text) if "text" in tasks else []
-        self.tasks = [t for t in TASKS if t[0] in tasks and (t[0] == "recall" or self.ids)]
+        self.questions = questions
+        found = text_of(text, self.tokenizer) if "text" in tasks else None
+        self.ids = [] if found is None else self.tokenizer.encode(found, special=False)
+        self.tasks = [t for t in TITLES if t[0] in tasks and (t[0] != "text" or self.ids)]
         if not self.tasks:
             raise ValueError("Continuations were asked for, and no text was given: text=FILE.")
-        longest = self.n_tokens + (N_NEXT if self.ids else 8)
+        longest = self.n_tokens + max(TASKS[task].n_after for task, _ in self.tasks)
         if longest > config.max_positions:
             raise ValueError(
                 f"Texts of {self.n_tokens} tokens and what follows need {longest} positions, and "
@@ -49,59 +54,12 @@ class Cells:
             )
         self.prompts(*self.tasks[-1], 0)  # a text that is too short is refused before the reading
 
-    def _text(self, text) -> list[int]:
-        if text is not None:
-            try:
-                found = text_bytes(text).decode("utf-8")
-            except UnicodeDecodeError:
-                raise ValueError(f"{text} is no text in UTF-8.") from None
-        elif self.pocket:
-            from kvlab.pocket import bpe
-
-            found = "\n\n".join(bpe.python_docs()[1].values())
-        else:
-            return []
-        return self.tokenizer.encode(found, special=False)
-
     def prompts(self, task: str, question: str, seed: int) -> Prompts:
         rng = random.Random(f"{task} {seed}")
         if task == "text":
             return continuations(self.ids, rng, self.n_prompts, self.n_tokens, N_NEXT, self.first)
-        if self.pocket:
-            made = [
-                world_question(self.tokenizer, rng, self.n_tokens, depth=(i + 0.5) / self.n_prompts)
-                for i in range(self.n_prompts)
-            ]
-        else:
-            made = plain_questions(self.tokenizer, rng, self.n_prompts, self.n_tokens)
+        made = self.questions(self.tokenizer, rng, self.n_prompts, self.n_tokens)
         return asked(self.tokenizer, made, question == "visible", self.first)
-
-
-def _is_pocket(tokenizer: Tokenizer) -> bool:
-    """Whether a model speaks the pocket model's language, so that its world can be asked for."""
-    from kvlab.pocket import path
-
-    return tokenizer.inner.to_str() == Tokenizer.from_file(path() / "tokenizer.json").inner.to_str()
-
-
-def world_question(
-    tokenizer: Tokenizer,
-    rng: random.Random,
-    n_tokens: int,
-    kind: str = "password",
-    depth: float | None = None,
-) -> Question:
-    """Five held-out relations of the pocket model's world among filler; one is asked for."""
-    from kvlab.pocket import world
-
-    def count(text: str) -> int:
-        return len(tokenizer.inner.encode(text, add_special_tokens=False).ids)
-
-    made = world.recall_prompt(rng, count, 5, n_tokens, kind, depth=depth)
-    cut = made.prompt.rindex("\nUser:")
-    text = made.prompt[:cut]
-    at = text.index(made.asked.sentence) / len(text)
-    return Question(text, made.prompt[cut:], made.stem, made.value, at)
 
 
 def with_own_bytes(cells: Cells, own, budgets: Sequence[float]) -> list[float]:
@@ -110,10 +68,10 @@ def with_own_bytes(cells: Cells, own, budgets: Sequence[float]) -> list[float]:
     if not fixed:
         return list(budgets)
     prompts = cells.prompts("recall", "visible", 0)
-    base = read(cells.model, prompts, collecting(fixed))
+    base = read(cells.model, prompts, needs_of_all(fixed))
     dtype = storage(cells.model)
     whole = held_bytes(base.cache, None, dtype)
-    shares = [held_bytes(thinned(base, m).cache, m, dtype) / whole for m in fixed]
+    shares = [held_bytes(pruned(base, m).cache, m, dtype) / whole for m in fixed]
     return list(dict.fromkeys([*budgets, *(round(s, 3) for s in shares if s < 0.999)]))
 
 
@@ -121,7 +79,10 @@ def _methods(cells, prompts, policies, own, budgets, refused) -> dict[tuple, Met
     """All that is measured on a cell's prompts, by name and budget."""
     config, lengths = cells.model.config, tuple(map(len, prompts.texts))
     shape = Shape(prompts.mean_tokens, config.head_dim, storage(cells.model), **cells.same)
-    found: dict[tuple, Method | None] = {(DENSE, None): None, (FLOOR, None): floor(shape)}
+    found: dict[tuple, Method | None] = {
+        (DENSE, None): None,
+        (WINDOW_ONLY, None): window_only(shape),
+    }
     scores = {name: one for name, one in own.items() if callable(one)}
     for budget in budgets:
         try:
@@ -141,9 +102,9 @@ def _methods(cells, prompts, policies, own, budgets, refused) -> dict[tuple, Met
 
 
 def measured_cell(
-    cells: Cells, cell, policies, own, budgets, done: dict[Key, Row], refused, shown
-) -> Iterator[tuple[Key, Row]]:
-    """The rows of one task, question and seed: those that are known, then the others."""
+    cells: Cells, cell, policies, own, budgets, done: dict[Key, Record], refused, shown
+) -> Iterator[tuple[Key, Record]]:
+    """The records of one task, question and seed: those that are known, then the others."""
     prompts = cells.prompts(*cell)
     methods = _methods(cells, prompts, policies, own, budgets, refused)
     todo = {}
@@ -155,13 +116,21 @@ def measured_cell(
             todo[key] = method
     if not todo:
         return
-    for i, row in enumerate(measured(cells.model, prompts, todo), 1):
-        yield row.pop("method"), row | {"depth": prompts.depths}
+    for i, record in enumerate(measure(cells.model, prompts, todo), 1):
+        yield record.pop("method"), record | {"depth": prompts.depths}
         shown(i / len(todo))
 
 
-def text_bytes(path: str | Path) -> bytes:
+def text_of(text: Text, tokenizer: Tokenizer) -> str | None:
+    """The text itself, of a file or as a function gives it; None where there is none.
+
+    Raises: ValueError for a file that cannot be read, or is no text.
+    """
+    if text is None or callable(text):
+        return None if text is None else text(tokenizer)
     try:
-        return Path(path).read_bytes()
+        return Path(text).read_bytes().decode("utf-8")
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); expected a text.") from None
+        raise ValueError(f"{text} cannot be read ({error.strerror}); expected a text.") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{text} is no text in UTF-8.") from None

@@ -17,11 +17,11 @@ from kvlab.prune import (
     Pruner,
 )
 from kvlab.quality.prompts import Prompts
-from kvlab.quality.reading import Answers, answers, fed, thinned
+from kvlab.quality.reading import Answers, answers, fed_tokens, pruned
 
 
 @dataclass(frozen=True)
-class Heard:
+class Recorded:
     """Of the dense run: the queries of the fed tokens, their keys and values, what came out."""
 
     q_L: list[Tensor]
@@ -32,28 +32,28 @@ class Heard:
 
 
 @torch.inference_mode()
-def heard(model: Transformer, base: Pruner, prompts: Prompts) -> tuple[Answers, Heard]:
+def record(model: Transformer, base: Pruner, prompts: Prompts) -> tuple[Answers, Recorded]:
     """The dense answers, and what each layer's attention was asked meanwhile and gave."""
     q_L: list[Tensor] = []
     layers = [layer.self_attn for layer in model.model.layers]
     hooks = [a.tap_q.register_forward_hook(lambda _m, _i, q: q_L.append(q)) for a in layers]
-    dense = thinned(base, None)
+    dense = pruned(base, None)
     used = dense.cache.used_L
     try:
         found = answers(model, dense, prompts)
     finally:
         for hook in hooks:
             hook.remove()
-    _, pos_BS = fed(model, prompts)
+    _, pos_BS = fed_tokens(model, prompts)
     cache = dense.cache
     k_L = [cache.k_LBGTD[i, :, :, n : cache.used_L[i]] for i, n in enumerate(used)]
     v_L = [cache.v_LBGTD[i, :, :, n : cache.used_L[i]] for i, n in enumerate(used)]
     out_L = [attend(q, cache.read(i), pos_BS).out_BHSD for i, q in enumerate(q_L)]
-    return found, Heard(q_L, k_L, v_L, out_L, pos_BS)
+    return found, Recorded(q_L, k_L, v_L, out_L, pos_BS)
 
 
 @torch.inference_mode()
-def output_errors(cache: KVCache, dense: Heard) -> Tensor:
+def output_errors(cache: KVCache, dense: Recorded) -> Tensor:
     """Relative error of each layer's attention output, asked what the dense run was asked.
 
     So each layer's error is its own: none is carried over from the layers before it. The cache is

@@ -7,34 +7,33 @@ Nothing happens when all hold. Otherwise a sentence names the law, what was seen
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import fields, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from kvlab.cache import KVCache
-from kvlab.config import ModelConfig
 from kvlab.generation import generate
+from kvlab.measure.random_model import random_model
 from kvlab.model import Transformer
+from kvlab.old._names import former
 from kvlab.prune import (
     Elements,
     Evict,
     Evidence,
     Policy,
-    Pruner,
     Score,
     Sparsify,
     Then,
     name_of,
     needs,
     needs_of,
+    parts_of,
 )
-from kvlab.quality.methods import Method, Shape, as_method, parts_of
-
-LONGEST = 4096
+from kvlab.quality.cases import Case, difference, few, stays
+from kvlab.quality.methods import Method, as_method
 
 
 class LawBroken(ValueError):
@@ -50,140 +49,23 @@ def check_policy(policy: Method | Score, *, model: Transformer | None = None) ->
     Raises: LawBroken, a ValueError, for the first law that does not hold; whatever the policy's own
     functions raise.
     """
-    policy = as_method(policy, 0.5, Shape(0, 0))
-    model = model or small_model()
+    policy = as_method(policy, 0.5)
+    model = model or random_model()
     for part in parts_of(policy):
-        case = _Case.of(model, part)
+        case = Case.of(model, part)
         for law in _LAWS:
             law(case)
     if len(parts_of(policy)) > 1:
-        case = _Case.of(model, Then(*parts_of(policy)))
+        case = Case.of(model, Then(*parts_of(policy)))
         for law in (_alone_is_as_beside_others, _at_once_is_as_in_pieces):
             law(case)
 
 
-def small_model(seed: int = 0) -> Transformer:
-    """A Llama of two layers, two KV heads and four query heads, with random weights, in float64."""
-    config = ModelConfig(
-        vocab_size=61, hidden_size=32, intermediate_size=48, n_layers=2, n_heads=4, n_kv_heads=2,
-        head_dim=16, max_positions=2 * LONGEST,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Transformer(config).double()
-        for weight in model.parameters():
-            if weight.dim() == 2:  # large enough that attention is not uniform
-                torch.nn.init.normal_(weight, std=1.5 * weight.shape[1] ** -0.5)
-    return model.requires_grad_(False).eval()
-
-
-@dataclass(frozen=True)
-class _Case:
-    """A policy, a model, and texts of three lengths that the policy can thin."""
-
-    model: Transformer
-    policy: Policy
-    texts: list[list[int]]
-
-    @classmethod
-    def of(cls, model: Transformer, policy: Policy) -> _Case:
-        least = max(_least(part) for part in parts_of(policy))
-        if least + 30 > min(LONGEST, model.config.max_positions):
-            raise ValueError(
-                f"{policy} thins nothing in texts under {least} tokens, which is too long to "
-                "check. Check it with a smaller budget and window: the laws are the same."
-            )
-        draw = torch.Generator().manual_seed(least)
-        texts = [
-            torch.randint(1, model.config.vocab_size, (least + more,), generator=draw).tolist()
-            for more in (23, 0, 9)
-        ]
-        return cls(model, policy, texts)
-
-    def thinned(self, texts: Sequence[list[int]], pieces: int = 1) -> KVCache:
-        """A cache after the texts were read, in so many pieces, and thinned.
-
-        Padding stands on both sides, and is large: nothing may look at it.
-        """
-        width = max(map(len, texts))
-        before = [(width - len(text)) // 2 for text in texts]
-        rows = [
-            [0] * n + text + [0] * (width - n - len(text))
-            for n, text in zip(before, texts, strict=True)
-        ]
-        tokens_BS = torch.tensor(rows, device=self.model.device)
-        slot_S = torch.arange(width, device=self.model.device)
-        pos_BS = torch.stack([slot_S - n for n in before])
-        length_B1 = torch.tensor([[len(text)] for text in texts], device=self.model.device)
-        pos_BS = pos_BS.where((pos_BS >= 0) & (pos_BS < length_B1), -1)
-        cache = self.model.new_cache(len(texts), width)
-        with Pruner(self.model, cache, self.policy) as pruner:
-            step = -(-width // pieces)
-            for at in range(0, width, step):
-                pos = pos_BS[:, at : at + step] if len(texts) > 1 else None
-                self.model.hidden(tokens_BS[:, at : at + step], pos, cache)
-        empty_BT = pos_BS < 0
-        for store in (cache.k_LBGTD, cache.v_LBGTD):
-            store[:] = store.where(~empty_BT[None, :, None, :, None], 100.0)
-        pruner.prune()
-        return cache
-
-
-def _least(part: Evict | Sparsify) -> int:
-    """A length of text from which on a policy has something to do, and its score enough to see."""
-    dense = part.sink + part.recent
-    if isinstance(part, Sparsify):
-        return dense + 160
-    least = max(dense + 24, part.needs.queries + 40 if part.needs.queries <= 64 else 0, 64)
-    if type(part.budget) is int:
-        return max(least, part.budget + 24)
-    return max(least, math.ceil((dense + 4) / part.budget))
-
-
-# --- what is said of a cache --------------------------------------------------------------------
-
-
-def _stays(cache: KVCache, row: int = 0) -> Iterator[tuple[int, int, Tensor, Tensor, Tensor]]:
-    """Layer, head, the positions left in their slots' order, and which elements are not 0."""
-    for layer, used in enumerate(cache.used_L):
-        for head, pos_T in enumerate(cache.pos_LBGT[layer, row, :, :used]):
-            there = pos_T >= 0
-            k, v = (
-                store[layer, row, head, :used][there] != 0
-                for store in (cache.k_LBGTD, cache.v_LBGTD)
-            )
-            yield layer, head, pos_T[there], k, v
-
-
-def _difference(a: KVCache, row_a: int, b: KVCache, row_b: int) -> str | None:
-    """Where two caches hold different tokens or elements first, in words."""
-    for one, other in zip(_stays(a, row_a), _stays(b, row_b), strict=True):
-        (layer, head, pos, *masks), (_, _, pos_b, *masks_b) = one, other
-        at = f"In layer {layer}, head {head}"
-        if pos.tolist() != pos_b.tolist():
-            one_T, other_T = set(pos.tolist()), set(pos_b.tolist())
-            first, second = _few(sorted(one_T - other_T)), _few(sorted(other_T - one_T))
-            return f"{at} tokens {first} stay in the first case only, {second} in the second only"
-        for what, mask, mask_b in zip(("keys", "values"), masks, masks_b, strict=True):
-            if not torch.equal(mask, mask_b):
-                token = int(pos[(mask != mask_b).any(-1)][0])
-                return f"{at} other elements of the {what} stay, first in token {token}"
-    return None
-
-
-def _few(some: Sequence[int]) -> str:
-    text = ", ".join(map(str, some[:4])) or "none"
-    return text + (", ..." if len(some) > 4 else "")
-
-
-# --- the laws -----------------------------------------------------------------------------------
-
-
-def _scores_are_numbers(case: _Case) -> None:
+def _scores_are_numbers(case: Case) -> None:
     """A score has a number for every slot, gives it again, and changes nothing."""
     for texts, where in ((case.texts[:1], "a text by itself"), (case.texts, "texts of 3 lengths")):
         watched = replace(case, policy=_with_scores(case.policy, partial(_spied, where=where)))
-        watched.thinned(texts)
+        watched.pruned(texts)
 
 
 def _with_scores(policy: Evict | Sparsify, change: Callable[[Score], Score]) -> Policy:
@@ -191,9 +73,9 @@ def _with_scores(policy: Evict | Sparsify, change: Callable[[Score], Score]) -> 
     if isinstance(policy, Evict):
         return replace(policy, score=change(policy.score))
     sides = {
-        side: replace(rule, score=change(rule.score))
-        for side in ("k", "v")
-        if (rule := getattr(policy, side)) is not None
+        name: replace(side, score=change(side.score))
+        for name in ("k", "v")
+        if (side := getattr(policy, name)) is not None
     }
     return replace(policy, **sides)
 
@@ -252,75 +134,76 @@ def _check_scores(name: str, got: Tensor, e: Evidence, where: str) -> None:
     )
 
 
-def _budget_is_kept(case: _Case) -> None:
+def _budget_is_kept(case: Case) -> None:
     """An eviction keeps its budget exactly: summed over heads and layers, or less."""
-    policy, cache = case.policy, case.thinned(case.texts[:1])
-    n, kept = len(case.texts[0]), [len(pos) for _, _, pos, _, _ in _stays(cache)]
+    policy, cache = case.policy, case.pruned(case.texts[:1])
+    n, kept = len(case.texts[0]), [len(pos) for _, _, pos, _, _ in stays(cache)]
     if isinstance(policy, Sparsify):
         return _sparsity_is_kept(policy, cache, n)
     wanted = policy.tokens(n) * len(kept)
     if sum(kept) != wanted:
         raise LawBroken(
             f"Law 'the budget is kept': of {n} tokens {policy.tokens(n)} were to stay in each of "
-            f"{len(kept)} heads, {wanted} in all, and {sum(kept)} did ({_few(kept)} by head). "
+            f"{len(kept)} heads, {wanted} in all, and {sum(kept)} did ({few(kept)} by head). "
             f"Look at {name_of(policy.select)} and {name_of(policy.layers)}."
         )
     return None
 
 
 def _sparsity_is_kept(policy: Sparsify, cache: KVCache, n: int) -> None:
-    for layer, head, pos, *masks in _stays(cache):
-        ripe = (pos >= policy.sink) & (n - 1 - pos >= policy.recent)
-        for what, rule, mask in zip(("keys", "values"), (policy.k, policy.v), masks, strict=True):
-            left = mask[ripe].double().mean().item()
+    for layer, head, pos, *masks in stays(cache):
+        body = (pos >= policy.sink) & (n - 1 - pos >= policy.recent)
+        for what, side, mask in zip(("keys", "values"), (policy.k, policy.v), masks, strict=True):
+            if side is None or type(side.sparsity) not in (int, float):
+                continue  # a rule that was given says itself what stays
+            left = mask[body].double().mean().item()
             # a group of tokens that is not complete may stay dense
-            most = 1 if rule is None else 1 - rule.sparsity + 1 / mask.shape[-1] + 32 / len(pos)
-            if left > most:
+            if left > 1 - side.sparsity + 1 / mask.shape[-1] + 32 / len(pos):
                 raise LawBroken(
-                    f"Law 'the sparsity is kept': {rule.sparsity:.0%} of the {what} were to be 0, "
+                    f"Law 'the sparsity is kept': {side.sparsity:.0%} of the {what} were to be 0, "
                     f"and {left:.0%} stay in layer {layer}, head {head}, outside sinks and window. "
-                    f"Look at {name_of(rule.select)}."
+                    f"Look at {name_of(side.select)}."
                 )
 
 
-def _protected_stay(case: _Case) -> None:
+def _protected_stay(case: Case) -> None:
     """Sinks and window stay in every head, dense."""
-    policy, cache, n = case.policy, case.thinned(case.texts[:1]), len(case.texts[0])
+    policy, cache, n = case.policy, case.pruned(case.texts[:1]), len(case.texts[0])
     safe = {*range(policy.sink), *range(n - policy.recent, n)}
-    for layer, head, pos, k, v in _stays(cache):
+    for layer, head, pos, k, v in stays(cache):
         lost = sorted(safe - set(pos.tolist()))
         thin = pos[~(k.all(-1) & v.all(-1))].tolist()
         if lost or (isinstance(policy, Sparsify) and safe & set(thin)):
             lost = lost or sorted(safe & set(thin))
             raise LawBroken(
-                f"Law 'the protected stay': in layer {layer}, head {head} tokens {_few(lost)} are "
+                f"Law 'the protected stay': in layer {layer}, head {head} tokens {few(lost)} are "
                 f"{'gone' if isinstance(policy, Evict) else 'thinned'}, of {policy.sink} sinks and "
                 f"{policy.recent} recent ones. A selection gets them as a mask and must keep them "
                 "whatever the scores; an infinite score cannot do that."
             )
 
 
-def _order_is_kept(case: _Case) -> None:
+def _order_is_kept(case: Case) -> None:
     """Tokens stay in the order of the text, each once."""
-    for layer, head, pos, _, _ in _stays(case.thinned(case.texts[:1])):
+    for layer, head, pos, _, _ in stays(case.pruned(case.texts[:1])):
         if not bool((pos[1:] > pos[:-1]).all()):
             raise LawBroken(
-                f"Law 'the order is kept': layer {layer}, head {head} holds {_few(pos.tolist())}."
+                f"Law 'the order is kept': layer {layer}, head {head} holds {few(pos.tolist())}."
             )
 
 
-def _a_full_budget_changes_nothing(case: _Case) -> None:
+def _a_full_budget_changes_nothing(case: Case) -> None:
     """With room for all, the cache is bit for bit the dense one."""
     policy = case.policy
     if isinstance(policy, Evict):
         full: Policy = replace(policy, budget=1.0)
     else:
-        sides = {s: getattr(policy, s) for s in ("k", "v")}
+        sides = {name: getattr(policy, name) for name in ("k", "v")}
         full = replace(policy, **{
-            s: replace(rule, sparsity=0) for s, rule in sides.items() if isinstance(rule, Elements)
+            name: Elements(side.score, 0) for name, side in sides.items() if side is not None
         })  # fmt: skip
-    thin = replace(case, policy=full).thinned(case.texts)
-    dense = replace(case, policy=Evict(_nothing, 1.0)).thinned(case.texts)
+    thin = replace(case, policy=full).pruned(case.texts)
+    dense = replace(case, policy=Evict(_nothing, 1.0)).pruned(case.texts)
     same = torch.equal(thin.k_LBGTD, dense.k_LBGTD) and torch.equal(thin.v_LBGTD, dense.v_LBGTD)
     if not same or not torch.equal(thin.pos_LBGT, dense.pos_LBGT):
         raise LawBroken(
@@ -332,25 +215,25 @@ def _nothing(e: Evidence) -> Tensor:
     return torch.zeros_like(e.age_BGT)
 
 
-def _alone_is_as_beside_others(case: _Case) -> None:
-    """A text is thinned alike by itself and padded beside longer and shorter ones."""
-    together = case.thinned(case.texts)
+def _alone_is_as_beside_others(case: Case) -> None:
+    """A text is pruned alike by itself and padded beside longer and shorter ones."""
+    together = case.pruned(case.texts)
     for row, text in enumerate(case.texts):
-        differs = _difference(case.thinned([text]), 0, together, row)
+        differs = difference(case.pruned([text]), 0, together, row)
         if differs:
             raise LawBroken(
                 f"Law 'padding changes nothing': a text of {len(text)} tokens was thinned by "
-                f"itself, and then beside texts of {_few([len(t) for t in case.texts])}. {differs}."
+                f"itself, and then beside texts of {few([len(t) for t in case.texts])}. {differs}."
                 " Slots without a token have position -1 (e.valid_BGT), and their keys and values "
                 "are not zero: leave them out of means, maxima and counts, take lengths from "
                 "e.seen_B, and never the slot's number for the token's position (e.pos_BGT)."
             )
 
 
-def _at_once_is_as_in_pieces(case: _Case) -> None:
-    """A text is thinned alike whether it was read at once or in pieces."""
+def _at_once_is_as_in_pieces(case: Case) -> None:
+    """A text is pruned alike whether it was read at once or in pieces."""
     texts = case.texts[:1]
-    differs = _difference(case.thinned(texts), 0, case.thinned(texts, pieces=3), 0)
+    differs = difference(case.pruned(texts), 0, case.pruned(texts, pieces=3), 0)
     if differs:
         raise LawBroken(
             "Law 'pieces change nothing': a text was read at once, and then in three pieces. "
@@ -358,7 +241,7 @@ def _at_once_is_as_in_pieces(case: _Case) -> None:
         )
 
 
-def _again_while_decoding(case: _Case) -> None:
+def _again_while_decoding(case: Case) -> None:
     """A policy that is applied again keeps its budget while text grows."""
     policy = case.policy
     if not policy.every or isinstance(policy, Sparsify):
@@ -367,7 +250,7 @@ def _again_while_decoding(case: _Case) -> None:
     cache = case.model.new_cache(1, len(text) + n_new)
     generate(case.model, [text], n_new, cache=cache, prune=policy, eos=())
     n = len(text) + n_new - 1
-    kept = sum(len(pos) for _, _, pos, _, _ in _stays(cache))
+    kept = sum(len(pos) for _, _, pos, _, _ in stays(cache))
     heads = cache.n_layers * cache.pos_LBGT.shape[2]
     if kept != policy.tokens(n) * heads:
         raise LawBroken(
@@ -386,3 +269,5 @@ _LAWS = (
     _at_once_is_as_in_pieces,
     _again_while_decoding,
 )
+
+__getattr__ = former(__name__, small_model="kvlab.measure.random_model.random_model")

@@ -1,4 +1,4 @@
-"""The log beside a report: each row is written down at once, and a second start goes on from it."""
+"""The log beside a report: a record is written down at once, and a second start goes on from it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, Any]
+Record = dict[str, Any]
 Key = tuple[str, str, int, str, float | None]  # task, question, seed, method, budget
 
 
 @contextmanager
-def journal(out: str | Path | None, settings: dict) -> Iterator[tuple[dict[Key, Row], Callable]]:
-    """What was measured before, and a function that writes down one more row at once.
+def journal(out: str | Path | None, settings: dict) -> Iterator[tuple[dict[Key, Record], Callable]]:
+    """What was measured before, and a function that writes down one more record at once.
 
     Raises: ValueError when the file is of other settings, or no log of ours.
     """
     if out is None:
-        yield {}, lambda key, row: None
+        yield {}, lambda key, record: None
         return
     path = Path(out).with_suffix(".jsonl")
     done = _read_log(path, settings)
@@ -27,15 +27,15 @@ def journal(out: str | Path | None, settings: dict) -> Iterator[tuple[dict[Key, 
         if file.tell() == 0:
             file.write(json.dumps({"settings": settings}) + "\n")
 
-        def write(key: Key, row: Row) -> None:
+        def write(key: Key, record: Record) -> None:
             if key not in done:
-                file.write(json.dumps({"key": key, **row}) + "\n")
+                file.write(json.dumps({"key": key, **record}) + "\n")
                 file.flush()
 
         yield done, write
 
 
-def _read_log(path: Path, settings: dict) -> dict[Key, Row]:
+def _read_log(path: Path, settings: dict) -> dict[Key, Record]:
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     whole = text[: text.rfind("\n") + 1]
     if whole != text:  # a run was ended while it wrote a line

@@ -14,15 +14,15 @@ from kvlab.model import Transformer
 from kvlab.prune import (
     density,
 )
-from kvlab.quality.errors import heard, output_errors
+from kvlab.quality.errors import output_errors, record
 from kvlab.quality.held import held_bytes, storage
 from kvlab.quality.methods import Method
 from kvlab.quality.prompts import Prompts
-from kvlab.quality.reading import answers, collecting, read, thinned
+from kvlab.quality.reading import answers, needs_of_all, pruned, read
 
 
 @torch.inference_mode()
-def measured(
+def measure(
     model: Transformer,
     prompts: Prompts,
     methods: Mapping[Any, Method | None],
@@ -31,20 +31,20 @@ def measured(
 ) -> Iterator[dict[str, Any]]:
     """One reading of the prompts, and under each method what it cost, prompt by prompt.
 
-    None is the dense cache itself. Rows hold the method's key, `bytes` as a share of the dense
+    None is the dense cache itself. Records hold the method's key, `bytes` as a share of the dense
     ones in `dtype` (see `storage`), what is left (`tokens_left`, `k_left`, `v_left`), and for each
     prompt `right` (all scored tokens exact), `nats` (mean loss), `kl` (nats), `agree` (share of
     likeliest tokens that are the dense cache's) and `error` (of attention's output, mean of layers;
     `error_L` by layer, mean of prompts).
     """
     dtype = dtype or storage(model)
-    base = read(model, prompts, collecting(m for m in methods.values() if m is not None))
-    dense, told = heard(model, base, prompts)
+    base = read(model, prompts, needs_of_all(m for m in methods.values() if m is not None))
+    dense, recorded = record(model, base, prompts)
     whole = held_bytes(base.cache, None, dtype)
     for key, method in methods.items():
-        pruner = thinned(base, method)
+        pruner = pruned(base, method)
         left, held = density(pruner.cache), held_bytes(pruner.cache, method, dtype)
-        error_LB = output_errors(pruner.cache, told)
+        error_LB = output_errors(pruner.cache, recorded)
         found = answers(model, pruner, prompts)
         yield {
             "method": key,

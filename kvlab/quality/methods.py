@@ -8,57 +8,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from math import lcm
 
 import torch
 
-from kvlab import prune
-from kvlab.pack import Channels, CodesPerChannel, CodesPerToken, PerToken, Rule, rows
+from kvlab.pack import (
+    Channels,
+    CodesPerChannel,
+    CodesPerToken,
+    PerToken,
+    Rule,
+)
 from kvlab.prune import (
     Elements,
     Evict,
     Policy,
     Score,
     Sparsify,
-    Then,
     per_channel,
     per_token,
     scores,
-    whole_channels,
 )
+from kvlab.quality.stored import Stored
 
-
-@dataclass(frozen=True)
-class Packed:
-    """A policy, and then what is left as a PackedKVCache would hold it.
-
-    All but the first `sink` and at least the latest `recent` tokens of each head are held by the
-    rules, in whole groups. Numbers go through the rule and back; bytes are those of the rules.
-    """
-
-    k_rule: Rule
-    v_rule: Rule
-    policy: Policy | None = None
-    sink: int = 4
-    recent: int = 32
-
-    @property
-    def unit(self) -> int:
-        """Tokens that are packed together."""
-        return lcm(self.k_rule.unit, self.v_rule.unit)
-
-    def packed(self, used: int) -> int:
-        """Of so many tokens of a head, how many the rules hold."""
-        return max(0, used - self.sink - self.recent) // self.unit * self.unit
-
-
-Method = Policy | Packed
-DENSE, FLOOR, BASELINES = "dense", "sinks and window", ("random", "recency")
-
-
-def parts_of(method: Method) -> tuple[Evict | Sparsify, ...]:
-    """The single policies of a method, in the order in which they are applied."""
-    return prune.parts_of(method.policy if isinstance(method, Packed) else method)
+Method = Policy | Stored
+DENSE, WINDOW_ONLY, BASELINES = "dense", "sinks and window", ("random", "recency")
 
 
 @dataclass(frozen=True)
@@ -76,7 +49,7 @@ class Shape:
         return {"sink": self.sink, "recent": self.recent}
 
     def body(self, share: float, unit: int = 1) -> float:
-        """What share of its bytes the thinned part may keep, so that all of it keeps `share`.
+        """What share of its bytes the pruned part may keep, so that all of it keeps `share`.
 
         Sinks and window stay dense, and so does what does not fill a group of `unit` tokens.
         Raises: ValueError when these alone take more.
@@ -106,29 +79,30 @@ def _most(cost: Callable[[int], float], width: int, share: float, what: str) -> 
     )
 
 
-def _elements(k: Score, v: Score, select, unit: int, share: float, shape: Shape) -> Method:
-    width, item = unit if unit > 1 else shape.width, shape.dtype.itemsize
+def _share(rule: Rule, shape: Shape) -> float:
+    """Bytes of what a rule holds against dense ones."""
+    dense = rule.unit * shape.width * shape.dtype.itemsize
+    return rule.unit_bytes(shape.width, shape.dtype) / dense
+
+
+def _elements(k: Score, v: Score, select, share: float, shape: Shape) -> Method:
+    unit = select(0.5).unit
+    row = unit if unit > 1 else shape.width
 
     def cost(n: int) -> float:
-        return 1.0 if n == width else rows.row_bytes(width, n, shape.dtype) / (width * item)
+        return 1.0 if n == row else _share(select(1 - n / row), shape)
 
-    n = _most(cost, width, shape.body(share, unit), "Pruning elements")
-    rule = {"sparsity": 1 - n / width, "select": select}
-    return Sparsify(Elements(k, **rule), Elements(v, **rule), **shape.same)
+    n = _most(cost, row, shape.body(share, unit), "Pruning elements")
+    how = {"sparsity": 1 - n / row, "select": select}
+    return Sparsify(Elements(k, **how), Elements(v, **how), **shape.same)
 
 
-def _think(share: float, shape: Shape) -> Packed:
+def _think(share: float, shape: Shape) -> Stored:
     """Whole channels, as many as fit, chosen once for all tokens and held narrower."""
-    width = shape.width
-
-    def cost(n: int) -> float:
-        held = Channels(n)
-        return held.unit_bytes(width, shape.dtype) / (held.unit * width * shape.dtype.itemsize)
-
-    n = _most(cost, width, shape.body(share, Channels(1).unit), "Keeping whole channels")
-    rule = {"sparsity": 1 - n / width, "select": whole_channels}
-    k, v = (Elements(score, **rule) for score in (scores.think, scores.think_v))
-    return Packed(Channels(n), Channels(n), Sparsify(k, v, **shape.same), **shape.same)
+    free = shape.body(share, Channels(1).unit)
+    n = _most(lambda n: _share(Channels(n), shape), shape.width, free, "Keeping whole channels")
+    k, v = (Elements(score, Channels(n, group=None)) for score in (scores.think, scores.think_v))
+    return Stored(Channels(n), Channels(n), Sparsify(k, v, **shape.same), **shape.same)
 
 
 def _kivi_rules(bits: int, shape: Shape) -> tuple[Rule, Rule]:
@@ -139,44 +113,42 @@ def _kivi_rules(bits: int, shape: Shape) -> tuple[Rule, Rule]:
 
 def _code_share(bits: int, shape: Shape) -> float:
     """Bytes of KIVI's codes, scales and zeros against dense ones."""
-    dense, found = shape.width * shape.dtype.itemsize, _kivi_rules(bits, shape)
-    return sum(rule.unit_bytes(shape.width, shape.dtype) / rule.unit / dense for rule in found) / 2
+    return sum(_share(rule, shape) for rule in _kivi_rules(bits, shape)) / 2
 
 
-def _kivi(share: float, shape: Shape) -> Packed:
+def _kivi(share: float, shape: Shape) -> Stored:
     """8, 4 or 2 bits, as many as fit."""
-    room = shape.body(share, 32)
+    free = shape.body(share, 32)
     for bits in (8, 4, 2):
-        if _code_share(bits, shape) <= room + 1e-9:
-            return Packed(*_kivi_rules(bits, shape), **shape.same)
+        if _code_share(bits, shape) <= free + 1e-9:
+            return Stored(*_kivi_rules(bits, shape), **shape.same)
     raise ValueError(
         f"2 bits take {_code_share(2, shape):.0%} of the dense bytes, outside sinks and window, "
-        f"and {room:.0%} were left for them. Give more bytes."
+        f"and {free:.0%} were left for them. Give more bytes."
     )
 
 
-def _mustafar_codes(share: float, shape: Shape) -> Packed:
+def _mustafar_codes(share: float, shape: Shape) -> Stored:
     """The largest numbers of each token, in 4 bits."""
-    dense = shape.width * shape.dtype.itemsize
 
     def cost(n: int) -> float:
-        return rows.row_bytes(shape.width, n, shape.dtype, bits=4) / dense
+        return _share(PerToken(n, bits=4), shape)
 
     n = _most(cost, shape.width, shape.body(share), "Pruning to codes of 4 bits")
-    return Packed(PerToken(n, bits=4), PerToken(n, bits=4), **shape.same)
+    return Stored(PerToken(n, bits=4), PerToken(n, bits=4), **shape.same)
 
 
-def _snapkv_codes(share: float, shape: Shape) -> Packed:
+def _snapkv_codes(share: float, shape: Shape) -> Stored:
     """SnapKV keeps as many tokens as fit when all but sinks and window take 4 bits."""
     code, n = _code_share(4, shape), int(shape.n_tokens)
-    empty = Packed(*_kivi_rules(4, shape), **shape.same)
+    empty = Stored(*_kivi_rules(4, shape), **shape.same)
     shape.body(share)
     for kept in range(n, 0, -1):
-        held = empty.packed(kept)
-        if kept - held + held * code <= share * n + 1e-9:
+        packed = empty.n_packed(kept)
+        if kept - packed + packed * code <= share * n + 1e-9:
             break
     policy = Evict(scores.snapkv, max(kept, shape.sink + shape.recent, 1), **shape.same)
-    return Packed(*_kivi_rules(4, shape), policy, **shape.same)
+    return Stored(*_kivi_rules(4, shape), policy, **shape.same)
 
 
 _GROUPS = partial(per_channel, group=32)
@@ -189,11 +161,9 @@ EVICTIONS = (
 # elements per token, "think" whole channels, both of keys and of values.
 METHODS: dict[str, Callable[[float, Shape], Method]] = {
     **{name: partial(_evict, name) for name in EVICTIONS},
-    "mustafar": partial(_elements, scores.k_magnitude, scores.v_magnitude, per_token, 1),
-    "mustafar_aware": partial(
-        _elements, scores.k_output_aware, scores.v_output_aware, per_token, 1
-    ),
-    "mustafar_channel": partial(_elements, scores.k_magnitude, scores.v_output_aware, _GROUPS, 32),
+    "mustafar": partial(_elements, scores.k_magnitude, scores.v_magnitude, per_token),
+    "mustafar_aware": partial(_elements, scores.k_output_aware, scores.v_output_aware, per_token),
+    "mustafar_channel": partial(_elements, scores.k_magnitude, scores.v_output_aware, _GROUPS),
     "think": _think,
     "kivi": _kivi,
     "mustafar_4bit": _mustafar_codes,
@@ -201,19 +171,20 @@ METHODS: dict[str, Callable[[float, Shape], Method]] = {
 }
 
 
-def as_method(own: Method | Score, share: float, shape: Shape) -> Method:
+def as_method(own: Method | Score, share: float, shape: Shape | None = None) -> Method:
     """A policy as it is; a score as the eviction of all but `share` of the tokens.
 
+    Sinks and window are those of the shape; without one, those that `Evict` has.
     Raises: ValueError for anything else.
     """
-    if isinstance(own, Evict | Sparsify | Then | Packed):
+    if hasattr(own, "bodies"):
         return own
     if not callable(own):
         raise ValueError(
             f"{own!r} came as a policy; expected a function of Evidence, Evict(...), "
-            "Sparsify(...), Then(...) or Packed(...)."
+            "Sparsify(...), Then(...) or Stored(...)."
         )
-    return Evict(own, share, **shape.same)
+    return Evict(own, share, **({} if shape is None else shape.same))
 
 
 def at_bytes(
@@ -247,7 +218,7 @@ def check_names(names: Iterable[str]) -> None:
         )
 
 
-def floor(shape: Shape) -> Evict:
+def window_only(shape: Shape) -> Evict:
     """All of the text gone but sinks and window: what a method must beat at any budget."""
     n = max(1, shape.sink + shape.recent)
     return Evict(scores.streaming, n, **shape.same)

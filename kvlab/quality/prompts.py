@@ -1,4 +1,4 @@
-"""What is asked: texts that are read and thinned, and what is fed and scored after that."""
+"""What is asked: texts that are read and pruned, and what is fed and scored after that."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Prompts:
-    """What is read and then thinned, what is fed after that, and how many of its last are scored.
+    """What is read and then pruned, what is fed after that, and how many of its last are scored.
 
     The last token of a rest is a right answer, never fed. `question` is "visible" or "unseen".
     """
@@ -47,14 +47,14 @@ class Prompts:
 
     @property
     def mean_tokens(self) -> float:
-        """Tokens that a method thins, on average."""
+        """Tokens that a method prunes, on average."""
         return sum(map(len, self.texts)) / len(self.texts)
 
 
 def asked(
     tokenizer: Tokenizer, questions: Sequence[Question], visible: bool, first: Sequence[int] = ()
 ) -> Prompts:
-    """Questions as tokens: thinned before the question or, where it is visible, after it.
+    """Questions as tokens: pruned before the question or, where it is visible, after it.
 
     `first` are ids that open every text (BOS). A token that belongs to both sides of a cut counts
     as the later one.
@@ -77,7 +77,7 @@ def continuations(
     ids: Sequence[int], rng: random.Random, n_prompts: int, n_tokens: int, n_next: int,
     first: Sequence[int] = (),
 ) -> Prompts:  # fmt: skip
-    """Pieces of a long text: `n_tokens` are thinned, of the next ones all but one are scored.
+    """Pieces of a long text: `n_tokens` are pruned, of the next ones all but one are scored.
 
     Raises: ValueError when the text is too short for one piece.
     """
@@ -129,14 +129,14 @@ def plain_questions(
         told = [f" The password of {n} is {w}." for n, w in zip(names, words, strict=True)]
         question = f"\nQuestion: What is the password of {names[0]}?\nAnswer:"
         stem = f" The password of {names[0]} is"
-        room = n_tokens - 8 - count("".join(told) + question + stem)
-        if room < 0:
+        free = n_tokens - 8 - count("".join(told) + question + stem)
+        if free < 0:
             raise ValueError(
-                f"Five passwords and a question need {n_tokens - room} tokens of this tokenizer; "
+                f"Five passwords and a question need {n_tokens - free} tokens of this tokenizer; "
                 f"{n_tokens} were asked for."
             )
         filler: list[str] = []
-        while (room := room - count(f" {(line := rng.choice(FILLER))}")) >= 0:
+        while (free := free - count(f" {(line := rng.choice(FILLER))}")) >= 0:
             filler.append(f" {line}")
         for other in told[1:]:
             filler.insert(rng.randint(0, len(filler)), other)

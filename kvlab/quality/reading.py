@@ -1,4 +1,4 @@
-"""Reading prompts once, thinning what was read, and answering from it.
+"""Reading prompts once, pruning what was read, and answering from it.
 
 B prompts, G key/value heads, T slots, S fed tokens, N scored tokens, D head width, V vocabulary.
 """
@@ -12,29 +12,29 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kvlab.cache import KVCache
 from kvlab.model import Transformer
-from kvlab.pack import Dense, Rule
 from kvlab.prompts import pad
 from kvlab.prune import (
     Evict,
     Policy,
     Pruner,
     Then,
+    parts_of,
     scores,
 )
-from kvlab.quality.methods import Method, Packed, parts_of
+from kvlab.quality.methods import Method
 from kvlab.quality.prompts import Prompts
+from kvlab.quality.stored import Stored
 
 
-def collecting(methods: Iterable[Method]) -> Then:
+def needs_of_all(methods: Iterable[Method]) -> Then:
     """A policy that looks at whatever any of the methods looks at: one reading serves them all."""
     return Then(Evict(scores.recency, 1.0), *(p for m in methods for p in parts_of(m)))
 
 
 @torch.inference_mode()
 def read(model: Transformer, prompts: Prompts, collect: Policy) -> Pruner:
-    """Read all texts into one cache, collecting what `collect` looks at; nothing is thinned.
+    """Read all texts into one cache, collecting what `collect` looks at; nothing is pruned.
 
     Raises: ValueError when text and rest together are longer than the model reads.
     """
@@ -45,48 +45,22 @@ def read(model: Transformer, prompts: Prompts, collect: Policy) -> Pruner:
             f"{model.config.max_positions}. Ask for fewer."
         )
     tokens_BS, pos_BS = pad(prompts.texts, model.device)
-    room = max(map(len, prompts.rests))
-    cache = model.new_cache(len(prompts.texts), tokens_BS.shape[1] + room)
+    capacity = tokens_BS.shape[1] + max(map(len, prompts.rests))
+    cache = model.new_cache(len(prompts.texts), capacity)
     with Pruner(model, cache, collect) as pruner:
         model.hidden(tokens_BS, pos_BS, cache)
     return pruner
 
 
 @torch.inference_mode()
-def thinned(base: Pruner, method: Method | None) -> Pruner:
+def pruned(base: Pruner, method: Method | None) -> Pruner:
     """A method applied to a fork of what was read; None leaves it dense."""
-    policy = collecting([]) if method is None else Then(*parts_of(method))
-    pruner = base.fork(policy if policy.parts else collecting([]))
+    parts = parts_of(method)
+    pruner = base.fork(Then(*parts) if parts else needs_of_all([]))
     pruner.prune()
-    if isinstance(method, Packed):
-        _hold(pruner.cache, method)
+    if isinstance(method, Stored):
+        method.hold(pruner.cache)
     return pruner
-
-
-def _hold(cache: KVCache, method: Packed) -> None:
-    """Put what the rules hold through them and back, each head by its own count of tokens."""
-    for layer, used in enumerate(cache.used_L):
-        pos_BGT = cache.pos_LBGT[layer, :, :, :used]
-        for row, pos_GT in enumerate(pos_BGT):
-            same = bool(((pos_GT >= 0) == (pos_GT[:1] >= 0)).all())
-            heads = [slice(None)] if same else [slice(g, g + 1) for g in range(len(pos_GT))]
-            for some in heads:
-                slots = (pos_GT[some][0] >= 0).nonzero()[:, 0]
-                body = slots[method.sink : method.sink + method.packed(len(slots))]
-                for store, rule in _sides(cache, method):
-                    if len(body) and not isinstance(rule, Dense):
-                        held = store[layer, row, some]
-                        held[:, body] = _through(rule, layer, held[:, body], pos_GT[some][:, body])
-
-
-def _through(rule: Rule, layer: int, x_GTD: Tensor, pos_GT: Tensor) -> Tensor:
-    scored = getattr(rule, "score", None)
-    score = None if scored is None else scored(layer, x_GTD[None], pos_GT[None])
-    return rule.decode(rule.encode(x_GTD[None], score), x_GTD.shape[-1])[0]
-
-
-def _sides(cache: KVCache, method: Packed) -> tuple[tuple[Tensor, Rule], tuple[Tensor, Rule]]:
-    return (cache.k_LBGTD, method.k_rule), (cache.v_LBGTD, method.v_rule)
 
 
 @dataclass(frozen=True)
@@ -122,8 +96,8 @@ class Answers:
         return self.logp_NV.argmax(-1) == dense.logp_NV.argmax(-1)
 
 
-def fed(model: Transformer, prompts: Prompts) -> tuple[Tensor, Tensor]:
-    """What is fed after thinning, and its positions, -1 where padded. Shapes: (B, S) both."""
+def fed_tokens(model: Transformer, prompts: Prompts) -> tuple[Tensor, Tensor]:
+    """What is fed after pruning, and its positions, -1 where padded. Shapes: (B, S) both."""
     tokens_BS, pos_BS = pad([rest[:-1] for rest in prompts.rests], model.device)
     if pos_BS is None:
         pos_BS = torch.arange(tokens_BS.shape[1], device=model.device).expand_as(tokens_BS)
@@ -137,7 +111,7 @@ def answers(model: Transformer, pruner: Pruner, prompts: Prompts) -> Answers:
 
     A policy that is applied while decoding gets token after token, others get all at once.
     """
-    tokens_BS, pos_BS = fed(model, prompts)
+    tokens_BS, pos_BS = fed_tokens(model, prompts)
     if not pruner.again:
         x_BSC = model.hidden(tokens_BS, pos_BS, pruner.cache)
     else:

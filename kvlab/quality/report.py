@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +18,28 @@ from kvlab.measure import machine
 from kvlab.measure.intervals import bootstrap, wilson
 from kvlab.measure.progress_bar import progress
 from kvlab.model import Transformer
-from kvlab.prune import Score
-from kvlab.quality.cells import TASKS, Cells, measured_cell, text_bytes, with_own_bytes
+from kvlab.old._names import former
+from kvlab.prune import Score, name_of
+from kvlab.quality.cells import Cells, Text, measured_cell, text_of, with_own_bytes
 from kvlab.quality.held import storage
-from kvlab.quality.log import Key, Row, journal
+from kvlab.quality.log import Key, Record, journal
 from kvlab.quality.methods import (
     BASELINES,
     DENSE,
-    FLOOR,
     METHODS,
+    WINDOW_ONLY,
     Method,
     Shape,
     as_method,
     at_bytes,
     check_names,
 )
-from kvlab.quality.tables import as_text, plot
+from kvlab.quality.prompts import Question, plain_questions
+from kvlab.quality.tables import as_text
+from kvlab.quality.tasks import TASKS, TITLES
 from kvlab.tokenizer import Tokenizer
 
-__all__ = ["BUDGETS", "POLICIES", "as_text", "plot", "run", "summary"]
+__all__ = ["BUDGETS", "POLICIES", "as_text", "run", "summary"]
 
 POLICIES = (
     "streaming", "h2o", "tova", "snapkv", "adakv", "keydiff", "expected_attention", "mustafar",
@@ -56,7 +59,8 @@ def run(
     n_prompts: int = 16,
     seeds: int = 3,
     tasks: Sequence[str] = ("recall", "text"),
-    text: str | Path | None = None,
+    text: Text = None,
+    questions: Callable[..., list[Question]] = plain_questions,
     sink: int = 4,
     recent: int = 32,
     device: str = "cpu",
@@ -68,7 +72,9 @@ def run(
     Dense, "sinks and window" alone, random and recency are always there. A score of `own` is
     measured at each budget; a policy as it is, and the others at its bytes as well. Each seed draws
     `n_prompts` prompts: recall with the question visible and unseen and, where there is `text` (a
-    file; the pocket model has its own), continuations. With `out` each row goes at once to a
+    file, or a function of the tokenizer that may know one), continuations. `questions` makes what
+    is recalled, as `plain_questions` does in plain English; the pocket model's own, and its text,
+    are `kvlab.pocket.recall.questions` and `own_text`. With `out` each record goes at once to a
     JSON-lines file beside it, and a second start does only what is not there; `own` is always done.
     Raises: ValueError, in one sentence, before anything is measured.
     """
@@ -76,11 +82,11 @@ def run(
     _check(policies, own, budgets, n_tokens, n_prompts, seeds, tasks, out)
     name = model if isinstance(model, str | Path) else "given"
     opened = load(model, device=device, dtype=dtype) if name != "given" else model
-    settings = _settings(str(name), opened, n_tokens, n_prompts, text, sink, recent)
+    settings = _settings(str(name), opened, n_tokens, n_prompts, text, questions, sink, recent)
     shape = Shape(n_tokens, opened[0].config.head_dim, storage(opened[0]), sink, recent)
     for budget in budgets:
         at_bytes((), budget, shape)
-    cells = Cells(opened, settings, tasks, text)
+    cells = Cells(opened, settings, tasks, text, questions)
     budgets = with_own_bytes(cells, own, budgets)
     with journal(out, settings) as log:
         found, refused = _all_cells(cells, policies, own, budgets, seeds, log)
@@ -98,10 +104,10 @@ def run(
     }
 
 
-def _all_cells(cells, policies, own, budgets, seeds: int, log) -> tuple[dict[Key, Row], dict]:
-    """All rows, each written down at once, and why some methods have none."""
+def _all_cells(cells, policies, own, budgets, seeds: int, log) -> tuple[dict[Key, Record], dict]:
+    """All records, each written down at once, and why some methods have none."""
     done, write = log
-    found: dict[Key, Row] = {}
+    found: dict[Key, Record] = {}
     refused: dict[str, str] = {}
     todo = [(*task, seed) for seed in range(seeds) for task in cells.tasks]
     with progress() as show:
@@ -110,36 +116,35 @@ def _all_cells(cells, policies, own, budgets, seeds: int, log) -> tuple[dict[Key
             def shown(share: float, i=i, cell=cell) -> None:
                 show(i + share, f"{cell[0]}, {cell[1]}, seed {cell[2]}", len(todo))
 
-            for key, row in measured_cell(
+            for key, record in measured_cell(
                 cells, cell, policies, own, budgets, done, refused, shown
             ):
-                found[key] = row
+                found[key] = record
                 if key[3] not in own:
-                    write(key, row)
+                    write(key, record)
     return found, refused
 
 
-def _in_order(found: Mapping[Key, Row], policies, own) -> dict[Key, Row]:
-    """The same order whether rows were measured now or before."""
-    names = dict.fromkeys((DENSE, FLOOR, *BASELINES, *policies, *own))
+def _in_order(found: Mapping[Key, Record], policies, own) -> dict[Key, Record]:
+    """The same order whether records were measured now or before."""
+    names = dict.fromkeys((DENSE, WINDOW_ONLY, *BASELINES, *policies, *own))
     rank = {name: i for i, name in enumerate(names)}
 
     def place(key: Key) -> tuple:
         task, question, seed, name, budget = key
         full = 2.0 if name == DENSE else 0.0
-        return TASKS.index((task, question)), -(budget or full), rank[name], seed
+        return list(TITLES).index((task, question)), -(budget or full), rank[name], seed
 
     return {key: found[key] for key in sorted(found, key=place)}
 
 
 def _check(policies, own, budgets, n_tokens, n_prompts, seeds, tasks, out) -> None:
     check_names(policies)
-    known = list(dict.fromkeys(task for task, _ in TASKS))
-    if not tasks or not set(tasks) <= set(known):
-        raise ValueError(f"Tasks {tuple(tasks)} were asked for; there are {', '.join(known)}.")
+    if not tasks or not set(tasks) <= set(TASKS):
+        raise ValueError(f"Tasks {tuple(tasks)} were asked for; there are {', '.join(TASKS)}.")
     for name, one in own.items():
-        as_method(one, 1.0, Shape(n_tokens, 8))
-        if name in METHODS or name in (DENSE, FLOOR):
+        as_method(one, 1.0)
+        if name in METHODS or name in (DENSE, WINDOW_ONLY):
             raise ValueError(f"There is a method {name!r} already; give yours another name.")
     if not budgets and not own:
         raise ValueError("No budgets were given; expected shares of the dense bytes, like 0.5.")
@@ -154,9 +159,11 @@ def _check(policies, own, budgets, n_tokens, n_prompts, seeds, tasks, out) -> No
         )
 
 
-def _settings(name, opened, n_tokens, n_prompts, text, sink, recent) -> dict[str, Any]:
-    """What a row depends on beside its key."""
-    model, _ = opened
+def _settings(name, opened, n_tokens, n_prompts, text, questions, sink, recent) -> dict[str, Any]:
+    """What a record depends on beside its key."""
+    model, tokenizer = opened
+    found = text_of(text, tokenizer)
+    title = name_of(text) if callable(text) else text
     weights = 0
     for parameter in model.parameters():
         some = parameter.detach().flatten()[:256].float().cpu().numpy().tobytes()
@@ -168,24 +175,25 @@ def _settings(name, opened, n_tokens, n_prompts, text, sink, recent) -> dict[str
         "bytes_in": str(storage(model)).removeprefix("torch."),
         "tokens": n_tokens,
         "prompts": n_prompts,
-        "text": f"{text}, {zlib.crc32(text_bytes(text)):08x}" if text is not None else None,
+        "text": None if found is None else f"{title}, {zlib.crc32(found.encode()):08x}",
+        "questions": name_of(questions),
         "sink": sink,
         "recent": recent,
     }
 
 
-def summary(found: Mapping[Key, Row]) -> Iterator[Row]:
+def summary(found: Mapping[Key, Record]) -> Iterator[Record]:
     """All seeds together: counts, means, and their 95 % intervals."""
-    groups: dict[tuple, list[Row]] = {}
-    for (task, question, _, name, budget), row in found.items():
-        groups.setdefault((task, question, name, budget), []).append(row)
+    groups: dict[tuple, list[Record]] = {}
+    for (task, question, _, name, budget), record in found.items():
+        groups.setdefault((task, question, name, budget), []).append(record)
     for (task, question, name, budget), some in groups.items():
-        pooled = {k: [x for row in some for x in row[k]] for k in ("kl", "agree", "error", "nats")}
-        row: Row = {"task": task, "question": question, "method": name, "budget": budget}
+        pooled = {k: [x for one in some for x in one[k]] for k in ("kl", "agree", "error", "nats")}
+        row: Record = {"task": task, "question": question, "method": name, "budget": budget}
         for what in ("bytes", "tokens_left", "k_left", "v_left"):
             row[what] = round(sum(r[what] for r in some) / len(some), 5)
         row["prompts"], row["seeds"] = len(pooled["kl"]), len(some)
-        if task == "recall":
+        if TASKS[task].shows == "recall":
             row["recall"] = _counted([x for r in some for x in r["right"]])
             row["recall"]["by_seed"] = [_counted(r["right"])["share"] for r in some]
             row["by_depth"] = _by_depth(some)
@@ -198,7 +206,7 @@ def summary(found: Mapping[Key, Row]) -> Iterator[Row]:
         yield row
 
 
-def _counted(right: Sequence[bool]) -> Row:
+def _counted(right: Sequence[bool]) -> Record:
     low, high = wilson(sum(right), len(right))
     share = sum(right) / len(right)
     return {
@@ -207,19 +215,22 @@ def _counted(right: Sequence[bool]) -> Row:
     }  # fmt: skip
 
 
-def _mean(values: Sequence[float]) -> Row:
+def _mean(values: Sequence[float]) -> Record:
     low, high = bootstrap(values)
     mean = sum(values) / len(values)
     return {"mean": round(mean, 6), "low": round(low, 6), "high": round(high, 6)}
 
 
-def _by_depth(some: Iterable[Row]) -> list[Row]:
+def _by_depth(some: Iterable[Record]) -> list[Record]:
     """Recall in each fifth of the text, by where the answer lies."""
     bins: list[list[bool]] = [[] for _ in range(DEPTHS)]
-    for row in some:
-        for right, depth in zip(row["right"], row["depth"], strict=True):
+    for one in some:
+        for right, depth in zip(one["right"], one["depth"], strict=True):
             bins[min(DEPTHS - 1, int(depth * DEPTHS))].append(right)
     return [
         {"from": i / DEPTHS, "to": (i + 1) / DEPTHS, **(_counted(x) if x else {"of": 0})}
         for i, x in enumerate(bins)
     ]
+
+
+__getattr__ = former(__name__, plot="kvlab.view.pareto.plot")

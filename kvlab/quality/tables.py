@@ -1,23 +1,11 @@
-"""A report for people: tables, and a picture of quality over bytes."""
+"""A report for people: its tables."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from kvlab.quality.cells import N_NEXT
-from kvlab.quality.log import Row
-from kvlab.quality.methods import (
-    BASELINES,
-    DENSE,
-    FLOOR,
-)
-
-TITLES = {
-    ("recall", "visible"): "Recall, question visible: the policy saw what would be asked",
-    ("recall", "unseen"): "Recall, question unseen: the policy did not",
-    ("text", "unseen"): f"The next {N_NEXT - 1} tokens of a text",
-}
+from kvlab.quality.log import Record
+from kvlab.quality.tasks import TASKS, TITLES
 
 
 def as_text(report: dict[str, Any]) -> str:
@@ -39,15 +27,15 @@ def as_text(report: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip()
 
 
-def _table(some: list[Row], task: str) -> list[str]:
-    first = "recall" if task == "recall" else "perplexity"
+def _table(some: list[Record], task: str) -> list[str]:
+    first = TASKS[task].shows
     head = ["method", "bytes", "tokens", "K", "V", first, "KL, nats", "same top-1", "error"]
-    head += ["recall by fifth of the text"] if task == "recall" else []
+    head += ["recall by fifth of the text"] if first == "recall" else []
     lines = [head]
     for r in some:
         kept = (f"{r[k]:.1%}" for k in ("bytes", "tokens_left", "k_left", "v_left"))
         scored = (
-            _shares(r["recall"], "share") if task == "recall" else _numbers(r["perplexity"]),
+            _shares(r[first], "share") if "share" in r[first] else _numbers(r[first]),
             _numbers(r["kl"]),
             _shares(r["agree"], "mean"),
             _shares(r["error"], "mean"),
@@ -64,27 +52,9 @@ def _table(some: list[Row], task: str) -> list[str]:
     ]
 
 
-def _shares(x: Row, what: str) -> str:
+def _shares(x: Record, what: str) -> str:
     return f"{x[what]:.0%} ({x['low']:.0%} to {x['high']:.0%})"
 
 
-def _numbers(x: Row) -> str:
+def _numbers(x: Record) -> str:
     return f"{x['mean']:.3g} ({x['low']:.3g} to {x['high']:.3g})"
-
-
-def plot(report: dict[str, Any], path: str | Path) -> None:
-    """Recall, or KL on text, over bytes: a line for each method."""
-    from kvlab.view.figures import pareto
-
-    panels = {}
-    for (task, question), title in TITLES.items():
-        some = [r for r in report["rows"] if (r["task"], r["question"]) == (task, question)]
-        if some:
-            curves: dict[str, list[tuple[float, float, float, float]]] = {}
-            for r in some:
-                y = r["recall"] if task == "recall" else r["kl"]
-                point = (r["bytes"], y.get("share", y.get("mean")), y["low"], y["high"])
-                curves.setdefault(r["method"], []).append(point)
-            y_label = "right answers" if task == "recall" else "KL (nats) to dense"
-            panels[title.split(":")[0], y_label] = curves
-    pareto(panels, muted=(DENSE, FLOOR, *BASELINES)).savefig(path, dpi=150)

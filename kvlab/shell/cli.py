@@ -241,6 +241,7 @@ def _eval(args, _rest) -> int:
 
 
 def _prune_report(args, _rest) -> int:
+    from kvlab.pocket import recall
     from kvlab.quality import METHODS
     from kvlab.quality import report as prune_report
     from kvlab.shell.demo import check_picture
@@ -251,14 +252,17 @@ def _prune_report(args, _rest) -> int:
     report = prune_report.run(
         tuple(METHODS) if names == ("all",) else names or prune_report.POLICIES,
         model=args.model, budgets=_shares(args.budgets), n_tokens=args.tokens,
-        n_prompts=args.prompts, seeds=args.seeds, text=args.text, sink=args.sink,
-        recent=args.recent, device=args.device, dtype=args.dtype, out=args.out,
+        n_prompts=args.prompts, seeds=args.seeds, text=args.text or recall.own_text,
+        questions=recall.questions, sink=args.sink, recent=args.recent, device=args.device,
+        dtype=args.dtype, out=args.out,
     )  # fmt: skip
     text = json.dumps(report, indent=1)
     if args.out:
         Path(args.out).write_text(text + "\n", encoding="utf-8")
     if args.plot:
-        prune_report.plot(report, args.plot)
+        from kvlab.view.pareto import plot
+
+        plot(report, args.plot)
     print(text if args.json else prune_report.as_text(report))
     return 0
 

@@ -24,8 +24,8 @@ def draw(*shape, seed=0):
 def filled(slots, width, k_rule, v_rule, *, dtype=torch.float32, pos=None, **how):
     """A cache of two rows and two heads, one token after the rest, so that nothing is fresh."""
     cache = PackedKVCache(
-        1, 2, 2, slots + 3, width, k_rule=k_rule, v_rule=v_rule, dtype=dtype,
-        **{"recent": 8, "every": 4, **how},
+        1, 2, 2, slots + 3, width, k=k_rule, v=v_rule, dtype=dtype,
+        **{"recent": 8, "at_once": 4, **how},
     )  # fmt: skip
     k, v = draw(2, 2, 2, slots, width).to(how.get("device", "cpu"), dtype)
     cut = slots - 1
@@ -67,7 +67,7 @@ def test_any_width_and_any_count(width, k_kept, v_kept, way):
 def test_any_length(slots, sinks, way):
     """Nothing packed, an odd row, less than a block, whole blocks and parts, and one more."""
     rule = PerToken(12, marks="bitmap")
-    assert error(filled(slots, 32, rule, rule, sinks=sinks, every=1), 2) < 1e-5
+    assert error(filled(slots, 32, rule, rule, sink=sinks, at_once=1), 2) < 1e-5
 
 
 def test_a_row_is_spread_where_it_can_be(way):
@@ -82,7 +82,7 @@ def test_padding_and_the_future_are_not_seen(way):
     pos[1, :280] = -1  # a whole part of nothing
     pos[1, 280:] = torch.arange(20)
     rule = PerToken(7, marks="bitmap")
-    cache = filled(300, 32, rule, rule, pos=pos, sinks=2)
+    cache = filled(300, 32, rule, rule, pos=pos, sink=2)
     assert error(cache, 4) < 1e-5
     assert error(cache, 4, torch.tensor([[200], [3]])) < 1e-5
     q = draw(2, 8, 1, 32)
@@ -104,7 +104,7 @@ def test_large_scores_do_not_overflow(way):
 @pytest.mark.parametrize("marks", ["bitmap", "index"])
 def test_half_precision_is_read_as_it_is_and_worked_with_in_float32(dtype, marks, way):
     rule = PerToken(9, marks=marks)
-    assert error(filled(300, 32, rule, rule, dtype=dtype, sinks=1), 4) < 1e-5
+    assert error(filled(300, 32, rule, rule, dtype=dtype, sink=1), 4) < 1e-5
 
 
 def test_two_threads_give_what_one_gives():

@@ -40,7 +40,7 @@ def error(cache, sharing, q_pos=None):
 @pytest.mark.parametrize("sharing", [1, 3, 4, 8])
 def test_heads_of_a_group_share_the_rows(sharing):
     rule = PerToken(19, marks="bitmap")
-    assert error(filled(300, 64, rule, rule, sinks=2), sharing) < 1e-5
+    assert error(filled(300, 64, rule, rule, sink=2), sharing) < 1e-5
 
 
 @interpreted
@@ -55,7 +55,7 @@ def test_any_width_and_any_count(width, k_kept, v_kept):
 @pytest.mark.parametrize("sinks", [0, 4])
 def test_any_length(slots, sinks):
     rule = PerToken(5, marks="bitmap")
-    assert error(filled(slots, 16, rule, rule, sinks=sinks), 2) < 1e-5
+    assert error(filled(slots, 16, rule, rule, sink=sinks), 2) < 1e-5
 
 
 @interpreted
@@ -75,7 +75,7 @@ def test_padding_and_the_future_are_not_seen():
     pos[1, :280] = -1  # a whole part of nothing
     pos[1, 280:] = torch.arange(20)
     rule = PerToken(7, marks="bitmap")
-    cache = filled(300, 16, rule, rule, pos=pos, sinks=2)
+    cache = filled(300, 16, rule, rule, pos=pos, sink=2)
     assert error(cache, 4) < 1e-5
     assert error(cache, 4, torch.tensor([[200], [3]])) < 1e-5
     nothing = torch.tensor([[-1], [3]])
@@ -93,7 +93,7 @@ def test_half_precision(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_on_a_gpu(dtype):
     rule = PerToken(38, marks="bitmap")
-    cache = filled(3000, 128, rule, rule, dtype=dtype, sinks=4, device="cuda")
+    cache = filled(3000, 128, rule, rule, dtype=dtype, sink=4, device="cuda")
     q = draw(2, 8, 1, 128, seed=9).to("cuda", dtype)
     got = attend(q, cache.read(0))
     assert got.backend == "rows"

@@ -85,7 +85,7 @@ def stored_bytes(rule, x_BGTD, tokens):
     """Bytes of what the rule holds for so many tokens: the storage itself."""
     if tokens == 0:
         return 0
-    return sum(p.numel() * p.element_size() for p in rule.encode(x_BGTD[:, :, :tokens], None))
+    return sum(p.numel() * p.element_size() for p in rule.encode(x_BGTD[:, :, :tokens]))
 
 
 class Shadow:
@@ -237,42 +237,25 @@ def test_the_kernel_packs_what_torch_packs(n_kept, marks, dtype):
     x[0, 0, 0, 3], x[0, 0, 1] = torch.inf, -torch.inf
     x[0, 0, 2] = 0
     want = rows.pack(x, x.abs(), rule.n_kept, marks=rule.marks)
-    values, marks = rule.encode(x, None)
+    values, marks = rule.encode(x)
     assert torch.equal(marks, want.marks)
     assert torch.equal(values.view(torch.uint8), want.values.view(torch.uint8))
     x[1, 2, 300, 15] = torch.nan
     with pytest.raises(ValueError, match="NaN"):
-        rule.encode(x, None)
+        rule.encode(x)
 
 
 def test_without_numba_torch_packs(monkeypatch):
     x = draw(1, 2, 20, D)
-    want = PerToken(5).encode(x, None)
+    want = PerToken(5).encode(x)
     monkeypatch.setattr(kernels, "missing", lambda name: "no numba")
-    assert all(map(torch.equal, PerToken(5).encode(x, None), want))
+    assert all(map(torch.equal, PerToken(5).encode(x), want))
 
 
-def test_a_score_sees_layer_and_positions_and_a_bad_one_changes_nothing():
-    seen = []
-
-    def score(layer, x_BGTD, pos_BGT):
-        seen.append((layer, pos_BGT[0, 0].tolist()))
-        assert pos_BGT.shape == x_BGTD.shape[:3]
-        return -x_BGTD.abs()
-
-    rule = PerToken(4, score=score)
-    cache = PackedKVCache(2, 1, 2, 40, D, k=rule, v=Dense(), recent=3, sink=1, at_once=2)
+def test_numbers_that_cannot_be_ranked_change_nothing():
     x = draw(2, 1, 2, 12, D)
-    cache.append(1, *x[:, :, :, :3])
-    cache.append(1, *x[:, :, :, 3:])
-    assert seen == [(1, list(range(1, 9)))]
-    cache.append(1, *x[:, :, :, :0])
-    k = cache.read(1).k_BGTD
-    smallest = x[0][:, :, 1:9].abs().sort(-1).values[..., :4]
-    assert torch.equal(k[:, :, 1:9].abs().sort(-1).values[..., -4:], smallest)
-
-    bad = PerToken(4, score=lambda layer, x_BGTD, pos_BGT: x_BGTD * torch.nan)
-    cache = PackedKVCache(1, 1, 2, 40, D, k=Dense(), v=bad, recent=3, at_once=2)
+    x[1, 0, 0, 5, 3] = torch.nan
+    cache = PackedKVCache(1, 1, 2, 40, D, k=Dense(), v=PerToken(4), recent=3, at_once=2)
     cache.append(0, *x[:, :, :, :4])
     before = [t.clone() for t in cache.unpacked(0)]
     with pytest.raises(ValueError, match="NaN"):
@@ -453,8 +436,8 @@ def test_a_packed_cache_takes_only_what_is_like_it():
     two = KVCache(2, 2, 2, 60, D)
     for layer in range(2):
         two.append(layer, *draw(2, 2, 2, 50, D))
-    bad = PerToken(4, score=lambda layer, x, pos: x * (torch.nan if layer else 1.0))
-    cache = PackedKVCache(2, 2, 2, 60, D, k=PerToken(4), v=bad, recent=4)
+    two.v_LBGTD[1, 1, 1, 7, 5] = torch.nan
+    cache = PackedKVCache(2, 2, 2, 60, D, **how)
     with pytest.raises(ValueError, match="NaN"):
         cache.take(two)  # layer 0 was packed by then
     assert (cache.seen, cache.used_L, cache.n_packed_L, cache.live_bytes) == (0, (0, 0), (0, 0), 0)
@@ -513,6 +496,7 @@ def test_bad_sizes_are_refused_before_anything_is_made():
         ((D, Channels(3, group=0)), {}, "groups of 0"),
         ((D, Channels(17)), {}, "from 1 to 16"),
         ((264, Channels(3)), {}, "they reach 256"),
+        ((D, Channels(3, group=None)), {}, r"Channels\(n_kept=3, group=None.* once for all tokens"),
         ((D, PerChannel(3, group=8)), {"at_once": 12}, "multiple of 8"),
         ((D, PerChannel(3, group=16), CodesPerChannel(2, group=24)), {"at_once": 24}, "of 48"),
         ((D,), {"recent": 0}, "at least 1"),

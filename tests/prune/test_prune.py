@@ -34,18 +34,19 @@ from kvlab.attention import allowed_BGST, attend
 from kvlab.cache import LayerKV
 from kvlab.fast.compiled import CompiledDecode, StaticDecode
 from kvlab.generation import decode, prefill
+from kvlab.pack import Body, PerToken
 from kvlab.pack.rows import n_kept
 from kvlab.prompts import pad
 from kvlab.prune import (
     Evidence,
     across_heads,
     all_heads,
-    attention,
+    apply,
+    attention_mass,
     needs_of,
     per_channel,
     per_head,
     per_token,
-    prune,
     ranks,
     whole_channels,
 )
@@ -152,28 +153,35 @@ def test_element_masks_have_exact_counts_of_the_best(
 ):
     draw = torch.Generator().manual_seed(seed)
     score = torch.randint(0, levels, (1, 2, slots, width), generator=draw).double()
-    place = (torch.arange(slots) - sink).where(torch.arange(slots) < slots - recent, -1)
-    place = place.clamp(min=-1).expand(1, 2, slots)
-    if holes:  # evicted since
-        place = place.where(torch.rand(1, 2, slots, generator=draw) < 0.7, -1)
-    ripe_B = torch.tensor([max(0, slots - recent - sink)])
-    keep = per_token(score, place, ripe_B, sparsity)
+    pos = torch.arange(slots).expand(1, 2, slots)
+    if holes:  # evicted since, in each head others
+        pos = pos.where(torch.rand(1, 2, slots, generator=draw) < 0.7, -1)
+    ripe = (pos >= sink) & (pos < slots - recent)
+
+    def masked(select, score=score):
+        body = Body(rule := select(sparsity), sink, recent, rule.unit)
+        return body.mask(score, body.tokens_BGT(pos, (slots,)))
+
+    keep = masked(per_token)
     n = n_kept(sparsity, width)
-    assert torch.equal(keep.sum(-1), torch.where(place >= 0, n, width))
-    keep = per_channel(score, place, ripe_B, sparsity, group=group)
+    assert torch.equal(keep.sum(-1), torch.where(ripe, n, width))
+    keep = masked(partial(per_channel, group=group))
     for g in range(2):
-        for number in range(slots // group + 1):
-            inside = [t for t in range(slots) if place[0, g, t] // group == number]
-            inside = [t for t in inside if place[0, g, t] >= 0]
-            whole = (number + 1) * group <= int(ripe_B)
-            want = n_kept(sparsity, len(inside)) if whole and inside else len(inside)
+        body = ripe[0, g].nonzero()[:, 0].tolist()
+        while body:
+            inside, body = body[:group], body[group:]
+            want = n_kept(sparsity, group) if len(inside) == group else len(inside)
             for d in range(width):
                 best = sorted(inside, key=lambda t, g=g, d=d: (-float(score[0, g, t, d]), t))
                 stays = [t for t in inside if keep[0, g, t, d]]
                 assert stays == sorted(best[:want])
-    assert keep[place < 0].all()
-    keep = whole_channels(score[:, :, 0], place, ripe_B, sparsity)
-    assert torch.equal(keep.expand_as(score).sum(-1), torch.where(place >= 0, n, width))
+    assert keep[~ripe].all()
+    keep = masked(whole_channels, score[:, :, 0])
+    assert torch.equal(keep.expand_as(score).sum(-1), torch.where(ripe, n, width))
+    for g in range(2):
+        best = sorted(range(width), key=lambda d, g=g: (-float(score[0, g, 0, d]), d))[:n]
+        for t in ripe[0, g].nonzero()[:, 0].tolist():
+            assert keep[0, g, t].nonzero()[:, 0].tolist() == sorted(best)
 
 
 # --- evidence ---
@@ -307,12 +315,12 @@ def test_zeros_save_nothing_and_density_is_the_true_one():
     cache = model.new_cache(1, 40)
     prefill(model, PROMPT, cache)
     before, allocated = cache.live_bytes, cache.allocated_bytes
-    prune(model, cache, Sparsify(k=Elements(k_magnitude, 0.7), recent=4))
+    apply(model, cache, Sparsify(k=Elements(k_magnitude, 0.7), recent=4))
     assert (cache.live_bytes, cache.allocated_bytes) == (before, allocated)
     left = density(cache)
     assert left.tokens == 1 and left.v == 1
     assert left.k == pytest.approx((20 * n_kept(0.7, 8) + 4 * 8) / (24 * 8))
-    prune(model, cache, Evict(recency, 12, sink=0, recent=4))
+    apply(model, cache, Evict(recency, 12, sink=0, recent=4))
     assert cache.live_bytes == before // 2 and density(cache).tokens == 0.5
 
 
@@ -349,7 +357,7 @@ def test_mass_is_the_sum_of_all_attention_also_across_evictions(device):
     with pruner, Probe(model, keep="weights") as probe:
         prefill(model, PROMPT.to(device), cache, backend="reference")
     want = probe.weights[1][0].unflatten(1, (2, 2)).sum((2, 3))
-    assert torch.allclose(pruner._mass[attention][1], want)
+    assert torch.allclose(pruner._mass[attention_mass][1], want)
     seen = {(g, t): float(want[0, g, t]) for g in range(2) for t in range(24)}
     pruner.prune()
     token = torch.tensor([5], device=device)
@@ -361,7 +369,7 @@ def test_mass_is_the_sum_of_all_attention_also_across_evictions(device):
         for g in range(2):
             for t, w in zip([*pos[g], at], new[0, g].tolist(), strict=True):
                 seen[g, t] = seen.get((g, t), 0) + w
-        mass = pruner._mass[attention][1]
+        mass = pruner._mass[attention_mass][1]
         for g in range(2):
             assert torch.allclose(
                 mass[0, g].cpu(), torch.tensor([seen[g, t] for t in [*pos[g], at]]).double()
@@ -378,7 +386,7 @@ def test_mass_in_small_blocks_is_the_same(monkeypatch):
         pruner = Pruner(model, cache, Evict(h2o, 9, sink=1, recent=2))
         with pruner:
             prefill(model, PROMPT, cache)
-        found.append(pruner._mass[attention][0])
+        found.append(pruner._mass[attention_mass][0])
     assert torch.allclose(*found)
 
 
@@ -424,6 +432,11 @@ def test_every_row_ends_by_itself_while_its_cache_is_thinned():
         (lambda: Elements(k_magnitude, 1.0), "sparsity is 1.0"),
         (lambda: Elements(k_magnitude, -0.1), "sparsity is -0.1"),
         (lambda: Elements(k_magnitude, float("nan")), "sparsity is nan"),
+        (lambda: Elements(k_magnitude, "half"), "or a rule like PerToken"),
+        (lambda: Elements(k_magnitude, PerToken(4), per_channel), "Give one of them"),
+        (lambda: Elements(k_magnitude, 0.5, lambda sparsity: 3), "3 came as a rule"),
+        (lambda: Elements(k_magnitude, PerToken(4, bits=4)), "holds numbers as codes"),
+        (lambda: Elements(k_magnitude, 0.5, partial(per_channel, group=0)), "Groups of 0 tokens"),
         (lambda: Sparsify(), "Nothing is to be pruned"),
         (lambda: Sparsify(k=0.5), "0.5 came; expected Elements"),
         (lambda: Then(Evict(knorm, 40), "snapkv"), "'snapkv' came as a policy"),
@@ -445,14 +458,10 @@ def nan_late(e):
         (Evict(lambda e: e.k_BGTD, 9, sink=0, recent=2), r"returned shape \(1, 2, 24, 8\)"),
         (Evict(lambda e: 3, 9, sink=0, recent=2), "returned int"),
         (Sparsify(k=Elements(knorm, 0.5)), r"returned shape \(1, 2, 24\)"),
-        (Sparsify(k=Elements(think, 0.5), recent=4), "per_token was given a score of shape"),
+        (Sparsify(k=Elements(think, 0.5), recent=4), r"PerToken\(.* was given a score of shape"),
         (
             Sparsify(k=Elements(k_magnitude, 0.5, whole_channels), recent=4),
-            "whole_channels was given a score of shape",
-        ),
-        (
-            Sparsify(k=Elements(k_magnitude, 0.5, partial(per_channel, group=0)), recent=4),
-            "Groups of 0 tokens",
+            r"Channels\(.* was given a score of shape",
         ),
         (Evict(snapkv, 9, sink=0, recent=2), "A row of 24 tokens is to keep 9, but the 32"),
         (Evict(lambda e: e.weights_BGRWT(), 9, sink=0, recent=2), "@needs"),
@@ -492,7 +501,7 @@ def test_what_cannot_be_supplied_is_refused_before_anything_is_read():
         generate(model, PROMPT[:, :3], 3, cache=cache, prune=policy)
     for needy in (policy, Evict(tova, 9, sink=0, recent=2)):
         with pytest.raises(ValueError, match="which nobody collected"):
-            prune(model, cache, needy)
+            apply(model, cache, needy)
     assert cache.seen == 24
     with pytest.raises(ValueError, match="3 layers came with a model of 2"):
         Pruner(model, tiny_model().new_cache(1, 4), policy)

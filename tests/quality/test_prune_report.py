@@ -1,13 +1,17 @@
 import json
+import random
+import warnings
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from kvlab import Evict, export, policies, quality
+from kvlab.pocket import path, recall
 from kvlab.quality import cells, measuring
 from kvlab.quality import report as prune_report
 from kvlab.shell import cli
 from kvlab.tokenizer import Tokenizer as Wrapped
+from kvlab.view import pareto
 from tests.conftest import tiny_model
 
 TEXT = "The cat sat on the mat, and the queen looked at the sea. " * 60
@@ -26,6 +30,11 @@ def plain():
     words += [" The password of Alice is tiger.\nQuestion: What is the password of Ben?\nAnswer:"]
     inner.train_from_iterator(words * 3, trainer)
     return tiny_model(vocab_size=600, n_layers=2, max_positions=512), Wrapped(inner)
+
+
+@pytest.fixture(scope="module")
+def pocket_tokenizer():
+    return Wrapped.from_file(path() / "tokenizer.json")
 
 
 @pytest.fixture
@@ -64,10 +73,10 @@ def test_the_report_has_all_of_a_models_tasks_and_baselines(plain, text, tmp_pat
 
 def test_a_second_start_goes_on_and_gives_the_same(plain, text, tmp_path, monkeypatch):
     out, calls = tmp_path / "r.json", []
-    measured = quality.measured
+    measure = cells.measure
 
     def counted(model, prompts, methods, **more):
-        for row in measured(model, prompts, methods, **more):
+        for row in measure(model, prompts, methods, **more):
             if len(calls) == 9:
                 raise KeyboardInterrupt
             calls.append(row["method"])
@@ -76,7 +85,7 @@ def test_a_second_start_goes_on_and_gives_the_same(plain, text, tmp_path, monkey
     def run(**more):
         return prune_report.run(("knorm",), model=plain, text=text, out=out, **SMALL | more)
 
-    monkeypatch.setattr(cells, "measured", counted)
+    monkeypatch.setattr(cells, "measure", counted)
     with pytest.raises(KeyboardInterrupt):
         run()
     log = out.with_suffix(".jsonl")
@@ -112,7 +121,7 @@ def test_a_log_of_other_settings_is_refused(plain, text, tmp_path):
 
 def test_more_seeds_draw_other_prompts(plain):
     made = cells.Cells(plain, {"tokens": 120, "prompts": 2, "sink": 4, "recent": 32},
-                                ("recall",), None)  # fmt: skip
+                       ("recall",), None)  # fmt: skip
     unseen = [made.prompts("recall", "unseen", seed).texts for seed in (0, 1, 0)]
     assert unseen[0] == unseen[2] != unseen[1]
     visible = made.prompts("recall", "visible", 0)
@@ -182,3 +191,45 @@ def test_own_policies_are_checked_first(plain):
         prune_report.run((), model=plain, tasks=("frob",))
     with pytest.raises(ValueError, match="no text was given"):
         prune_report.run((), model=plain, tasks=("text",))
+
+
+def test_who_calls_says_what_is_asked(plain, pocket_tokenizer):
+    asked = []
+
+    def questions(tokenizer, rng, n_prompts, n_tokens):
+        asked.append((n_prompts, n_tokens))
+        return quality.plain_questions(tokenizer, rng, n_prompts, n_tokens)
+
+    how = SMALL | {"seeds": 1, "tasks": ("recall",)}
+    report = prune_report.run((), model=plain, questions=questions, **how)
+    assert asked == [(2, 120)] * 3  # before anything is read, then visible and unseen
+    assert report["settings"]["questions"] == "questions"
+    rng = random.Random(0)
+    for tokenizer, word in ((plain[1], "Notes:"), (pocket_tokenizer, "")):
+        made = recall.questions(tokenizer, rng, 2, 200)
+        assert all(one.text.startswith(word) and one.value in one.text for one in made)
+        assert ("password" in made[0].question) and bool(word) == ("Notes" in made[0].text)
+    assert recall.own_text(plain[1]) is None
+
+
+def test_a_function_may_know_the_text(plain, text):
+    how = SMALL | {"seeds": 1, "tasks": ("text",)}
+    from_file = prune_report.run((), model=plain, text=text, **how)
+    given = prune_report.run((), model=plain, text=lambda tokenizer: TEXT, **how)
+    assert given["rows"] == from_file["rows"]
+    assert given["settings"]["text"].startswith("<lambda>, ")
+    with pytest.raises(ValueError, match="no text was given"):
+        prune_report.run((), model=plain, text=lambda tokenizer: None, **how)
+
+
+def test_the_report_by_its_old_name_asks_as_it_did(monkeypatch):
+    monkeypatch.setattr(prune_report, "run", lambda *names, **how: (names, how))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        from kvlab import prune_report as old
+    names, how = old.run(("knorm",), seeds=1)
+    assert names == (("knorm",),) and how["seeds"] == 1
+    assert (how["questions"], how["text"]) == (recall.questions, recall.own_text)
+    assert old.run(text="mine.txt")[1]["text"] == "mine.txt"
+    with pytest.warns(FutureWarning, match="kvlab.view.pareto.plot"):
+        assert prune_report.plot is pareto.plot

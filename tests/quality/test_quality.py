@@ -10,9 +10,17 @@ from kvlab import Elements, Evict, Probe, Pruner, Sparsify, Then, policies, qual
 from kvlab.attention import attend
 from kvlab.cache import LayerKV
 from kvlab.generation import decode, prefill
-from kvlab.pack import CodesPerChannel, CodesPerToken, Dense, PackedKVCache, PerToken, rows
+from kvlab.pack import (
+    CodesPerChannel,
+    CodesPerToken,
+    Dense,
+    PackedKVCache,
+    PerChannel,
+    PerToken,
+    rows,
+)
 from kvlab.prune import per_channel, per_token, whole_channels
-from kvlab.quality import Packed, Prompts, Question, Shape
+from kvlab.quality import Prompts, Question, Shape, Stored
 from tests.conftest import tiny_model
 
 HALF = torch.float16
@@ -47,7 +55,7 @@ def by_hand(model, policy, row):
 )  # fmt: skip
 def test_metrics_are_those_computed_by_hand(model, policy):
     methods = {"dense": None, "thin": policy}
-    dense, thin = quality.measured(model, ASKED, methods)
+    dense, thin = quality.measure(model, ASKED, methods)
     for row, rest in enumerate(RESTS):
         want, got = by_hand(model, None, row), by_hand(model, policy, row)
         value = torch.tensor(rest[-ASKED.scored[row] :])
@@ -65,7 +73,7 @@ def test_recall_is_what_greedy_decoding_says(model):
     best = [by_hand(model, None, row).argmax(-1).tolist() for row in range(2)]
     rests = [RESTS[0][:-2] + best[0], RESTS[1][:-3] + best[1]]
     # the first scored token was right; those after it depend on the tokens fed
-    (found,) = quality.measured(model, Prompts(TEXTS, rests, [1, 1], "unseen"), {"dense": None})
+    (found,) = quality.measure(model, Prompts(TEXTS, rests, [1, 1], "unseen"), {"dense": None})
     for row in range(2):
         cache = model.new_cache(1, 60)
         logits = prefill(model, torch.tensor(TEXTS[row])[None], cache)
@@ -76,14 +84,14 @@ def test_recall_is_what_greedy_decoding_says(model):
 
 def test_dense_is_exactly_dense(model):
     full = Then(Evict(policies.h2o, 1.0), Sparsify(k=Elements(policies.think, 0, whole_channels)))
-    for row in quality.measured(model, ASKED, {"dense": None, "full": full}):
+    for row in quality.measure(model, ASKED, {"dense": None, "full": full}):
         assert row["kl"] == [0, 0] and row["agree"] == [1, 1] and row["error"] == [0, 0]
         assert row["error_L"] == [0, 0, 0] and row["bytes"] == 1 == row["tokens_left"]
 
 
 def test_the_error_of_attention_is_each_layers_own(model):
     policy = Evict(policies.knorm, 14, sink=1, recent=6)
-    (found,) = quality.measured(model, ASKED, {"thin": policy})
+    (found,) = quality.measure(model, ASKED, {"thin": policy})
     want = []
     for row in range(2):
         cache = model.new_cache(1, 60)
@@ -110,10 +118,10 @@ def test_a_policy_for_decoding_is_applied_while_decoding(model):
     """As `generate` does it: the same tokens are left when the rest has been fed."""
     policy = Evict(policies.h2o, 14, sink=1, recent=6, every=1)
     once = replace(policy, every=0)
-    found = list(quality.measured(model, ASKED, {"each": policy, "once": once}))
+    found = list(quality.measure(model, ASKED, {"each": policy, "once": once}))
     assert found[0]["kl"] != found[1]["kl"]
     alone = Prompts(TEXTS[:1], RESTS[:1], [2], "unseen")
-    pruner = quality.thinned(quality.read(model, alone, policy), policy)
+    pruner = quality.pruned(quality.read(model, alone, policy), policy)
     quality.answers(model, pruner, alone)
     assert pruner.cache.used_L == (14, 14, 14)
 
@@ -122,7 +130,7 @@ def test_a_policy_for_decoding_is_applied_while_decoding(model):
 
 
 def n_bytes(model, method, prompts=ASKED, dtype=HALF):
-    pruner = quality.thinned(quality.read(model, prompts, quality.collecting([method])), method)
+    pruner = quality.pruned(quality.read(model, prompts, quality.needs_of_all([method])), method)
     return quality.held_bytes(pruner.cache, method, dtype)
 
 
@@ -155,31 +163,63 @@ def test_bytes_are_the_formula_and_the_storage(model):
     )
 
 
-def test_a_selection_of_the_readers_own_is_counted_as_uneven_rows(model):
-    def above(score, place, ripe, sparsity):
-        return (score > 1.0) | (place < 0)[..., None]
+class Above:
+    """A rule that says what stays, and not in what form: each token keeps its large numbers."""
 
-    method = Sparsify(k=Elements(policies.k_magnitude, 0.5, above), sink=1, recent=7)
-    pruner = quality.thinned(quality.read(model, ASKED, quality.collecting([method])), method)
+    unit = 1
+
+    def mask(self, score_BGTD):
+        return score_BGTD > 1.0
+
+
+def above(score, place, ripe, sparsity):
+    """The same as a selection was written before there were rules."""
+    return (score > 1.0) | (place < 0)[..., None]
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_rule_without_a_form_is_counted_as_uneven_rows(model, old):
+    if old:
+        with pytest.warns(FutureWarning, match="The selection above takes"):
+            keys = Elements(policies.k_magnitude, 0.5, above)
+    else:
+        keys = Elements(policies.k_magnitude, Above())
+    method = Sparsify(k=keys, sink=1, recent=7)
+    pruner = quality.pruned(quality.read(model, ASKED, quality.needs_of_all([method])), method)
     left = 0
     for layer in range(3):
         pos, k = pruner.cache.pos_LBGT[layer, :, :, :40], pruner.cache.k_LBGTD[layer, :, :, :40]
         ages = torch.tensor([40, 33])[:, None, None] - 1 - pos
-        left += int((k != 0)[(pos >= 1) & (ages >= 7)].sum())
+        there = (pos >= 1) & (ages >= 7)
+        assert (k[there].abs() > 1.0).equal(k[there] != 0)
+        left += int((k != 0)[there].sum())
     want = left * 2 + 6 * 57 * (1 + 2) + 6 * (16 + 73) * 16
     assert quality.held_bytes(pruner.cache, method, HALF) == want
 
 
+def test_two_rules_on_one_side_are_counted_as_uneven_rows(model):
+    some = {"sink": 1, "recent": 7}
+    first, second = (
+        Sparsify(k=Elements(policies.k_magnitude, rule), **some)
+        for rule in (PerToken(4), PerChannel(2, group=8))
+    )
+    pruner = quality.pruned(quality.read(model, ASKED, quality.needs_of_all([first])), both := Then(
+        first, second))  # fmt: skip
+    left = 0
+    for layer in range(3):
+        pos, k = pruner.cache.pos_LBGT[layer, :, :, :40], pruner.cache.k_LBGTD[layer, :, :, :40]
+        left += int((k != 0)[pos >= 0].sum())
+    assert quality.held_bytes(pruner.cache, both, HALF) == left * 2 + 6 * 73 * (1 + 2 + 16)
+
+
 @pytest.mark.parametrize("bits", [2, 8])
 def test_packed_is_what_a_packed_cache_holds(model, bits):
-    method = Packed(CodesPerChannel(bits, 8), CodesPerToken(bits, 8), sink=1, recent=8)
-    assert method.unit == 8 and method.packed(40) == 24
+    method = Stored(CodesPerChannel(bits, 8), CodesPerToken(bits, 8), sink=1, recent=8)
+    assert method.unit == 8 and method.n_packed(40) == 24
     alone = Prompts(TEXTS[:1], RESTS[:1], [2], "unseen")
-    base = quality.read(model, alone, quality.collecting([method]))
-    cache = quality.thinned(base, method).cache
-    packed = PackedKVCache.of(
-        base.cache, k_rule=method.k_rule, v_rule=method.v_rule, sinks=1, recent=8, every=8
-    )
+    base = quality.read(model, alone, quality.needs_of_all([method]))
+    cache = quality.pruned(base, method).cache
+    packed = PackedKVCache.of(base.cache, k=method.k, v=method.v, sink=1, recent=8, at_once=8)
     assert quality.held_bytes(cache, method, torch.float64) == packed.live_bytes
     for layer in range(3):
         k, v = packed.unpacked(layer)
@@ -189,9 +229,9 @@ def test_packed_is_what_a_packed_cache_holds(model, bits):
 
 def test_evicting_and_then_packing_counts_each_head_by_itself(model):
     evict = policies.adakv(16, sink=0, recent=2, score=policies.knorm)
-    method = Packed(PerToken(3, bits=4), Dense(), evict, sink=0, recent=2)
-    base = quality.read(model, ASKED, quality.collecting([method]))
-    only, cache = (quality.thinned(base, m).cache for m in (evict, method))
+    method = Stored(PerToken(3, bits=4), None, evict, sink=0, recent=2)
+    base = quality.read(model, ASKED, quality.needs_of_all([method]))
+    only, cache = (quality.pruned(base, m).cache for m in (evict, method))
     counts = [(only.pos_LBGT[i, :, :, :n] >= 0).sum(-1) for i, n in enumerate(only.used_L)]
     counts = torch.cat([c.flatten() for c in counts])
     assert counts.unique().numel() > 1
@@ -205,12 +245,12 @@ def test_think_is_held_as_a_packed_cache_holds_it():
     wide = tiny_model(head_dim=32, n_layers=2, max_positions=512)
     prompts = Prompts([[i % 59 + 1 for i in range(230)]], [[1, 2]], [1], "unseen")
     method = quality.METHODS["think"](0.5, Shape(230, 32, sink=2, recent=8))
-    base = quality.read(wide, prompts, quality.collecting([method]))
-    cache = quality.thinned(base, method).cache
-    rule = {"sparsity": 1 - method.k_rule.n_kept / 32, "select": whole_channels}
+    base = quality.read(wide, prompts, quality.needs_of_all([method]))
+    cache = quality.pruned(base, method).cache
+    rule = {"sparsity": 1 - method.k.n_kept / 32, "select": whole_channels}
     scores = Elements(policies.think, **rule), Elements(policies.think_v, **rule)
-    narrow = quality.thinned(base, Sparsify(*scores, sink=2, recent=8)).cache
-    how = {"k_rule": method.k_rule, "v_rule": method.v_rule, "sinks": 2, "recent": 8}
+    narrow = quality.pruned(base, Sparsify(*scores, sink=2, recent=8)).cache
+    how = {"k": method.k, "v": method.v, "sink": 2, "recent": 8}
     packed = PackedKVCache.of(narrow, **how)
     assert quality.held_bytes(cache, method, torch.float64) == packed.live_bytes
     for held, was, seen in zip(
@@ -218,6 +258,58 @@ def test_think_is_held_as_a_packed_cache_holds_it():
         strict=True,
     ):  # fmt: skip
         assert torch.equal(held, was[1, :, :, :230]) and torch.equal(held, seen[1, :, :, :230])
+
+
+def test_what_is_stored_may_be_pruned_by_the_policy_on_the_other_side(model):
+    """A side without a rule is counted as the policy left it."""
+    thin = Sparsify(v=Elements(policies.v_magnitude, PerToken(4)), sink=1, recent=7)
+    base = quality.read(model, ASKED, quality.needs_of_all([thin]))
+    method = Stored(CodesPerToken(4, 8), None, thin, sink=1, recent=7)
+    cache = quality.pruned(base, method).cache
+    body, row = 32 + 25, 16
+    codes = body * rows.code_bytes(8, 4, HALF) + 16 * row
+    assert quality.held_bytes(cache, method, HALF) == 6 * (
+        codes + body * rows.row_bytes(8, 4, HALF) + 16 * row
+    )
+
+
+def test_groups_are_those_of_the_tokens_that_are_left(model):
+    """As a packed cache holds them: numbers and bytes where an eviction left ragged heads."""
+    evict = policies.adakv(17, sink=0, recent=2, score=policies.knorm)
+    rule = PerChannel(2, group=8)
+    thin = Sparsify(k=Elements(policies.k_magnitude, rule), sink=0, recent=2)
+    both = Then(evict, thin)
+    cache = quality.pruned(quality.read(model, ASKED, quality.needs_of_all([both])), both).cache
+    total = 0
+    for layer, used in enumerate(cache.used_L):
+        pos_BGT = cache.pos_LBGT[layer, :, :, :used]
+        for b, g in torch.cartesian_prod(torch.arange(2), torch.arange(2)).tolist():
+            there = pos_BGT[b, g] >= 0
+            k = cache.k_LBGTD[layer, b, g, :used][there]
+            n = (len(k) - 2) // 8 * 8
+            assert ((k[:n].unflatten(0, (-1, 8)) != 0).sum(1) == 2).all() and (k[n:] != 0).all()
+            total += n // 8 * 8 * rows.row_bytes(8, 2, HALF) + (len(k) - n + len(k)) * 16
+    assert quality.held_bytes(cache, both, HALF) == total
+
+
+def test_the_old_names_work_and_say_so(model):
+    evict = Evict(policies.knorm, 14, sink=1, recent=6)
+    with pytest.warns(FutureWarning, match="is now Stored"):
+        old = quality.Packed(PerToken(4), Dense(), evict, sink=1)
+    assert old == Stored(PerToken(4), None, evict, sink=1)
+    with pytest.warns(FutureWarning, match="k_rule is now k"):
+        assert old.k_rule == PerToken(4)
+    with pytest.warns(FutureWarning, match="packed is now n_packed"):
+        assert old.packed(60) == 27
+    for name, now in {
+        "thinned": "pruned", "heard": "record", "Heard": "Recorded", "fed": "fed_tokens",
+        "collecting": "needs_of_all", "floor": "window_only", "measured": "measure",
+        "FLOOR": "WINDOW_ONLY",
+    }.items():  # fmt: skip
+        with pytest.warns(FutureWarning, match=f"kvlab.quality.{name} is now kvlab.quality.{now};"):
+            assert getattr(quality, name) is getattr(quality, now)
+    with pytest.raises(AttributeError, match="frobnicate"):
+        quality.frobnicate  # noqa: B018
 
 
 # --- at equal bytes ---
@@ -233,7 +325,7 @@ def test_every_method_keeps_at_most_its_share(model):
         methods, refused = quality.at_bytes(quality.METHODS, share, shape)
         assert not refused and methods.keys() == needs.keys()
         quick = {k: v for k, v in methods.items() if k in PARTLY or k not in quality.EVICTIONS}
-        for row in quality.measured(wide, prompts, quick):
+        for row in quality.measure(wide, prompts, quick):
             least = 0.5 if row["method"] in STEPS else 0.88
             assert least * share < row["bytes"] <= share * 1.004, (row["method"], row["bytes"])
 
@@ -314,7 +406,7 @@ def test_prompts_that_cannot_be_scored_are_refused(model):
             Prompts(texts, rests, scored, "unseen")
     long = Prompts([[1] * 250], [[1] * 10], [1], "unseen")
     with pytest.raises(ValueError, match="reads at most 256"):
-        quality.read(model, long, quality.collecting([]))
+        quality.read(model, long, quality.needs_of_all([]))
 
 
 # --- intervals ---
@@ -342,5 +434,5 @@ def test_measuring_runs_on_the_device(device):
     model = tiny_model(device=device, dtype=torch.float32)
     method = Evict(policies.snapkv, 36, sink=1, recent=6)
     alone = Prompts(TEXTS[:1], RESTS[:1], [2], "unseen")
-    dense, thin = quality.measured(model, alone, {"dense": None, "thin": method})
+    dense, thin = quality.measure(model, alone, {"dense": None, "thin": method})
     assert dense["kl"] == [0] and thin["bytes"] == pytest.approx(0.9)

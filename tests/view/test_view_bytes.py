@@ -22,7 +22,7 @@ def test_its_bytes_are_those_of_real_caches():
     dense = KVCache(1, 1, 1, 256, 64, dtype=torch.float16)
     dense.append(0, *torch.randn(2, 1, 1, 256, 64).half())
     packed = PackedKVCache.of(
-        dense, k_rule=PerToken(n, marks="bitmap"), v_rule=PerToken(n, marks="bitmap"), every=32
+        dense, k=PerToken(n, marks="bitmap"), v=PerToken(n, marks="bitmap"), at_once=32
     )
     assert panel.totals["dense"] == panel.totals["masked"] == dense.live_bytes
     assert panel.totals["packed"] == packed.live_bytes

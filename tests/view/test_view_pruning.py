@@ -1,12 +1,11 @@
 import re
 import xml.etree.ElementTree as ElementTree
-from functools import partial
 
 import pytest
 import torch
 import traitlets
 
-from kvlab.prune import per_channel, per_token
+from kvlab.pack import Body, PerChannel, PerToken
 from kvlab.view import Pruning
 
 T, D, R, W = 14, 8, 3, 5
@@ -63,14 +62,11 @@ def test_counts_are_exact_in_each_direction():
     assert panel.keep[0][:12].unflatten(0, (3, 4)).sum(1).unique().item() == 2
     panel.direction = "whole channels"
     assert panel.keep[0][:-2].all(0).sum() == D // 2
-    place_BGT = torch.arange(T)[None, None].where(torch.arange(T) < T - 2, -1)
-    panel.direction = "per token"
-    want = per_token(k_TD.abs()[None, None], place_BGT, torch.tensor([T - 2]), 0.5)
-    assert torch.equal(panel.keep[0], want[0, 0])
-    panel.direction = "per channel"
-    by_four = partial(per_channel, group=4)
-    want = by_four(k_TD.abs()[None, None], place_BGT, torch.tensor([T - 2]), 0.5)
-    assert torch.equal(panel.keep[0], want[0, 0])
+    for direction, rule in ("per token", PerToken(D // 2)), ("per channel", PerChannel(2, group=4)):
+        panel.direction = direction
+        body = Body(rule, 0, 2, rule.unit)
+        tokens_BGT = body.tokens_BGT(torch.arange(T)[None, None], (T,))
+        assert torch.equal(panel.keep[0], body.mask(k_TD.abs()[None, None], tokens_BGT)[0, 0])
 
 
 def test_a_token_goes_with_its_key_and_its_value_and_gets_no_weight():

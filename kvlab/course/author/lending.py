@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kvlab.config import ModelConfig
 from kvlab.course.sandbox.loan import Lent
+from kvlab.measure.random_model import random_model
 from kvlab.model import Transformer
 
 
@@ -95,23 +95,6 @@ def _poison(cache: Any, slot: int) -> None:
 
 def tiny_model(seed: int, dtype: torch.dtype = torch.float64, **sizes: int) -> Transformer:
     """A model of random weights, large enough that every position and slot matters."""
-    config = ModelConfig(
-        **{
-            "vocab_size": 61,
-            "hidden_size": 24,
-            "intermediate_size": 40,
-            "n_layers": 3,
-            "n_heads": 4,
-            "n_kv_heads": 2,
-            "head_dim": 6,
-            "max_positions": 1024,
-            **sizes,
-        }
-    )
-    torch_rng = torch.Generator().manual_seed(seed)
-    model = Transformer(config).to(dtype).requires_grad_(False)
-    for weight in model.parameters():
-        if weight.dim() == 2:
-            scale = weight.shape[1] ** -0.5
-            weight.copy_(torch.randn(weight.shape, generator=torch_rng, dtype=dtype) * scale * 2)
-    return model
+    own = {"hidden_size": 24, "intermediate_size": 40, "n_layers": 3, "head_dim": 6}
+    own |= {"max_positions": 1024}
+    return random_model(seed, dtype=dtype, spread=2, **{**own, **sizes})
