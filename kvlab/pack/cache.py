@@ -60,9 +60,9 @@ class PackedKVCache(Slots):
     ) -> None:
         unit = lcm(k.unit, v.unit)
         at_once = -(-32 // max(1, unit)) * unit if at_once is None else at_once
+        window = Window(sink, recent, at_once, unit)
         for rule in (k, v):
             check_goes_on(rule, head_dim)
-        window = Window(sink, recent, at_once, unit)
         super().__init__(n_layers, batch, n_kv_heads, capacity, head_dim, dtype, device)
         self.rules, self.window = (k, v), window
         shape = (n_layers, batch, n_kv_heads, window.dense_slots(capacity), head_dim)
