@@ -80,8 +80,7 @@ def _pruner(
     else:
         ends_B = tuple((pos_BS.amax(-1) + 1).tolist())
     pruner.check(ends_B)
-    with pruner:
-        return pruner
+    return pruner
 
 
 def _beside(

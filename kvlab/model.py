@@ -35,6 +35,11 @@ class Transformer(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.model.embed_tokens.weight.dtype
 
+    @property
+    def attentions(self) -> list[Attention]:
+        """The layers' attention modules, in order: `kvlab.taps.listen` hears what passes them."""
+        return [layer.self_attn for layer in self.model.layers]
+
     def new_cache(self, batch: int, capacity: int) -> KVCache:
         """An empty cache that fits this model, its device and its precision."""
         return KVCache(
@@ -101,18 +106,6 @@ class Transformer(nn.Module):
         if self.config.tie_embeddings:
             return self.tap_logits(F.linear(x_BSC, self.model.embed_tokens.weight))
         return self.tap_logits(self.lm_head(x_BSC))
-
-
-def taps(model: Transformer) -> list[nn.Module]:
-    """The modules at which a probe listens."""
-    names = ("tap_q", "tap_k", "tap_v", "tap_weights")
-    found = [getattr(layer.self_attn, name) for layer in model.model.layers for name in names]
-    return [*found, model.tap_logits]
-
-
-def watched(taps: list[nn.Module]) -> bool:
-    """Whether anything listens at these taps."""
-    return any(tap._forward_hooks for tap in taps)
 
 
 class Decoder(nn.Module):

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from kvlab.cache import KVCache, LayerKV
 from kvlab.fast.fused import FusedDecode
-from kvlab.model import Transformer, taps, watched
+from kvlab.model import Transformer
 from kvlab.pack import PackedKVCache
+from kvlab.taps import taps, watched
 
 FEWEST_SLOTS = 128
 

@@ -6,8 +6,8 @@ L layers, H query heads, G key/value heads, T slots, D head width.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from kvlab.measure.probe import Probe
 from kvlab.model import Transformer
 from kvlab.pocket import bpe, world
 from kvlab.pocket.questions import Item, item, recall_prompts, scored
+from kvlab.taps import listen
 
 N_TOKENS = 450
 N_RELATIONS = 5
@@ -87,15 +88,9 @@ def masses(model: Transformer, some: Sequence[Needle]) -> dict[str, Tensor]:
     return {place: summed / len(some) for place, summed in total.items()}
 
 
-@contextmanager
-def without_attention(model: Transformer, layer: int) -> Iterator[None]:
+def without_attention(model: Transformer, layer: int) -> ExitStack:
     """Let a layer's attention add nothing while the block runs."""
-    attention = model.model.layers[layer].self_attn
-    hook = attention.register_forward_hook(lambda _module, _inputs, out: torch.zeros_like(out))
-    try:
-        yield
-    finally:
-        hook.remove()
+    return listen(model, after=lambda i, out_BSC: torch.zeros_like(out_BSC) if i == layer else None)
 
 
 def retrieval(
