@@ -85,7 +85,7 @@ def masses(model: Transformer, some: Sequence[Needle]) -> dict[str, Tensor]:
         weights_LHT = torch.stack([kept[0][0, :, -1] for kept in seen.weights])
         for place, slots_of in places.items():
             total[place] = total[place] + weights_LHT[:, :, slots_of(one)].sum(-1)
-    return {place: summed / len(some) for place, summed in total.items()}
+    return {place: summed_LH / len(some) for place, summed_LH in total.items()}
 
 
 def without_attention(model: Transformer, layer: int) -> ExitStack:
@@ -143,9 +143,9 @@ def sinks(
         told = set(one.sentence)
         other = rng.choice([t for t in range(2, len(one.item.prompt) - 24) if t not in told])
         cache = read_up_to_last(model, one.item.prompt)
-        expected = decode(model, last_token(one.item.prompt), cache.fork())
+        expected_BV = decode(model, last_token(one.item.prompt), cache.fork())
         for cost, slot in ((first, 0), (filler, other)):
-            cost.append(_cost(model, one, cache, slot, expected))
+            cost.append(_cost(model, one, cache, slot, expected_BV))
     shares = [_on_first(model, one.item.prompt) for one in some[:20]]
     mean_L = torch.stack([share_L for share_L, _ in shares]).mean(0)
     return {
