@@ -234,9 +234,12 @@ class Pruner:
     def _apply(self, i: int, masks: Masks) -> None:
         cache = self.cache
         used = cache.used_L[i]
-        for store, keep_BGTD in ((cache.k_LBGTD, masks.k_BGTD), (cache.v_LBGTD, masks.v_BGTD)):
+        for store_LBGTD, keep_BGTD in (
+            (cache.k_LBGTD, masks.k_BGTD),
+            (cache.v_LBGTD, masks.v_BGTD),
+        ):
             if keep_BGTD is not None:
-                store[i, :, :, :used].masked_fill_(~keep_BGTD, 0)
+                store_LBGTD[i, :, :, :used].masked_fill_(~keep_BGTD, 0)
         if masks.tokens_BGT is None:
             return
         keep_BGT = masks.tokens_BGT & (cache.pos_LBGT[i, :, :, :used] >= 0)
@@ -283,17 +286,17 @@ def density(cache: KVCache) -> Density:
     for i, used in enumerate(cache.used_L):
         valid_BGT = cache.pos_LBGT[i, :, :, :used] >= 0
         tokens += int(valid_BGT.sum())
-        for j, store in enumerate((cache.k_LBGTD, cache.v_LBGTD)):
-            zeros[j] += int(((store[i, :, :, :used] == 0) & valid_BGT[..., None]).sum())
+        for j, store_LBGTD in enumerate((cache.k_LBGTD, cache.v_LBGTD)):
+            zeros[j] += int(((store_LBGTD[i, :, :, :used] == 0) & valid_BGT[..., None]).sum())
     elements = max(1, tokens * cache.k_LBGTD.shape[-1])
     return Density(tokens / max(1, seen), *(1 - n / elements for n in zeros))
 
 
 def _latest(q_BHSD: Tensor, pos_BS: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Each row's latest n queries that are not padding; fewer have position -1 before them."""
-    order_BS = (pos_BS >= 0).byte().argsort(dim=-1, stable=True)[:, -n:]
-    from_BHSD = order_BS[:, None, :, None].expand(-1, q_BHSD.shape[1], -1, q_BHSD.shape[3])
-    return q_BHSD.gather(2, from_BHSD), pos_BS.gather(1, order_BS)
+    order_BW = (pos_BS >= 0).byte().argsort(dim=-1, stable=True)[:, -n:]
+    from_BHWD = order_BW[:, None, :, None].expand(-1, q_BHSD.shape[1], -1, q_BHSD.shape[3])
+    return q_BHSD.gather(2, from_BHWD), pos_BS.gather(1, order_BW)
 
 
 def _turns(model: nn.Module) -> Tensor:
