@@ -65,15 +65,13 @@ def evaluate(folder: Path, n_prompts: int = 200) -> Result:
     model, wrapped = load(folder)
     tokenizer = wrapped.inner
     _refuse_others(model, folder)
-    some, few = -(-n_prompts // 2), -(-n_prompts // 10)
+    some, few, each = (-(-n_prompts // n) for n in (2, 10, len(perplexity.OPENINGS)))
     parts: dict[str, Callable[[], Any]] = {
         "retrieval": lambda: heads.retrieval(model, tokenizer, n_prompts),
         "sinks": lambda: heads.sinks(model, tokenizer, some),
         "outliers": lambda: heads.outliers(model, tokenizer, few),
         "documentation": lambda: perplexity.documentation(model, tokenizer),
-        "prose": lambda: perplexity.prose(
-            model, tokenizer, -(-n_prompts // len(perplexity.OPENINGS))
-        ),
+        "prose": lambda: perplexity.prose(model, tokenizer, each),
         "samples": lambda: {prompt: continued(model, tokenizer, prompt) for prompt in SAMPLES},
     }
     sets = rows(tokenizer, n_prompts=n_prompts)
@@ -85,13 +83,7 @@ def evaluate(folder: Path, n_prompts: int = 200) -> Result:
         | {name: lambda make=make: scored_either(model, make()) for name, make in free.items()}
         | parts
     )
-    found = {
-        "machine": machine() | {"tokenizers": tokenizers.__version__},
-        "parameters": model.config.n_params,
-        "max_positions": model.config.max_positions,
-        "weights_bytes": (folder / "model.safetensors").stat().st_size,
-        "weights_sha256": sha256(folder / "model.safetensors"),
-        "tokenizer_sha256": sha256(folder / "tokenizer.json"),
+    found = _told_of(model, folder) | {
         "prompts": n_prompts,
         "prompt_tokens": {prompt: len(wrapped.encode(prompt)) for prompt in COUNTED},
         "scores": {name: measured[name] for name in (*sets, *free)},
@@ -113,6 +105,18 @@ def _refuse_others(model: Transformer, folder: Path) -> None:
             f"positions; expected a pocket model: {bpe.VOCAB_SIZE} tokens, more than "
             f"{BARRED_TOKENS} positions."
         )
+
+
+def _told_of(model: Transformer, folder: Path) -> Result:
+    """Say what was examined, and on what machine."""
+    return {
+        "machine": machine() | {"tokenizers": tokenizers.__version__},
+        "parameters": model.config.n_params,
+        "max_positions": model.config.max_positions,
+        "weights_bytes": (folder / "model.safetensors").stat().st_size,
+        "weights_sha256": sha256(folder / "model.safetensors"),
+        "tokenizer_sha256": sha256(folder / "tokenizer.json"),
+    }
 
 
 def _all(steps: dict[str, Callable[[], Any]]) -> tuple[Result, dict[str, float]]:

@@ -29,6 +29,12 @@ DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 GRID = ("password", "code")
 # from a name to what goes with it: nothing to four words as in training, then six, never trained
 BETWEEN = ("", " is", " is in the", " came back from the", " and the king ran to a")
+# the kind of document, how its question begins, and about how many tokens
+WRITTEN = {
+    "counting one to six": ("counting", "How", 60),
+    "story, where is somebody": ("story", "Where"),
+    "story, what does somebody have": ("story", "What"),
+}
 
 
 def needle_row(kind: str, n_tokens: int) -> str:
@@ -46,10 +52,10 @@ def rows(tokenizer: Tokenizer, seed: int = 1, n_prompts: int = 200) -> dict[str,
     """Name every question set, with what makes it; none of its prompts gated training."""
 
     def recall(kind: str, n_tokens: int, n_relations: int = 5, **which: Any) -> Maker:
-        return lambda: recall_items(
-            tokenizer, seed, n_prompts, n_relations, n_tokens, kind, **which
-        )
+        counts = seed, n_prompts, n_relations, n_tokens
+        return partial(recall_items, tokenizer, *counts, kind, **which)
 
+    strangers = {"held": False, "names": world.STRANGERS}
     made: dict[str, Maker] = {
         "facts": lambda: fact_items(tokenizer, held=False),
         "facts, on one line": lambda: fact_items(tokenizer, held=False, lines=" "),
@@ -69,25 +75,18 @@ def rows(tokenizer: Tokenizer, seed: int = 1, n_prompts: int = 200) -> dict[str,
         )
     return made | {
         "password of 12, 256 tokens": recall("password", 256, 12),
-        "password of 5, 256 tokens, strangers": recall(
-            "password", 256, held=False, names=world.STRANGERS
-        ),
+        "password of 5, 256 tokens, strangers": recall("password", 256, **strangers),
         "password of 5, 256 tokens, trained pairs": recall("password", 256, held=False),
-        "password and place of 5 people, no filler": lambda: two_kinds_items(
-            tokenizer, seed, n_prompts, 5
+        "password and place of 5 people, no filler": partial(
+            two_kinds_items, tokenizer, seed, n_prompts, 5
         ),
-        "password of 5 that changes, about 256 tokens": lambda: latest_items(
-            tokenizer, seed, n_prompts
+        "password of 5 that changes, about 256 tokens": partial(
+            latest_items, tokenizer, seed, n_prompts
         ),
-        "counting one to six": lambda: written_items(
-            tokenizer, seed, n_prompts, "counting", "How", 60
-        ),
-        "story, where is somebody": lambda: written_items(
-            tokenizer, seed, n_prompts, "story", "Where"
-        ),
-        "story, what does somebody have": lambda: written_items(
-            tokenizer, seed, n_prompts, "story", "What"
-        ),
+        **{
+            name: partial(written_items, tokenizer, seed, n_prompts, *which)
+            for name, which in WRITTEN.items()
+        },
     }
 
 

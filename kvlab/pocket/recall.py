@@ -57,19 +57,24 @@ def recall_prompt(
     used += sum(count_tokens(f" {one.sentence}") for one in told)
     if 0 < n_tokens < used:
         raise ValueError(f"{n_relations} relations and a question need {used} tokens: {n_tokens}")
-    sentences: list[str] = []
-    while n_tokens:
-        sentence = filler_sentence(rng)
-        used += count_tokens(f" {sentence}")
-        if used > n_tokens:
-            break
-        sentences.append(sentence)
+    sentences = _filler(rng, count_tokens, n_tokens - used) if n_tokens else []
     for one in [*(one for one in told if one != asked), asked]:
         place = rng.random() if depth is None or one != asked else depth
         sentences.insert(round(place * len(sentences)), one.sentence)
     in_order = sorted(told, key=lambda one: sentences.index(one.sentence))
     prompt = f"Story: {' '.join(sentences)}{question}"
     return RecallPrompt(prompt, asked.stem, f" {asked.value}", asked, in_order)
+
+
+def _filler(rng: random.Random, count_tokens: Callable[[str], int], room: int) -> list[str]:
+    """Draw filler until a sentence would take more than is left."""
+    sentences: list[str] = []
+    while True:
+        sentence = filler_sentence(rng)
+        room -= count_tokens(f" {sentence}")
+        if room < 0:
+            return sentences
+        sentences.append(sentence)
 
 
 def _distinct(

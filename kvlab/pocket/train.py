@@ -24,7 +24,7 @@ from kvlab.pocket import bpe, path
 from kvlab.pocket.feeder import Feeder
 from kvlab.pocket.questions import sha256
 from kvlab.pocket.run import GateFailed, Run
-from kvlab.pocket.schedule import CAMP_MINUTES, FULL_MINUTES, SCHEDULE, schedule_for
+from kvlab.pocket.schedule import CAMP_MINUTES, FULL_MINUTES, SCHEDULE, Stage, schedule_for
 
 
 def provenance(feeder: Feeder) -> dict[str, Any]:
@@ -54,26 +54,12 @@ def draw_curve(out: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, say how long it took on what, and leave the Hugging Face files in OUT/model."""
-    parser = argparse.ArgumentParser("python -m kvlab.pocket.train", description=main.__doc__)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, help="scale the schedule to about this long")
-    parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
-    parser.add_argument("--out", type=Path, default=Path("runs/pocket"))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--keep-going", action="store_true", help="do not stop at a failed gate; still exit with 3"
-    )
+    parser = _parser()
     args = parser.parse_args(argv)
+    if args.minutes is not None and not args.minutes > 0:
+        parser.error(f"--minutes {args.minutes:g} was asked for; expected more than 0")
     torch.set_num_threads(args.threads)
-    schedule = SCHEDULE
-    if args.minutes is not None:
-        if not args.minutes > 0:
-            parser.error(f"--minutes {args.minutes:g} was asked for; expected more than 0")
-        schedule = schedule_for(args.minutes)
-        steps = ", ".join(f"{stage.steps} of {stage.name!r}" for stage in schedule)
-        print(f"Of the {FULL_MINUTES} minutes of the full schedule, {args.minutes:g}: {steps}.")
-        if args.minutes < CAMP_MINUTES:
-            print("So short a run learns to answer questions, but to recall nothing.")
+    schedule = SCHEDULE if args.minutes is None else _cut(args.minutes)
     n_steps = sum(stage.steps for stage in schedule)
     run = Run(
         args.seed,
@@ -99,14 +85,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 3
     finally:
         draw_curve(args.out)
+    _tell(run)
+    return 3 if run.failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m kvlab.pocket.train", description=main.__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, help="scale the schedule to about this long")
+    parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
+    parser.add_argument("--out", type=Path, default=Path("runs/pocket"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--keep-going", action="store_true", help="do not stop at a failed gate; still exit with 3"
+    )
+    return parser
+
+
+def _cut(minutes: float) -> tuple[Stage, ...]:
+    """Return the schedule cut to so many minutes, and say what is left of it."""
+    schedule = schedule_for(minutes)
+    steps = ", ".join(f"{stage.steps} of {stage.name!r}" for stage in schedule)
+    print(f"Of the {FULL_MINUTES} minutes of the full schedule, {minutes:g}: {steps}.")
+    if minutes < CAMP_MINUTES:
+        print("So short a run learns to answer questions, but to recall nothing.")
+    return schedule
+
+
+def _tell(run: Run) -> None:
+    """Say what a run took, on what, and where its files are."""
     spent = ", ".join(f"{value / 60:.1f} min {what}" for what, value in run.seconds.items())
     total = sum(run.seconds.values()) / 60
     print(f"{run.step} steps, {run.tokens / 1e6:.2f} M tokens, {total:.1f} minutes ({spent})")
-    print(f"on {cpu_name()}, {args.threads} thread(s), torch {torch.__version__}")
-    print(f"Hugging Face files: {args.out / 'model'}")
+    print(f"on {cpu_name()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}")
+    print(f"Hugging Face files: {run.out / 'model'}")
     for failure in run.failed:
         print(f"FAILED {failure}", file=sys.stderr)
-    return 3 if run.failed else 0
 
 
 if __name__ == "__main__":

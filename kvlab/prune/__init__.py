@@ -7,11 +7,12 @@ two with a budget, and says what is protected and when it is applied: `Evict` dr
 that no tie can evict a protected token. `scores` holds the published ones.
 """
 
+from kvlab.prune.density import Density, density, seen_in
 from kvlab.prune.elements import Elements, Sparsify, per_channel, per_token, whole_channels
 from kvlab.prune.evidence import Evidence, Needs, Score, attention, check_window, needs, needs_of
 from kvlab.prune.masks import Masks, name_of, unwrapped
 from kvlab.prune.policy import Policy, Then, check_once, parts_of
-from kvlab.prune.pruner import Density, Pruner, density, prune, seen_in
+from kvlab.prune.pruner import Pruner, prune
 from kvlab.prune.tokens import (
     Evict,
     Layers,

@@ -6,13 +6,14 @@ B rows, H query heads, G key/value heads, R = H / G, W observed queries, T slots
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from kvlab import ops
 from kvlab.cache import KVCache
+from kvlab.prune.density import seen_in
 from kvlab.prune.elements import Sparsify
 from kvlab.prune.evidence import Evidence, Needs, Score
 from kvlab.prune.masks import Masks, check_numbers
@@ -260,36 +261,6 @@ def prune(model: nn.Module, cache: KVCache, policy: Policy) -> None:
     or a `Pruner`.
     """
     Pruner(model, cache, policy).prune()
-
-
-def seen_in(cache: KVCache) -> tuple[int, ...]:
-    """Tokens that each row was given, without padding. Asks the device where rows are padded."""
-    if cache.counts_positions:
-        return (cache.seen,) * cache.batch
-    return tuple(cache.next_pos_B().tolist())
-
-
-@dataclass(frozen=True)
-class Density:
-    """What is left: tokens of those seen, and the elements that are not zero of the kept tokens."""
-
-    tokens: float
-    k: float
-    v: float
-
-
-def density(cache: KVCache) -> Density:
-    """The true shares of tokens and elements that are left. Reads the device."""
-    seen = sum(seen_in(cache)) * cache.n_layers * cache.k_LBGTD.shape[2]
-    tokens = elements = 0
-    zeros = [0, 0]
-    for i, used in enumerate(cache.used_L):
-        valid_BGT = cache.pos_LBGT[i, :, :, :used] >= 0
-        tokens += int(valid_BGT.sum())
-        for j, store_LBGTD in enumerate((cache.k_LBGTD, cache.v_LBGTD)):
-            zeros[j] += int(((store_LBGTD[i, :, :, :used] == 0) & valid_BGT[..., None]).sum())
-    elements = max(1, tokens * cache.k_LBGTD.shape[-1])
-    return Density(tokens / max(1, seen), *(1 - n / elements for n in zeros))
 
 
 def _latest(q_BHSD: Tensor, pos_BS: Tensor, n: int) -> tuple[Tensor, Tensor]:
