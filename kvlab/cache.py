@@ -33,7 +33,7 @@ class LayerKV:
     pos_BGT: Tensor
     in_order: bool
     whole: bool = False
-    packed: ClassVar[None] = None  # see packed.PackedLayer
+    packed: ClassVar[None] = None  # see pack.layer
 
 
 class KVCache:

@@ -33,7 +33,7 @@ class FusedDecode:
     Activations stay in float32 (float64 in a float64 model) where `decode` rounds each of them to
     the model's precision. It looks at the model's matrices where they lie, and copies its small
     vectors: make it again after changing those. numba compiles it when it first runs, and keeps
-    the code. It checks nothing: `graphs.CompiledDecode` does.
+    the code. It checks nothing: `compiled.CompiledDecode` does.
     Raises: ValueError when numba is missing, the model is not on a CPU, the CPU cannot read
     float16, or a packed cache holds what the kernel for packed rows does not read.
     """

@@ -52,7 +52,7 @@ def across_heads(
     """The best n x G tokens of a layer, whichever heads they are in, but of each head at least its
     best alpha x n.
 
-    Source: Feng et al. 2024, "Ada-KV", algorithm 1 (`adakv` in policies).
+    Source: Feng et al. 2024, "Ada-KV", algorithm 1 (`adakv` in scores).
     Differs: the paper shares alpha of the budget out equally after counting; here, as in kvpress,
     each head's best alpha x n are safe and the rest compete.
     """
@@ -78,7 +78,7 @@ class Evict:
     `budget` counts all tokens that a head keeps, protected ones too: whole tokens, or a share in
     (0, 1] of those seen so far, rounded down, in each row by its own length. The first `sink` and
     the latest `recent` tokens are protected. `select` is `per_head`, `all_heads` or `across_heads`;
-    `layers` shares the unprotected budget out over layers (`uniform`, `policies.pyramid`). `every`
+    `layers` shares the unprotected budget out over layers (`uniform`, `scores.pyramid`). `every`
     is 0 (after the prompt only) or a number of decoded tokens between two evictions.
     Raises: ValueError for a budget under sink + recent: budgets in tokens here, shares when a row's
     length is known.

@@ -52,7 +52,7 @@ from kvlab.pocket.schedule import (
 )
 from kvlab.pocket.skills import Skills
 
-RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "pocket.json"
+RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "pocket.json"
 TINY_STAGES = (
     Stage("first", 64, 2, 256, REPETITION),
     Stage("second", 128, 2, 256, EVERYTHING, docs=0.3, long=0.3),

@@ -11,7 +11,7 @@ from benchmarks import orderings
 from kvlab import pocket
 from kvlab.pocket.questions import sha256
 
-RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "orderings.json"
+RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "orderings.json"
 
 
 @pytest.mark.parametrize(
