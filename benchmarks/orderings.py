@@ -30,7 +30,7 @@ from benchmarks.common import record
 from kvlab import load, pocket, policies, quality
 from kvlab.pack import CodesPerChannel, CodesPerToken, rows
 from kvlab.pocket import questions
-from kvlab.pocket.recall import world_question
+from kvlab.pocket.asking import world_question
 from kvlab.prune import (
     Elements,
     Evict,

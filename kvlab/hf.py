@@ -15,6 +15,7 @@ different lengths need no masks but those that follow from positions.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from kvlab.cache import KVCache, new_cache
 from kvlab.config import ModelConfig
 from kvlab.old import in_new_words, renamed
 from kvlab.prune import Policy, Pruner, check_once, parts_of
+from kvlab.taps import compiled
 
 WANTED = "kvlab.hf works inside transformers 5, which is not here: pip install 'transformers>=5.23'"
 try:
@@ -66,16 +68,16 @@ def cache(
     any other cache it does what "sdpa" does; `model.set_attn_implementation` selects another.
     Raises: ValueError for a model, policy or storage that cannot work; nothing is then changed.
     """
-    theirs, stand_in = _read(model)
+    theirs, inside = _read(model)
     if storage is not None:
         storage = in_new_words(storage, _WORDS, stacklevel=4)
     _check_storage(policy, storage, capacity)
-    _check_rules(storage, stand_in.config)
-    _check_policy(policy, stand_in)
+    _check_rules(storage, inside.config)
+    _check_policy(policy, inside)
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, _mask)
     model.set_attn_implementation(NAME)
-    return PolicyCache(theirs, stand_in, policy, storage, capacity)
+    return PolicyCache(theirs, inside, policy, storage, capacity)
 
 
 class PolicyCache(Cache):
@@ -89,16 +91,17 @@ class PolicyCache(Cache):
     def __init__(
         self,
         theirs: PreTrainedConfig,
-        stand_in: nn.Module,
+        inside: _Inside,
         policy: Policy | None,
         storage: dict | None,
         capacity: int | None,
     ) -> None:
-        self._theirs, self._stand_in = theirs, stand_in
+        self._theirs, self._inside = theirs, inside
         self._policy, self._storage, self._capacity = policy, storage, capacity
-        self._readers = [layer.self_attn for layer in stand_in.model.layers]
-        super().__init__(layers=[_Layer(self, i) for i in range(len(self._readers))])
+        n_layers = len(inside.attentions)
+        super().__init__(layers=[_Layer(self, i) for i in range(n_layers)])
         self._pruner: Pruner | None = None
+        self._listening = ExitStack()  # what the pruner hears through, during a forward
         self.reset()
 
     def __repr__(self) -> str:
@@ -107,7 +110,7 @@ class PolicyCache(Cache):
 
     def reset(self) -> None:
         """Forget everything, and give the memory back."""
-        self._unwatch()
+        self._listening.close()
         self.kv: OurCache | None = None
         self._pruner = None
         self._turn = 0  # the layer that comes next
@@ -168,8 +171,8 @@ class PolicyCache(Cache):
             raise ValueError("A fork was asked for in the middle of a forward.")
         wanted = policy or self._policy
         _check_storage(wanted, self._storage, self._capacity)
-        _check_policy(wanted, self._stand_in)
-        twin = PolicyCache(self._theirs, self._stand_in, wanted, self._storage, self._capacity)
+        _check_policy(wanted, self._inside)
+        twin = PolicyCache(self._theirs, self._inside, wanted, self._storage, self._capacity)
         twin._ended = self._ended
         if self._pruner is not None:
             twin._pruner = self._pruner.fork(wanted)
@@ -209,19 +212,19 @@ class PolicyCache(Cache):
         position_ids: Tensor | None,
     ) -> Tensor:
         """One layer's new tokens in, what they see out. Shapes: out_BHSD."""
-        reader = self._readers[self._turn]
-        if reader.theirs[0] is not module:
+        attention = self._inside.attentions[self._turn]
+        if attention.theirs[0] is not module:
             raise ValueError("This cache was made for another model; make one for this model.")
         if self._turn == 0:
             self._begin(k_BGSD, mask, position_ids)
         try:
-            out_BHSD = reader(q_BHSD, k_BGSD, v_BGSD, self._pos_BS, self.kv)
+            out_BHSD = attention(q_BHSD, k_BGSD, v_BGSD, self._pos_BS, self.kv)
         except BaseException:
             self._turn = -1
-            self._unwatch()
+            self._listening.close()
             raise
         self._turn += 1
-        if self._turn == len(self._readers):
+        if self._turn == len(self.layers):
             self._end(q_BHSD.shape[2])
         return out_BHSD
 
@@ -242,28 +245,24 @@ class PolicyCache(Cache):
         elif needed > kv.capacity:
             kv.grow(needed + _spare(needed))
         if self.kv is None and self._policy is not None:
-            self._pruner = Pruner(self._stand_in, kv, self._policy)
+            self._pruner = Pruner(self._inside, kv, self._policy)
         self.kv, self._pos_BS = kv, pos_BS
         if self._pruner is not None and (not self._ended or self._pruner.watches_decoding):
-            self._pruner.__enter__()
+            self._listening = self._pruner.listen()
 
     def _new(self, k_BGSD: Tensor) -> OurCache:
         batch, heads, n_new, width = k_BGSD.shape
         direct = self._storage is not None and self._policy is None
         capacity = n_new + _spare(n_new) if self._capacity is None else self._capacity
-        sizes = (len(self._readers), batch, heads, capacity, width)
+        sizes = (len(self.layers), batch, heads, capacity, width)
         where = {"dtype": k_BGSD.dtype, "device": k_BGSD.device}
         return new_cache(*sizes, **where, **(self._storage if direct else {}))
 
     def _end(self, n_new: int) -> None:
-        self._unwatch()
+        self._listening.close()
         self._turn = 0
         if self._ended and n_new == 1 and self._pruner is not None and self._pruner.again:
             self._pruner.prune()
-
-    def _unwatch(self) -> None:
-        if self._pruner is not None:
-            self._pruner.__exit__()
 
 
 class _Layer(CacheLayerMixin):
@@ -316,11 +315,8 @@ class _Layer(CacheLayerMixin):
     reorder_cache = batch_repeat_interleave = batch_select_indices = _reorder
 
 
-class _Reader(nn.Module):
-    """Attention as our own model has it, between the projections of theirs.
-
-    `Pruner` listens to it as to our own: at `tap_q` and at the end of its forward.
-    """
+class _Attention(nn.Module):
+    """Attention as our own model has it, between the projections of theirs."""
 
     def __init__(self, index: int, theirs: nn.Module) -> None:
         super().__init__()
@@ -336,17 +332,17 @@ class _Reader(nn.Module):
         return attend(q_BHSD, kv.read(self.index), pos_BS).out_BHSD
 
 
-class _Parts(nn.Module):
-    """Anything by name."""
+class _Inside(nn.Module):
+    """What a Pruner asks of a model, of one of theirs: its sizes, its attention and its device."""
 
-    def __init__(self, **parts: object) -> None:
+    def __init__(self, config: ModelConfig, layers: list[nn.Module], device: torch.device) -> None:
         super().__init__()
-        for name, part in parts.items():
-            setattr(self, name, part)
+        self.config, self.device = config, device
+        self.attentions = nn.ModuleList(_Attention(i, layer) for i, layer in enumerate(layers))
 
 
-def _read(model: PreTrainedModel) -> tuple[PreTrainedConfig, nn.Module]:
-    """Its decoder's config, and what a Pruner looks at in a model, around its layers.
+def _read(model: PreTrainedModel) -> tuple[PreTrainedConfig, _Inside]:
+    """Its decoder's config, and its inside as a Pruner asks for it.
 
     Raises: ValueError for what our attention would run wrongly.
     """
@@ -354,7 +350,7 @@ def _read(model: PreTrainedModel) -> tuple[PreTrainedConfig, nn.Module]:
         raise ValueError(
             f"A {type(model).__name__} came; expected a model of transformers, not a compiled one."
         )
-    if any(m._compiled_call_impl is not None for m in model.modules()):
+    if compiled(model):
         raise ValueError(
             "The model was compiled, which would fix the cache's length; use it as is."
         )
@@ -369,9 +365,7 @@ def _read(model: PreTrainedModel) -> tuple[PreTrainedConfig, nn.Module]:
             f"The model's layers are on {named}; one cache is on one device. Load the model onto "
             "one, without device_map."
         )
-    readers = [_Parts(self_attn=_Reader(i, layer)) for i, layer in enumerate(layers)]
-    inner = _Parts(layers=nn.ModuleList(readers))
-    return theirs, _Parts(config=config, model=inner, device=devices.pop())
+    return theirs, _Inside(config, layers, devices.pop())
 
 
 def _check_storage(policy: Policy | None, storage: dict | None, capacity: int | None) -> None:
@@ -400,13 +394,12 @@ def _check_rules(storage: dict | None, config: ModelConfig) -> None:
         ) from None
 
 
-def _check_policy(policy: Policy | None, stand_in: nn.Module) -> None:
+def _check_policy(policy: Policy | None, inside: _Inside) -> None:
     """Refuse what a Pruner would, and a score that reads weights which are no numbers."""
     if policy is None:
         return
-    readers = stand_in.model.layers
-    Pruner(stand_in, KVCache(len(readers), 1, 1, 1, 2), policy)
-    held = getattr(getattr(readers[0].self_attn.o_proj, "weight", None), "dtype", None)
+    Pruner(inside, KVCache(len(inside.attentions), 1, 1, 1, 2), policy)
+    held = getattr(getattr(inside.attentions[0].o_proj, "weight", None), "dtype", None)
     if any(part.needs.output for part in parts_of(policy)) and held not in _FLOATS:
         raise ValueError(
             f"{policy} reads the output projection's weight, which this model holds as {held}. Use "

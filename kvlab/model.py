@@ -48,6 +48,11 @@ class Transformer(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.model.embed_tokens.weight.dtype
 
+    @property
+    def attentions(self) -> list[Attention]:
+        """The layers' attention modules, in order: `kvlab.taps.listen` hears what passes them."""
+        return [layer.self_attn for layer in self.model.layers]
+
     def new_cache(
         self,
         batch: int,
@@ -121,23 +126,11 @@ class Transformer(nn.Module):
         """Whose `weight` turns a row into logits: the embedding's own where they are tied."""
         return self.model.embed_tokens if self.config.tie_embeddings else self.lm_head
 
-    def head(self, x_BSC: Tensor) -> Tensor:
-        """Logits over the vocabulary for each given row."""
+    def head(self, x: Tensor) -> Tensor:
+        """Logits over the vocabulary for each given row. Shapes: (..., C) -> (..., V)."""
         if self.config.tie_embeddings:
-            return self.tap_logits(F.linear(x_BSC, self.model.embed_tokens.weight))
-        return self.tap_logits(self.lm_head(x_BSC))
-
-
-def taps(model: Transformer) -> list[nn.Module]:
-    """The modules at which a probe listens."""
-    names = ("tap_q", "tap_k", "tap_v", "tap_weights")
-    found = [getattr(layer.self_attn, name) for layer in model.model.layers for name in names]
-    return [*found, model.tap_logits]
-
-
-def watched(taps: list[nn.Module]) -> bool:
-    """Whether anything listens at these taps."""
-    return any(tap._forward_hooks for tap in taps)
+            return self.tap_logits(F.linear(x, self.model.embed_tokens.weight))
+        return self.tap_logits(self.lm_head(x))
 
 
 class Decoder(nn.Module):
@@ -163,25 +156,26 @@ class Decoder(nn.Module):
         return self.norm(x_BSC)
 
     def rope(
-        self, pos_BS: Tensor | None, start: int, n_new: int, x_BSC: Tensor
+        self, pos_BS: Tensor | None, start: int, n_new: int, like: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Each new token's turn, from a table that is made once and grows when text outgrows it.
 
-        Positions that are given may be anything, so they get their own.
+        In the precision and on the device of `like`. Positions that are given may be anything, so
+        they get their own.
         """
         if pos_BS is not None:
-            return self._turns(pos_BS, x_BSC.dtype)
+            return self._turns(pos_BS, like.dtype)
         stop = start + n_new
         table = self._table
         if (
             table is None
             or table[0].shape[1] < stop
-            or (table[0].dtype, table[0].device) != (x_BSC.dtype, x_BSC.device)
+            or (table[0].dtype, table[0].device) != (like.dtype, like.device)
         ):
             # it outlives this call, and a tensor of inference mode could not be trained with
             with torch.inference_mode(False):
-                every = torch.arange(max(256, 2 * stop), device=x_BSC.device)[None]
-                table = self._turns(every, x_BSC.dtype)
+                every = torch.arange(max(256, 2 * stop), device=like.device)[None]
+                table = self._turns(every, like.dtype)
             self._table = table
         return table[0][:, start:stop], table[1][:, start:stop]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kvlab import kernels
 from kvlab.cache import Cache, KVCache
-from kvlab.kernels import numbers, threads
+from kvlab.kernels import as_numpy, numba_threads
 from kvlab.model import Layer, Transformer
 
 # Up to so many rows our own kernel reads each weight once; more rows are torch's matrix product.
@@ -59,24 +59,24 @@ class FusedDecode:
         self._head = _Matrix(model.head_weights, self._work)
         slots = _DenseSlots if self._writes else _OwnSlots
         self._slots = [slots(cache, layer) for layer in range(cache.n_layers)]
-        self._room = _Room(model, cache, self._work)
+        self._acts = _Activations(model, cache, self._work)
         matrices = [m for layer in self._layers for m in layer.matrices]
         read = sum(m.weight.nbytes for m in [*matrices, self._head])
         self._one_thread = read < ONE_THREAD_BYTES
 
     def __call__(self, token_B: Tensor) -> Tensor:
         """Feed one token per row. Shapes: token_B -> logits_BV."""
-        cache, room = self._cache, self._room
+        cache, acts = self._cache, self._acts
         pos_B1 = None if cache.counts_positions else cache.next_pos_B()[:, None]
-        room.x[: cache.batch] = self._embed(token_B).to(self._work).numpy()
-        cos, sin = self._rope(pos_B1, cache.seen, 1, room.like)
+        acts.x[: cache.batch] = self._embed(token_B).to(self._work).numpy()
+        cos, sin = self._rope(pos_B1, cache.seen, 1, acts.like)
         rope = [_rows(half, cache.batch, self._work) for half in (cos, sin)]
-        with threads(1 if self._one_thread else torch.get_num_threads()):
+        with numba_threads(1 if self._one_thread else torch.get_num_threads()):
             for layer, slots in zip(self._layers, self._slots, strict=True):
-                layer(room, rope, slots, pos_B1)
-            self._norm(room.x, room.normed)
-            logits = np.empty((len(room.x), self._head.n_out), room.x.dtype)
-            self._head(room.normed, logits)
+                layer(acts, rope, slots, pos_B1)
+            self._norm(acts.x, acts.normed)
+            logits = np.empty((len(acts.x), self._head.n_out), acts.x.dtype)
+            self._head(acts.normed, logits)
         if self._writes:
             cache.advance()
         return torch.from_numpy(logits[: cache.batch]).to(self._dtype)
@@ -102,25 +102,25 @@ class _LayerStep:
             for norm in (at.q_norm, at.k_norm)
         ]
 
-    def __call__(self, room, rope, slots, pos_B1: Tensor | None) -> None:
+    def __call__(self, acts: _Activations, rope, slots, pos_B1: Tensor | None) -> None:
         cpu = self._cpu
-        self.before_attention(room.x, room.normed)
-        self.q(room.normed, room.q)
-        self.k(room.normed, room.k)
-        self.v(room.normed, room.v)
-        for norm, x_BHD in zip(self.head_norms, (room.q_BHD, room.k_BGD), strict=True):
+        self.before_attention(acts.x, acts.normed)
+        self.q(acts.normed, acts.q)
+        self.k(acts.normed, acts.k)
+        self.v(acts.normed, acts.v)
+        for norm, x_BHD in zip(self.head_norms, (acts.q_BHD, acts.k_BGD), strict=True):
             if norm is not None:
                 rows = x_BHD.reshape(-1, x_BHD.shape[-1])
                 norm(rows, rows)
-        cpu.turn(room.q_BHD, *rope)
-        cpu.turn(room.k_BGD, *rope)
-        slots(room, pos_B1)
-        self.o(room.out, room.x, add=True)
-        self.before_mlp(room.x, room.normed)
-        self.gate(room.normed, room.gate)
-        self.up(room.normed, room.up)
-        cpu.swiglu(room.gate, room.up)
-        self.down(room.gate, room.x, add=True)
+        cpu.turn(acts.q_BHD, *rope)
+        cpu.turn(acts.k_BGD, *rope)
+        slots(acts, pos_B1)
+        self.o(acts.out, acts.x, add=True)
+        self.before_mlp(acts.x, acts.normed)
+        self.gate(acts.normed, acts.gate)
+        self.up(acts.normed, acts.up)
+        cpu.swiglu(acts.gate, acts.up)
+        self.down(acts.gate, acts.x, add=True)
 
 
 def compiled_attention(q_BHSD: Tensor, cache: KVCache) -> Callable[[], Tensor]:
@@ -137,11 +137,11 @@ def compiled_attention(q_BHSD: Tensor, cache: KVCache) -> Callable[[], Tensor]:
     out_BHD, n_parts = torch.empty_like(q_BHD), -(-used // cpu.PART)
     sizes = (used,), (n_parts,), (n_parts,), (n_parts, width)
     scratch = tuple(torch.empty(batch, heads, *size).numpy() for size in sizes)
-    k, v = (numbers(x_LBGTD[0]) for x_LBGTD in (cache.k_LBGTD, cache.v_LBGTD))
+    k, v = (as_numpy(x_LBGTD[0]) for x_LBGTD in (cache.k_LBGTD, cache.v_LBGTD))
     pos, q_pos = cache.pos_LBGT[0].numpy(), torch.full((batch,), cache.seen).numpy()
 
     def run() -> Tensor:
-        with threads(torch.get_num_threads()):
+        with numba_threads(torch.get_num_threads()):
             cpu.attend(
                 q_BHD.numpy(), k, v, pos, q_pos, used, True, width**-0.5, scratch, out_BHD.numpy()
             )
@@ -158,20 +158,20 @@ class _DenseSlots:
 
         self._cpu, self._cache, self._layer = cpu, cache, layer
         self._kv = (
-            numbers(cache.k_LBGTD[layer]),
-            numbers(cache.v_LBGTD[layer]),
+            as_numpy(cache.k_LBGTD[layer]),
+            as_numpy(cache.v_LBGTD[layer]),
             cache.pos_LBGT[layer].numpy(),
         )
         self._scale = cache.head_dim**-0.5
 
-    def __call__(self, room: _Room, pos_B1: Tensor | None) -> None:
+    def __call__(self, acts: _Activations, pos_B1: Tensor | None) -> None:
         """Write the new token, and attend. Counting it is left to the whole step."""
         cache, state = self._cache, self._cache.ledger[self._layer]
         pos_B = np.full(cache.batch, cache.seen) if pos_B1 is None else pos_B1[:, 0].numpy()
         slot, whole = state.used, state.whole
-        self._cpu.store(room.k_BGD, room.v_BGD, pos_B, slot, *self._kv)
+        self._cpu.store(acts.k_BGD, acts.v_BGD, pos_B, slot, *self._kv)
         self._cpu.attend(
-            room.q_BHD, *self._kv, pos_B, slot + 1, whole, self._scale, room.scratch, room.out_BHD
+            acts.q_BHD, *self._kv, pos_B, slot + 1, whole, self._scale, acts.scratch, acts.out_BHD
         )
 
 
@@ -181,12 +181,12 @@ class _OwnSlots:
     def __init__(self, cache: Cache, layer: int) -> None:
         self._cache, self._layer = cache, layer
 
-    def __call__(self, room: _Room, pos_B1: Tensor | None) -> None:
+    def __call__(self, acts: _Activations, pos_B1: Tensor | None) -> None:
         cache, layer = self._cache, self._layer
-        new = (torch.from_numpy(x)[:, :, None].to(cache.dtype) for x in (room.k_BGD, room.v_BGD))
+        new = (torch.from_numpy(x)[:, :, None].to(cache.dtype) for x in (acts.k_BGD, acts.v_BGD))
         cache.append(layer, *new, pos_B1)
-        q_BHSD = torch.from_numpy(room.q_BHD)[:, :, None]
-        room.out_BHD[:] = cache.read(layer).reader.attend(q_BHSD, pos_B1)[:, :, 0].numpy()
+        q_BHSD = torch.from_numpy(acts.q_BHD)[:, :, None]
+        acts.out_BHD[:] = cache.read(layer).reader.attend(q_BHSD, pos_B1)[:, :, 0].numpy()
 
 
 class _Matrix:
@@ -200,7 +200,7 @@ class _Matrix:
         if self.weight.dtype == torch.int8 and work == torch.float32:
             self._project_one = cpu.project_int8
         self.n_out = self.weight.shape[0]
-        self._numbers = numbers(self.weight)
+        self._numbers = as_numpy(self.weight)
         none = torch.zeros(0)
         self._small = [
             none.to(work) if vector is None else vector.detach().to(work).contiguous()
@@ -236,7 +236,7 @@ class _Norm:
         self._norm(x_BC, self._weight_C, self._eps, y_BC)
 
 
-class _Room:
+class _Activations:
     """Where a step keeps its activations; rows are rounded up to a multiple of four."""
 
     def __init__(self, model: Transformer, cache: KVCache, work: torch.dtype) -> None:
@@ -246,15 +246,15 @@ class _Room:
         rows = -(-batch // 4) * 4 if 1 < batch <= MOST_ROWS else batch
         heads, groups, width = config.n_heads, config.n_kv_heads, config.head_dim
 
-        def room(*shape: int) -> np.ndarray:
+        def zeros(*shape: int) -> np.ndarray:
             return torch.zeros(shape, dtype=work).numpy()
 
         self.like = torch.zeros(0, dtype=work)
-        self.x, self.normed = room(rows, config.hidden_size), room(rows, config.hidden_size)
-        self.q, self.out = room(rows, heads * width), room(rows, heads * width)
-        self.k, self.v = room(rows, groups * width), room(rows, groups * width)
-        self.gate = room(rows, config.intermediate_size)
-        self.up = room(rows, config.intermediate_size)
+        self.x, self.normed = zeros(rows, config.hidden_size), zeros(rows, config.hidden_size)
+        self.q, self.out = zeros(rows, heads * width), zeros(rows, heads * width)
+        self.k, self.v = zeros(rows, groups * width), zeros(rows, groups * width)
+        self.gate = zeros(rows, config.intermediate_size)
+        self.up = zeros(rows, config.intermediate_size)
         # the same memory, by heads and without the rows that round up
         self.q_BHD = self.q[:batch].reshape(batch, heads, width)
         self.out_BHD = self.out[:batch].reshape(batch, heads, width)
@@ -262,7 +262,7 @@ class _Room:
         self.v_BGD = self.v[:batch].reshape(batch, groups, width)
         parts = -(-cache.capacity // cpu.PART)
         self.scratch = tuple(
-            room(batch, heads, *size)
+            zeros(batch, heads, *size)
             for size in ((cache.capacity,), (parts,), (parts,), (parts, width))
         )
 

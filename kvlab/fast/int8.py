@@ -32,9 +32,10 @@ class Int8Linear(nn.Module):
         self.register_buffer("scale", scale_O)
         self.bias = linear.bias
 
-    def forward(self, x_BSI: Tensor) -> Tensor:
-        weight_OI = (self.weight * self.scale[:, None]).to(x_BSI.dtype)
-        return F.linear(x_BSI, weight_OI, self.bias)
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: (..., I) -> (..., O)."""
+        weight_OI = (self.weight * self.scale[:, None]).to(x.dtype)
+        return F.linear(x, weight_OI, self.bias)
 
 
 def int8_weights_(model: Transformer) -> Transformer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,15 +16,15 @@ if TYPE_CHECKING:
 def missing(name: str) -> str | None:
     """Why the kernels of one module cannot run here, or None if they can.
 
-    `name` is "cpu" or "rows" (numba), or "rows_triton".
+    `name` is "cpu", "packed" or "packing" (numba), or "packed_triton".
     """
-    needs = {"cpu": "numba", "rows": "numba", "rows_triton": "triton"}[name]
+    needs = "triton" if name == "packed_triton" else "numba"
     if importlib.util.find_spec(needs) is None:
         return f"{needs} is not installed (pip install {needs})"
     return None
 
 
-def numbers(stored: Tensor) -> np.ndarray:
+def as_numpy(stored: Tensor) -> np.ndarray:
     """A tensor's memory as numpy; half precision as integers of the same bits."""
     import torch
 
@@ -32,7 +33,7 @@ def numbers(stored: Tensor) -> np.ndarray:
 
 
 @contextmanager
-def threads(n: int) -> Iterator[None]:
+def numba_threads(n: int) -> Iterator[None]:
     """numba's threads for a while."""
     import numba
     import torch
@@ -47,3 +48,18 @@ def threads(n: int) -> Iterator[None]:
         yield
     finally:
         numba.set_num_threads(before)
+
+
+_OLD = {"numbers": "as_numpy", "threads": "numba_threads"}
+
+
+def __getattr__(name: str):
+    if name in _OLD:
+        new = _OLD[name]
+        warnings.warn(
+            f"kvlab.kernels.{name} is {new} now; the old name will go with the next release.",
+            FutureWarning,
+            stacklevel=2,
+        )
+        return globals()[new]
+    raise AttributeError(f"module 'kvlab.kernels' has no attribute {name!r}")

@@ -15,8 +15,9 @@ import platform
 import numpy as np
 from llvmlite import binding, ir
 from numba import njit, prange, types
-from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
+
+from kvlab.kernels.floats import exp, narrow, prefetch, widen
 
 # Sums may be reordered, so that they fill vector registers. Infinities and NaN keep their meaning.
 _SUMS = {"reassoc", "contract", "nsz", "arcp"}
@@ -35,116 +36,6 @@ def reads_float16() -> bool:
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return True
     return bool(binding.get_host_cpu_features().get("f16c"))
-
-
-@intrinsic
-def widen(_typing, number):
-    """A stored number as one that can be calculated with."""
-
-    def as_it_is(_context, _builder, _signature, args):
-        return args[0]
-
-    def from_bfloat16(_context, builder, _signature, args):
-        wide = builder.zext(args[0], ir.IntType(32))
-        return builder.bitcast(builder.shl(wide, wide.type(16)), ir.FloatType())
-
-    def from_float16(_context, builder, _signature, args):
-        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
-
-    def from_int8(_context, builder, _signature, args):
-        return builder.sitofp(args[0], ir.FloatType())
-
-    ways = {
-        types.float64: (types.float64, as_it_is),
-        types.float32: (types.float32, as_it_is),
-        types.uint16: (types.float32, from_bfloat16),
-        types.int16: (types.float32, from_float16),
-        types.int8: (types.float32, from_int8),
-    }
-    if number not in ways:
-        return None
-    wide, way = ways[number]
-    return wide(number), way
-
-
-@intrinsic
-def _narrow(_typing, number, stored):
-    """A number as it is stored beside `stored`: rounded to the nearest, to even from halfway."""
-
-    def as_it_is(_context, _builder, _signature, args):
-        return args[0]
-
-    def to_bfloat16(_context, builder, _signature, args):
-        bits = builder.bitcast(args[0], ir.IntType(32))
-        odd = builder.and_(builder.lshr(bits, bits.type(16)), bits.type(1))
-        rounded = builder.add(bits, builder.add(odd, bits.type(0x7FFF)))
-        return builder.trunc(builder.lshr(rounded, bits.type(16)), ir.IntType(16))
-
-    def to_float16(_context, builder, _signature, args):
-        return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
-
-    ways = {
-        (types.float64, types.float64): as_it_is,
-        (types.float32, types.float32): as_it_is,
-        (types.float32, types.uint16): to_bfloat16,
-        (types.float32, types.int16): to_float16,
-    }
-    way = ways.get((number, stored))
-    return None if way is None else (stored(number, stored), way)
-
-
-@intrinsic
-def _prefetch(_typing, array, index):
-    """Ask memory for one element's cache line. It may lie outside the array: nothing is read."""
-
-    def ask(context, builder, signature, args):
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-        function = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [byte, word, word, word]),
-            "llvm.prefetch.p0i8",
-        )
-        address = builder.bitcast(builder.gep(data, [args[1]]), byte)
-        builder.call(function, [address, word(0), word(3), word(1)])
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), ask
-
-
-@intrinsic
-def _float_of_bits(_typing, bits):
-    def cast(_context, builder, _signature, args):
-        return builder.bitcast(args[0], ir.FloatType())
-
-    return types.float32(types.int32), cast
-
-
-def exp(x):
-    return np.exp(x)
-
-
-@overload(exp, inline="always")
-def _exp_of(x):
-    """In float32 a polynomial, which the compiler can turn into vector code; else the library's."""
-    if x != types.float32:
-        return lambda x: np.exp(x)
-
-    def exp(x):
-        # x = n ln 2 + r, |r| <= ln 2 / 2; e^r by its series, then n goes into the exponent
-        x = min(max(x, np.float32(-87.0)), np.float32(88.0))
-        n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
-        r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
-        p = np.float32(1.9875691500e-4)
-        p = p * r + np.float32(1.3981999507e-3)
-        p = p * r + np.float32(8.3334519073e-3)
-        p = p * r + np.float32(4.1665795894e-2)
-        p = p * r + np.float32(1.6666665459e-1)
-        p = p * r + np.float32(5.0000001201e-1)
-        p = p * r * r + r + np.float32(1.0)
-        return p * _float_of_bits((np.int32(n) + np.int32(127)) << np.int32(23))
-
-    return exp
 
 
 @njit(fastmath=_SUMS, cache=True)
@@ -181,8 +72,8 @@ def store(k_BGD, v_BGD, pos_B, slot, k_BGTD, v_BGTD, pos_BGT):
         for g in range(k_BGD.shape[1]):
             pos_BGT[b, g, slot] = pos_B[b]
             for d in range(k_BGD.shape[2]):
-                k_BGTD[b, g, slot, d] = _narrow(k_BGD[b, g, d], k_BGTD[b, g, slot, d])
-                v_BGTD[b, g, slot, d] = _narrow(v_BGD[b, g, d], v_BGTD[b, g, slot, d])
+                k_BGTD[b, g, slot, d] = narrow(k_BGD[b, g, d], k_BGTD[b, g, slot, d])
+                v_BGTD[b, g, slot, d] = narrow(v_BGD[b, g, d], v_BGTD[b, g, slot, d])
 
 
 @njit(fastmath=_SUMS, cache=True)
@@ -205,7 +96,7 @@ def _one_row(w_OI, flat, scale_O, bias_O, x_I, y_O, outputs, add):
             w, x = w_OI[o, low : low + piece], x_I[low : low + piece]
             start = o * width + low + ahead
             for near in range(start, start + w.size, line):
-                _prefetch(flat, near)
+                prefetch(flat, near)
             total = x_I.dtype.type(0)
             for i in range(w.size):
                 total += widen(w[i]) * x[i]
@@ -242,7 +133,7 @@ def _one_int8_row(w_OI, flat, scale_O, bias_O, x_I, step, y_O, outputs, add):
             w, x = w_OI[o, low : low + _PIECE], x_I[low : low + _PIECE]
             start = o * width + low + _AHEAD
             for near in range(start, start + w.size, 64):
-                _prefetch(flat, near)
+                prefetch(flat, near)
             total = np.int32(0)
             for i in range(w.size):
                 total = _add_product(total, w[i], x[i])
@@ -287,8 +178,8 @@ def _four_rows(w_OI, flat, scale_O, bias_O, x_BI, y_BO, outputs, add):
                 if b == 0:
                     start = o * width + low + ahead
                     for near in range(start, start + u.size, line):
-                        _prefetch(flat, near)
-                        _prefetch(flat, near + width)
+                        prefetch(flat, near)
+                        prefetch(flat, near + width)
                 x0, x1 = x_BI[b, low : low + piece], x_BI[b + 1, low : low + piece]
                 x2, x3 = x_BI[b + 2, low : low + piece], x_BI[b + 3, low : low + piece]
                 u0 = u1 = u2 = u3 = v0 = v1 = v2 = v3 = zero

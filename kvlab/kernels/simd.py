@@ -10,7 +10,7 @@ from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
 
-from kvlab.kernels.cpu import widen
+from kvlab.kernels.floats import widen
 
 # Query heads that share a read.
 LANES = 4

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from kvlab.cache import KVCache
 from kvlab.model import Transformer
+from kvlab.taps import LayerListener, listen, refuse_compiled
 
 _TAPS = {"queries": "tap_q", "keys": "tap_k", "values": "tap_v", "weights": "tap_weights"}
 _COUNTERS = ("bytes_read", "bytes_written", "bytes_copied")
@@ -63,17 +65,16 @@ class Probe:
                 f"{', '.join(_TAPS)}."
             )
         self._model, self._cache, self._keep = model, cache, keep
-        self._layers = [layer.self_attn for layer in model.model.layers]
-        self._hooks: list = []
+        self._listening: ExitStack | None = None
         self._at: dict[str, int] = {}
         self._bytes = dict.fromkeys(_COUNTERS, 0)
         self._started = 0.0
         self._awaits_logits = False
-        self.rows_projected_L = [0] * len(self._layers)
+        self.rows_projected_L = [0] * model.config.n_layers
         self.calls = 0
         self.forwards: list[Forward] = []
         for name in keep:
-            setattr(self, name, [[] for _ in self._layers])
+            setattr(self, name, [[] for _ in self.rows_projected_L])
 
     def __getattr__(self, name: str):
         if name in _TAPS:
@@ -81,26 +82,20 @@ class Probe:
         raise AttributeError(f"A Probe has no attribute {name!r}.")
 
     def __enter__(self) -> Probe:
-        if self._hooks:
+        if self._listening:
             raise ValueError("This probe listens already; make another one to nest them.")
         self._at, self._awaits_logits = self._counters(), False
-        model = self._model
-        self._hooks = [
-            model.model.register_forward_pre_hook(self._begins),
-            model.model.register_forward_hook(self._ends),
-            model.tap_logits.register_forward_hook(self._has_logits),
-        ]
-        for i, attention in enumerate(self._layers):
-            self._hooks.append(attention.tap_k.register_forward_hook(self._counts(i)))
-            for name in self._keep:
-                tap = getattr(attention, _TAPS[name])
-                self._hooks.append(tap.register_forward_hook(self._keeps(getattr(self, name)[i])))
+        kept = {_TAPS[name]: self._keeps(getattr(self, name)) for name in self._keep}
+        with ExitStack() as both:
+            passed = {"tap_k": self._counts, "tap_logits": self._has_logits}
+            both.enter_context(listen(self._model, starts=self._begins, ends=self._ends, **passed))
+            both.enter_context(listen(self._model, **kept))
+            self._listening = both.pop_all()
         return self
 
     def __exit__(self, kind, *_) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        self._listening.close()
+        self._listening = None
         self._count_bytes()
         if kind is None and "weights" in self._keep and len(self.weights[0]) < self.calls:
             raise ValueError(
@@ -141,7 +136,7 @@ class Probe:
     def _counted(self, name: str) -> int:
         if self._cache is None:
             raise ValueError(f"{name} was asked for; give the cache as well: Probe(model, cache).")
-        if self._hooks:
+        if self._listening:
             self._count_bytes()
         return self._bytes[name]
 
@@ -155,18 +150,17 @@ class Probe:
         for name, now in self._at.items():
             self._bytes[name] += now - (0 if was_reset else before[name])
 
-    def _begins(self, _module, _inputs) -> None:
+    def _begins(self, tokens_BS: Tensor) -> None:
         self._count_bytes()
         self._started = self._now()
 
-    def _ends(self, _module, inputs, _output) -> None:
-        tokens_BS = inputs[0]
+    def _ends(self, x_BSC: Tensor) -> None:
         seconds = self._now() - self._started
-        self.forwards.append(Forward(tokens_BS.numel(), tokens_BS.shape[1], seconds))
+        self.forwards.append(Forward(x_BSC[..., 0].numel(), x_BSC.shape[1], seconds))
         self._awaits_logits = True
         self._count_bytes()
 
-    def _has_logits(self, _module, _inputs, _output) -> None:
+    def _has_logits(self, logits: Tensor) -> None:
         if self._awaits_logits:
             seconds = self._now() - self._started
             self.forwards[-1] = replace(self.forwards[-1], seconds=seconds)
@@ -178,18 +172,12 @@ class Probe:
             torch.cuda.synchronize(self._model.device)
         return time.perf_counter()
 
-    def _counts(self, i: int):
-        def saw(_module, _inputs, k_BGSD: Tensor) -> None:
-            self.rows_projected_L[i] += k_BGSD.shape[0] * k_BGSD.shape[2]
-            self.calls += i == 0
+    def _counts(self, i: int, k_BGSD: Tensor) -> None:
+        self.rows_projected_L[i] += k_BGSD.shape[0] * k_BGSD.shape[2]
+        self.calls += i == 0
 
-        return saw
-
-    def _keeps(self, kept: list[Tensor]):
-        def saw(_module, _inputs, passed: Tensor) -> None:
-            kept.append(passed.detach().clone())
-
-        return saw
+    def _keeps(self, kept_L: list[list[Tensor]]) -> LayerListener:
+        return lambda i, passed: kept_L[i].append(passed.detach().clone())
 
 
 def _refuse_what_passes_no_taps(model: object) -> None:
@@ -198,9 +186,4 @@ def _refuse_what_passes_no_taps(model: object) -> None:
             f"A probe was given a {type(model).__name__}; expected a Transformer. A compiled "
             "step passes no taps: watch the model while plain decode runs."
         )
-    # compiled in place, it would go on without looking for hooks
-    if any(module._compiled_call_impl is not None for module in model.modules()):
-        raise ValueError(
-            "A probe was given a model that `.compile()` changed, and compiled code passes no "
-            "taps: watch a model that was not compiled."
-        )
+    refuse_compiled(model, "A probe was given")

@@ -5,10 +5,10 @@ moved(__name__, "kvlab.quality.report", "kvlab.quality.cells")
 
 def run(*policies, text=None, **how):
     """The report as it was: the pocket model is asked for its own world, and has a text."""
-    from kvlab.pocket import recall
+    from kvlab.pocket import asking
     from kvlab.quality import report
 
-    how = {"questions": recall.questions, "text": text or recall.own_text, **how}
+    how = {"questions": asking.questions, "text": text or asking.own_text, **how}
     return report.run(*policies, **how)
 
 
@@ -19,6 +19,6 @@ def plot(report, path):
 
 
 def world_question(*args, **how):
-    from kvlab.pocket import recall
+    from kvlab.pocket import asking
 
-    return recall.world_question(*args, **how)
+    return asking.world_question(*args, **how)

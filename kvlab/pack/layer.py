@@ -62,8 +62,8 @@ class PackedLayer:
         if device == "cuda":
             if not all(map(self._by_bitmap, cache.rules)):
                 return "the GPU's kernel reads bitmaps, and a rule here marks by indices"
-            return kernels.missing("rows_triton")
-        return kernels.missing("rows") or _unreadable(cache.dtype)
+            return kernels.missing("packed_triton")
+        return kernels.missing("packed") or _unreadable(cache.dtype)
 
     def attend(self, q_BHSD: Tensor, q_pos_BS: Tensor | None) -> Tensor:
         """Attention of one new token per row, straight from the rows. Shapes: out_BHSD."""
@@ -74,11 +74,11 @@ class PackedLayer:
 
     def by_triton(self, q_BHD: Tensor, q_pos_BS: Tensor | None) -> Tensor:
         """What the GPU's kernel makes of this layer; on a CPU, Triton's interpreter can run it."""
-        from kvlab.kernels import rows_triton
+        from kvlab.kernels import packed_triton
 
         cache, layer = self.cache, self.layer
         q_pos_B = self.pos_BGT[:, 0, -1] if q_pos_BS is None else q_pos_BS[:, 0]
-        return rows_triton.attend(
+        return packed_triton.attend(
             q_BHD.detach().contiguous(),
             *(tuple(part[layer] for part in side.body) for side in cache.sides),
             tuple(side.dense[layer] for side in cache.sides),
@@ -90,7 +90,7 @@ class PackedLayer:
         )
 
     def _on_cpu(self, q_BHD: Tensor, q_pos_BS: Tensor | None) -> Tensor:
-        from kvlab.kernels import rows as kernel
+        from kvlab.kernels import packed as kernel
 
         cache, layer = self.cache, self.layer
         whole = self.whole and q_pos_BS is None
@@ -98,12 +98,12 @@ class PackedLayer:
         q_BHD = (q_BHD.detach().float() * q_BHD.shape[-1] ** -0.5).contiguous()
         out_BHD = torch.empty_like(q_BHD)
         k, v = (
-            (kernels.numbers(values[layer]), marks[layer].numpy(), self._by_bitmap(side.rule))
+            (kernels.as_numpy(values[layer]), marks[layer].numpy(), self._by_bitmap(side.rule))
             for side in cache.sides
             for values, marks in (side.body,)
         )
-        dense = tuple(kernels.numbers(side.dense[layer]) for side in cache.sides)
-        with kernels.threads(torch.get_num_threads()):
+        dense = tuple(kernels.as_numpy(side.dense[layer]) for side in cache.sides)
+        with kernels.numba_threads(torch.get_num_threads()):
             kernel.attend(
                 q_BHD.numpy(), k, v, dense, self._places(), cache.pos_LBGT[layer].numpy(),
                 q_pos_B.long().contiguous().numpy(), whole, kernel.spread(k, v, q_BHD.shape[-1]),

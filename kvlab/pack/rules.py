@@ -197,12 +197,12 @@ class Channels(_Keeps):
 
 def _packs(x: Tensor) -> bool:
     """Whether the compiled kernel can pack these rows."""
-    return x.device.type == "cpu" and x.dtype != torch.float64 and not kernels.missing("rows")
+    return x.device.type == "cpu" and x.dtype != torch.float64 and not kernels.missing("packing")
 
 
 def _largest(x_BGTD: Tensor, rule: PerToken) -> tuple[Tensor, Tensor]:
     """Values and marks of each row's largest numbers, as `rows.pack` gives them, by the kernel."""
-    from kvlab.kernels import rows as kernel
+    from kvlab.kernels import packing
 
     width = x_BGTD.shape[-1]
     rule.unit_bytes(width, x_BGTD.dtype)  # refuses what no row can hold
@@ -215,8 +215,8 @@ def _largest(x_BGTD: Tensor, rule: PerToken) -> tuple[Tensor, Tensor]:
     n_marks = width // 8 if bitmap else n
     marks = torch.empty((*x_BGTD.shape[:-1], n_marks), dtype=torch.uint8)
     flat = (x_BGTD, key_BGTD.view(torch.int32), values, marks)
-    with kernels.threads(torch.get_num_threads()):
-        kernel.pack(*(kernels.numbers(x.flatten(0, -2)) for x in flat), bitmap)
+    with kernels.numba_threads(torch.get_num_threads()):
+        packing.pack(*(kernels.as_numpy(x.flatten(0, -2)) for x in flat), bitmap)
     return values, marks
 
 

@@ -6,8 +6,8 @@ L layers, H query heads, G key/value heads, T slots, D head width.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from kvlab.measure.probe import Probe
 from kvlab.model import Transformer
 from kvlab.pocket import bpe, world
 from kvlab.pocket.questions import Item, item, recall_prompts, scored
+from kvlab.taps import listen
 
 N_TOKENS = 450
 N_RELATIONS = 5
@@ -84,18 +85,12 @@ def masses(model: Transformer, some: Sequence[Needle]) -> dict[str, Tensor]:
         weights_LHT = torch.stack([kept[0][0, :, -1] for kept in seen.weights])
         for place, slots_of in places.items():
             total[place] = total[place] + weights_LHT[:, :, slots_of(one)].sum(-1)
-    return {place: summed / len(some) for place, summed in total.items()}
+    return {place: summed_LH / len(some) for place, summed_LH in total.items()}
 
 
-@contextmanager
-def without_attention(model: Transformer, layer: int) -> Iterator[None]:
+def without_attention(model: Transformer, layer: int) -> ExitStack:
     """Let a layer's attention add nothing while the block runs."""
-    attention = model.model.layers[layer].self_attn
-    hook = attention.register_forward_hook(lambda _module, _inputs, out: torch.zeros_like(out))
-    try:
-        yield
-    finally:
-        hook.remove()
+    return listen(model, after=lambda i, out_BSC: torch.zeros_like(out_BSC) if i == layer else None)
 
 
 def retrieval(
@@ -148,9 +143,9 @@ def sinks(
         told = set(one.sentence)
         other = rng.choice([t for t in range(2, len(one.item.prompt) - 24) if t not in told])
         cache = read_up_to_last(model, one.item.prompt)
-        expected = decode(model, last_token(one.item.prompt), cache.fork())
+        expected_BV = decode(model, last_token(one.item.prompt), cache.fork())
         for cost, slot in ((first, 0), (filler, other)):
-            cost.append(_cost(model, one, cache, slot, expected))
+            cost.append(_cost(model, one, cache, slot, expected_BV))
     shares = [_on_first(model, one.item.prompt) for one in some[:20]]
     mean_L = torch.stack([share_L for share_L, _ in shares]).mean(0)
     return {

@@ -35,6 +35,11 @@ OPENINGS = (
     "The band Queen",
     "A man can be a king.",
 )
+SOURCE = (
+    "help topics (pydoc_data.topics) and docstrings of the standard library; of the topics and"
+    " modules, the tenth that a hash of the name holds out; without the paragraphs that stand in"
+    " the rest too"
+)
 N_PROSE = 100  # tokens of each sample
 TAIL, LONGEST_PERIOD = 48, 24
 
@@ -144,24 +149,29 @@ def documentation(
     found = {}
     for part, words in (parts | {"together": whole}).items():
         raw = words.encode()
-        bits = {f"the model, windows of {n}": value for n, value in ours[part].items()} | {
-            "gzip -9": 8 * len(gzip.compress(raw, 9, mtime=0)),
-            "xz -9e": 8 * len(lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME)),
+        bits = {f"the model, windows of {n}": value for n, value in ours[part].items()}
+        bits |= _compressed(raw) | {
             "5-gram of bytes": of_bytes.bits_of(list(raw)),
             "5-gram of its tokens": of_tokens.bits_of(bpe.ids_of(tokenizer, words)),
         }
         found[part] = {what: round(value / len(raw), 3) for what, value in bits.items()}
         found[part]["bytes"] = len(raw)
     return {
-        "source": "help topics (pydoc_data.topics) and docstrings of the standard library; of the"
-        " topics and modules, the tenth that a hash of the name holds out; without the paragraphs"
-        " that stand in the rest too",
+        "source": SOURCE,
         "bytes_held_out": sum(len(text.encode()) for text in held.values()),
         "python": platform.python_version(),
         "sha256": hashlib.sha256(whole.encode()).hexdigest(),
         "trained_bytes": len(learned.encode()),
         "trained_sha256": hashlib.sha256(learned.encode()).hexdigest(),
         "bits_per_byte": found,
+    }
+
+
+def _compressed(raw: bytes) -> dict[str, int]:
+    """Count the bits that compressors need."""
+    return {
+        "gzip -9": 8 * len(gzip.compress(raw, 9, mtime=0)),
+        "xz -9e": 8 * len(lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME)),
     }
 
 

@@ -8,6 +8,7 @@ that no tie can evict a protected token. `scores` holds the published ones.
 """
 
 from kvlab.old._names import former
+from kvlab.prune.density import Density, density, seen_in
 from kvlab.prune.elements import Elements, Sparsify, per_channel, per_token, whole_channels
 from kvlab.prune.evidence import (
     Evidence,
@@ -21,7 +22,7 @@ from kvlab.prune.evidence import (
 from kvlab.prune.masks import Masks, name_of, unwrapped
 from kvlab.prune.parts import check_once, parts_of
 from kvlab.prune.policy import Policy, Then
-from kvlab.prune.pruner import Density, Pruner, apply, density, prune, seen_in
+from kvlab.prune.pruner import Pruner, apply, prune
 from kvlab.prune.tokens import (
     Evict,
     Layers,

@@ -91,10 +91,10 @@ class Evidence:
         """Causal attention weights of the observed queries; 0 for a query that is not there."""
         return self.softmax(self.logits_BGRWT())
 
-    def softmax(self, logits_BGRWT: Tensor) -> Tensor:
-        """Softmax over slots; all 0 where nothing may be seen."""
-        nothing = logits_BGRWT.isneginf().all(-1, keepdim=True)
-        return logits_BGRWT.masked_fill(nothing, 0).softmax(-1).masked_fill(nothing, 0)
+    def softmax(self, logits: Tensor) -> Tensor:
+        """Softmax over slots, the last axis; all 0 where nothing may be seen."""
+        nothing = logits.isneginf().all(-1, keepdim=True)
+        return logits.masked_fill(nothing, 0).softmax(-1).masked_fill(nothing, 0)
 
     def over_queries(self, x_BGRWT: Tensor) -> Tensor:
         """Mean over the queries that are there. Shapes: -> (B, G, R, T)."""

@@ -30,7 +30,6 @@ class Policy:
             check_once(self)
         pruner = Pruner(model, cache, self)
         pruner.check(ends_B)
-        pruner.check_watched()
         return pruner
 
     def evicts(self, seen_B: tuple[int, ...]) -> bool:

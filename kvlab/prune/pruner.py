@@ -5,7 +5,8 @@ B rows, H query heads, G key/value heads, R = H / G, W observed queries, T slots
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 from kvlab import ops
 from kvlab.cache import KVCache
 from kvlab.protocol import Policy
+from kvlab.prune.density import seen_in
 from kvlab.prune.evidence import Evidence, Needs, Score
 from kvlab.prune.masks import Masks, check_numbers
 from kvlab.prune.parts import Part, check_parts, check_policy, parts_of
+from kvlab.taps import listen, refuse_compiled
 
 # Numbers of one block of attention weights, when those of a whole prompt are summed.
 BLOCK = 1 << 24
@@ -46,25 +49,20 @@ class Pruner:
             )
         self.policy, self.cache, self._model = policy, cache, model
         self._parts = parts_of(policy)
-        self._layers = [layer.self_attn for layer in model.model.layers]
-        if cache.n_layers != len(self._layers):
-            raise ValueError(
-                f"A cache of {cache.n_layers} layers came with a model of {len(self._layers)}."
-            )
+        n_layers = len(model.attentions)
+        if cache.n_layers != n_layers:
+            raise ValueError(f"A cache of {cache.n_layers} layers came with a model of {n_layers}.")
         wanted = [part.needs for part in self._parts]
         self._n_queries = max(need.queries for need in wanted)
         masses = {need.mass for need in wanted if need.mass is not None}
         self._rope = _turns(model) if any(need.rope for need in wanted) else None
         self.watches = bool(self._n_queries or masses)
-        if self.watches and any(m._compiled_call_impl is not None for m in model.modules()):
-            raise ValueError(
-                "A policy that looks at queries came with a model that `.compile()` changed, and "
-                "compiled code passes no taps: use a model that was not compiled."
-            )
+        if self.watches:
+            refuse_compiled(model, "A policy that looks at queries came with")
         self._q: list[tuple[Tensor, Tensor] | None] = [None] * cache.n_layers
         self._new: list[Tensor | None] = [None] * cache.n_layers
         self._mass: dict[Score, list[Tensor | None]] = {m: [None] * cache.n_layers for m in masses}
-        self._hooks: list = []
+        self._listening: ExitStack | None = None
         self.step = 0
 
     @property
@@ -78,8 +76,23 @@ class Pruner:
         return any(p.every for p in self._parts)
 
     def check(self, seen_B: tuple[int, ...]) -> None:
-        """Refuse budgets too small for rows of these lengths, and an order that cannot work."""
+        """Refuse budgets too small for rows of these lengths, and an order that cannot work.
+
+        Also a cache that was filled unwatched, as `check_watched` does.
+        """
         check_parts(self._parts, seen_B)
+        self.check_watched()
+
+    def check_watched(self) -> None:
+        """Refuse a cache filled unwatched where a score needs the mass of all queries."""
+        for kept_L in self._mass.values():
+            for mass_BGT, used in zip(kept_L, self.cache.used_L, strict=True):
+                if used != (0 if mass_BGT is None else mass_BGT.shape[-1]):
+                    raise ValueError(
+                        f"A score needs the attention mass of all queries, but {used} slots of the "
+                        "cache were filled or thinned while nobody watched. Start with an empty "
+                        "cache, and let one pruner watch it all."
+                    )
 
     def fork(self, policy: Policy) -> Pruner:
         """Another policy on a fork of the cache, with what this pruner collected.
@@ -100,44 +113,31 @@ class Pruner:
         twin._mass = {mass: list(self._mass[mass]) for mass in twin._mass}
         return twin
 
-    def check_watched(self) -> None:
-        """Refuse a cache that was filled unwatched where a score needs the mass of all queries."""
-        for kept_L in self._mass.values():
-            for mass_BGT, used in zip(kept_L, self.cache.used_L, strict=True):
-                if used != (0 if mass_BGT is None else mass_BGT.shape[-1]):
-                    raise ValueError(
-                        f"A score needs the attention mass of all queries, but {used} slots of the "
-                        "cache were filled or thinned while nobody watched. Start with an empty "
-                        "cache, and let one pruner watch it all."
-                    )
-
     def __enter__(self) -> Pruner:
-        if self._hooks:
+        if self._listening and self.watches:
             raise ValueError("This pruner watches already.")
-        self.check_watched()
-        for i, attention in enumerate(self._layers if self.watches else ()):
-            self._hooks.append(attention.tap_q.register_forward_hook(self._asked(i)))
-            self._hooks.append(attention.register_forward_hook(self._attended(i)))
+        self._listening = self.listen()
         return self
 
     def __exit__(self, *_) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        if self._listening:
+            self._listening.close()
+        self._listening = None
 
-    def _asked(self, i: int):
-        def saw(_module, _inputs, q_BHSD: Tensor) -> None:
-            self._new[i] = q_BHSD.detach()
+    def listen(self) -> ExitStack:
+        """What the `with` block does, until the result is closed: collect what scores need."""
+        self.check_watched()
+        if not self.watches:
+            return ExitStack()
+        return listen(self._model, tap_q=self._asked, after=self._attended)
 
-        return saw
+    def _asked(self, i: int, q_BHSD: Tensor) -> None:
+        self._new[i] = q_BHSD.detach()
 
-    def _attended(self, i: int):
-        def saw(_module, _inputs, _output) -> None:
-            q_BHSD, self._new[i] = self._new[i], None
-            with torch.no_grad():
-                self._collect(i, q_BHSD)
-
-        return saw
+    def _attended(self, i: int, _out_BSC: Tensor) -> None:
+        q_BHSD, self._new[i] = self._new[i], None
+        with torch.no_grad():
+            self._collect(i, q_BHSD)
 
     def _collect(self, i: int, q_BHSD: Tensor) -> None:
         """Sum up the mass of new queries, and keep the latest."""
@@ -187,7 +187,7 @@ class Pruner:
         if need.mass is not None:
             found["mass_BGT"] = self._mass[need.mass][i]
         if need.output:
-            found["o_CI"] = _weight(self._layers[i].o_proj)
+            found["o_CI"] = _weight(self._model.attentions[i].o_proj)
         return replace(e, **found)
 
     @torch.no_grad()
@@ -234,9 +234,12 @@ class Pruner:
     def _apply(self, i: int, masks: Masks) -> None:
         cache = self.cache
         used = cache.used_L[i]
-        for store, keep_BGTD in ((cache.k_LBGTD, masks.k_BGTD), (cache.v_LBGTD, masks.v_BGTD)):
+        for store_LBGTD, keep_BGTD in (
+            (cache.k_LBGTD, masks.k_BGTD),
+            (cache.v_LBGTD, masks.v_BGTD),
+        ):
             if keep_BGTD is not None:
-                store[i, :, :, :used].masked_fill_(~keep_BGTD, 0)
+                store_LBGTD[i, :, :, :used].masked_fill_(~keep_BGTD, 0)
         if masks.tokens_BGT is None:
             return
         keep_BGT = masks.tokens_BGT & (cache.pos_LBGT[i, :, :, :used] >= 0)
@@ -262,41 +265,11 @@ def apply(model: nn.Module, cache: KVCache, policy: Policy) -> None:
 prune = apply  # its name before the package was called so
 
 
-def seen_in(cache: KVCache) -> tuple[int, ...]:
-    """Tokens that each row was given, without padding. Asks the device where rows are padded."""
-    if cache.counts_positions:
-        return (cache.seen,) * cache.batch
-    return tuple(cache.next_pos_B().tolist())
-
-
-@dataclass(frozen=True)
-class Density:
-    """What is left: tokens of those seen, and the elements that are not zero of the kept tokens."""
-
-    tokens: float
-    k: float
-    v: float
-
-
-def density(cache: KVCache) -> Density:
-    """The true shares of tokens and elements that are left. Reads the device."""
-    seen = sum(seen_in(cache)) * cache.n_layers * cache.k_LBGTD.shape[2]
-    tokens = elements = 0
-    zeros = [0, 0]
-    for i, used in enumerate(cache.used_L):
-        valid_BGT = cache.pos_LBGT[i, :, :, :used] >= 0
-        tokens += int(valid_BGT.sum())
-        for j, store in enumerate((cache.k_LBGTD, cache.v_LBGTD)):
-            zeros[j] += int(((store[i, :, :, :used] == 0) & valid_BGT[..., None]).sum())
-    elements = max(1, tokens * cache.k_LBGTD.shape[-1])
-    return Density(tokens / max(1, seen), *(1 - n / elements for n in zeros))
-
-
 def _latest(q_BHSD: Tensor, pos_BS: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Each row's latest n queries that are not padding; fewer have position -1 before them."""
-    order_BS = (pos_BS >= 0).byte().argsort(dim=-1, stable=True)[:, -n:]
-    from_BHSD = order_BS[:, None, :, None].expand(-1, q_BHSD.shape[1], -1, q_BHSD.shape[3])
-    return q_BHSD.gather(2, from_BHSD), pos_BS.gather(1, order_BS)
+    order_BW = (pos_BS >= 0).byte().argsort(dim=-1, stable=True)[:, -n:]
+    from_BHWD = order_BW[:, None, :, None].expand(-1, q_BHSD.shape[1], -1, q_BHSD.shape[3])
+    return q_BHSD.gather(2, from_BHWD), pos_BS.gather(1, order_BW)
 
 
 def _turns(model: nn.Module) -> Tensor:

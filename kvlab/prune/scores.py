@@ -192,11 +192,11 @@ def _future_queries(e: Evidence, ahead: int, sinks: int) -> tuple[Tensor, Tensor
     q_BGRWD = e.q_BGRWD.to(turns.dtype)
     q_BGRWD = _turned(q_BGRWD, -e.q_pos_BW[:, None, None, :, None] * turns)
     counted_BW = (e.q_pos_BW >= sinks).to(turns.dtype)
-    n_B = counted_BW.sum(-1).clamp(min=1)[:, None, None, None]
-    counted = counted_BW[:, None, None, :, None]
-    mean_BGRD = (q_BGRWD * counted).sum(3) / n_B
-    off_BGRWD = (q_BGRWD - mean_BGRD[..., None, :]) * counted
-    spread_BGRDD = off_BGRWD.transpose(-1, -2) @ off_BGRWD / n_B[..., None]
+    n_B111 = counted_BW.sum(-1).clamp(min=1)[:, None, None, None]
+    counted_B11W1 = counted_BW[:, None, None, :, None]
+    mean_BGRD = (q_BGRWD * counted_B11W1).sum(3) / n_B111
+    off_BGRWD = (q_BGRWD - mean_BGRD[..., None, :]) * counted_B11W1
+    spread_BGRDD = off_BGRWD.transpose(-1, -2) @ off_BGRWD / n_B111[..., None]
     future = e.seen_B11[..., None] + torch.arange(ahead, device=turns.device)[:, None]
     angle_B11AP = (future * turns)[:, None]
     cos, sin = (x.mean(-2) for x in (angle_B11AP.cos(), angle_B11AP.sin()))
@@ -329,9 +329,9 @@ def k_output_aware(e: Evidence) -> Tensor:
     Differs: while decoding, all pruned tokens meet the latest W queries; the paper adds up those
     that a token met in the window, and its released code uses only the current one.
     """
-    counted_BW = (e.q_pos_BW >= 0)[:, None, None, :, None]
-    mean_BGRD = (e.q_BGRWD.double().abs() * counted_BW).sum(3)
-    mean_BGRD = mean_BGRD / counted_BW.sum(3).clamp(min=1)
+    counted_B11W1 = (e.q_pos_BW >= 0)[:, None, None, :, None]
+    mean_BGRD = (e.q_BGRWD.double().abs() * counted_B11W1).sum(3)
+    mean_BGRD = mean_BGRD / counted_B11W1.sum(3).clamp(min=1)
     factor_BGD = e.over_group(mean_BGRD, "sum").clamp(min=_LEAST)
     return e.k_BGTD.double().abs() * factor_BGD[:, :, None]
 
@@ -353,8 +353,8 @@ def think(e: Evidence) -> Tensor:
 
     Source: Xu et al. 2024, "ThinK", equation 6.
     """
-    counted_BW = (e.q_pos_BW >= 0)[:, None, None, :, None]
-    q_BGD = e.over_group((wide(e.q_BGRWD) ** 2 * counted_BW).sum(3))
+    counted_B11W1 = (e.q_pos_BW >= 0)[:, None, None, :, None]
+    q_BGD = e.over_group((wide(e.q_BGRWD) ** 2 * counted_B11W1).sum(3))
     return q_BGD * _square_sums(e.k_BGTD, e.valid_BGT)
 
 

@@ -18,6 +18,7 @@ from kvlab.prune import (
 )
 from kvlab.quality.prompts import Prompts
 from kvlab.quality.reading import Answers, answers, fed_tokens, pruned
+from kvlab.taps import listen
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,10 @@ class Recorded:
 def record(model: Transformer, base: Pruner, prompts: Prompts) -> tuple[Answers, Recorded]:
     """The dense answers, and what each layer's attention was asked meanwhile and gave."""
     q_L: list[Tensor] = []
-    layers = [layer.self_attn for layer in model.model.layers]
-    hooks = [a.tap_q.register_forward_hook(lambda _m, _i, q: q_L.append(q)) for a in layers]
     dense = pruned(base, None)
     used = dense.cache.used_L
-    try:
+    with listen(model, tap_q=lambda _layer, q_BHSD: q_L.append(q_BHSD)):
         found = answers(model, dense, prompts)
-    finally:
-        for hook in hooks:
-            hook.remove()
     _, pos_BS = fed_tokens(model, prompts)
     cache = dense.cache
     k_L = [cache.k_LBGTD[i, :, :, n : cache.used_L[i]] for i, n in enumerate(used)]

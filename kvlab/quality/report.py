@@ -74,7 +74,7 @@ def run(
     `n_prompts` prompts: recall with the question visible and unseen and, where there is `text` (a
     file, or a function of the tokenizer that may know one), continuations. `questions` makes what
     is recalled, as `plain_questions` does in plain English; the pocket model's own, and its text,
-    are `kvlab.pocket.recall.questions` and `own_text`. With `out` each record goes at once to a
+    are `kvlab.pocket.asking.questions` and `own_text`. With `out` each record goes at once to a
     JSON-lines file beside it, and a second start does only what is not there; `own` is always done.
     Raises: ValueError, in one sentence, before anything is measured.
     """

@@ -241,7 +241,7 @@ def _eval(args, _rest) -> int:
 
 
 def _prune_report(args, _rest) -> int:
-    from kvlab.pocket import recall
+    from kvlab.pocket import asking
     from kvlab.quality import METHODS
     from kvlab.quality import report as prune_report
     from kvlab.shell.demo import check_picture
@@ -252,8 +252,8 @@ def _prune_report(args, _rest) -> int:
     report = prune_report.run(
         tuple(METHODS) if names == ("all",) else names or prune_report.POLICIES,
         model=args.model, budgets=_shares(args.budgets), n_tokens=args.tokens,
-        n_prompts=args.prompts, seeds=args.seeds, text=args.text or recall.own_text,
-        questions=recall.questions, sink=args.sink, recent=args.recent, device=args.device,
+        n_prompts=args.prompts, seeds=args.seeds, text=args.text or asking.own_text,
+        questions=asking.questions, sink=args.sink, recent=args.recent, device=args.device,
         dtype=args.dtype, out=args.out,
     )  # fmt: skip
     text = json.dumps(report, indent=1)

@@ -50,7 +50,7 @@ def test_the_start_of_numbas_threads_leaves_torch_its_own():
     code = (
         "import torch; from kvlab import kernels; torch.set_num_threads(1)\n"
         "before = torch.get_num_threads()\n"
-        "with kernels.threads(1): pass\n"
+        "with kernels.numba_threads(1): pass\n"
         "print(before, torch.get_num_threads())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -143,3 +143,11 @@ def test_what_is_missing_is_said(monkeypatch):
     assert kernels.missing("cpu") is None
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert kernels.missing("cpu") == "numba is not installed (pip install numba)"
+
+
+@pytest.mark.parametrize("old, new", [("numbers", "as_numpy"), ("threads", "numba_threads")])
+def test_old_names_warn_and_still_work(old, new):
+    with pytest.warns(FutureWarning, match=f"kvlab.kernels.{old} is {new} now"):
+        assert getattr(kernels, old) is getattr(kernels, new)
+    with pytest.raises(AttributeError, match="no attribute 'frobnicate'"):
+        kernels.frobnicate  # noqa: B018

@@ -18,13 +18,44 @@ import torch
 
 import kvlab
 from kvlab.measure.intervals import wilson
-from kvlab.pocket import bpe, card, curve, exam, heads, path, perplexity, questions, train, world
+from kvlab.pocket import (
+    bars,
+    bpe,
+    card,
+    card_tables,
+    curve,
+    exam,
+    heads,
+    path,
+    perplexity,
+    question_sets,
+    questions,
+    train,
+    training_log,
+    world,
+)
+from kvlab.pocket.feeder import Feeder
+from kvlab.pocket.learning import CONFIG, export, new_model
 from kvlab.pocket.muon import Muon
+from kvlab.pocket.run import N_EXTENSIONS, WARMUP_STEPS, GateFailed, Run
+from kvlab.pocket.schedule import (
+    CAMP,
+    CAMP_MINUTES,
+    COPYING,
+    EVERYTHING,
+    FULL_MINUTES,
+    LEARNING_RATE,
+    REPETITION,
+    SCHEDULE,
+    Stage,
+    schedule_for,
+)
+from kvlab.pocket.skills import Skills
 
 RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "pocket.json"
 TINY_STAGES = (
-    train.Stage("first", 64, 2, 256, train.REPETITION),
-    train.Stage("second", 128, 2, 256, train.EVERYTHING, docs=0.3, long=0.3),
+    Stage("first", 64, 2, 256, REPETITION),
+    Stage("second", 128, 2, 256, EVERYTHING, docs=0.3, long=0.3),
 )
 
 
@@ -139,7 +170,7 @@ def test_tokenizer_gives_any_text_back(text, tokenizer):
 
 
 def test_tokens_the_chapters_rely_on(tokenizer):
-    assert tokenizer.get_vocab_size() == bpe.VOCAB_SIZE == train.CONFIG.vocab_size
+    assert tokenizer.get_vocab_size() == bpe.VOCAB_SIZE == CONFIG.vocab_size
     assert tokenizer.token_to_id(bpe.EOS) == 0
     assert tokenizer.encode(" 4821", add_special_tokens=False).tokens == ["Ġ4", "8", "2", "1"]
     for word in world.NAMES + world.WORDS + world.PLACES:
@@ -148,7 +179,7 @@ def test_tokens_the_chapters_rely_on(tokenizer):
 
 @pytest.mark.parametrize("kind", world.WRITERS)
 def test_pieces_start_at_token_borders(kind, tokenizer):
-    feeder = train.Feeder(tokenizer, docs=["x"])
+    feeder = Feeder(tokenizer, docs=["x"])
     for seed in range(40):
         document = world.WRITERS[kind](random.Random(seed), 150)
         ids, weights = feeder.encoded(document)
@@ -157,16 +188,16 @@ def test_pieces_start_at_token_borders(kind, tokenizer):
 
 
 # ---------------------------------------------------------------------------------------- training
-def tiny_run(out: Path, tokenizer, schedule=TINY_STAGES, skills=None, **more) -> train.Run:
+def tiny_run(out: Path, tokenizer, schedule=TINY_STAGES, skills=None, **more) -> Run:
     config = kvlab.ModelConfig(
         bpe.VOCAB_SIZE, 32, 48, 2, 2, 1, 16, tie_embeddings=True, bos_id=0, eos_ids=(0,)
     )
-    return train.Run(
+    return Run(
         3,
         out,
         config=config,
         schedule=schedule,
-        feeder=train.Feeder(tokenizer, docs=["All that a function returns. " * 200]),
+        feeder=Feeder(tokenizer, docs=["All that a function returns. " * 200]),
         probe=lambda model, context: dict(skills or {}),
         report_every=1,
         **more,
@@ -174,10 +205,10 @@ def tiny_run(out: Path, tokenizer, schedule=TINY_STAGES, skills=None, **more) ->
 
 
 def test_windows_end_documents_and_hide_padding(tokenizer):
-    feeder = train.Feeder(tokenizer, docs=["x"])
+    feeder = Feeder(tokenizer, docs=["x"])
     rng, n_padded = random.Random(0), 0
     for _ in range(60):
-        ids, weights = feeder.window(rng, train.Stage("", 128, 1, 128, train.EVERYTHING))
+        ids, weights = feeder.window(rng, Stage("", 128, 1, 128, EVERYTHING))
         assert len(ids) == len(weights) == 129
         assert ids[0] == 0
         n_left = 0
@@ -205,7 +236,7 @@ def test_a_stopped_run_ends_with_the_same_weights(tmp_path, tokenizer):
     assert second.step == 4
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, second.model.state_dict()[name]), name
-    fresh = train.new_model(whole.model.config, 3).state_dict()
+    fresh = new_model(whole.model.config, 3).state_dict()
     moved = [n for n, w in whole.model.state_dict().items() if not torch.equal(w, fresh[n])]
     assert len(moved) == len(fresh)
     assert (tmp_path / "whole" / "model" / "model.safetensors").exists()
@@ -234,11 +265,11 @@ def test_what_is_to_come_may_change_before_a_run_goes_on(tmp_path, tokenizer):
 
 
 def test_a_gate_gives_more_steps_then_fails_by_name(tmp_path, tokenizer):
-    gated = (train.Stage("first", 64, 1, 128, train.REPETITION, gate={"recall pet": 0.8}),)
+    gated = (Stage("first", 64, 1, 128, REPETITION, gate={"recall pet": 0.8}),)
     run = tiny_run(tmp_path / "a", tokenizer, gated, skills={"recall pet": 0.5})
-    with pytest.raises(train.GateFailed, match=r"recall pet is 0\.50, not 0\.80"):
+    with pytest.raises(GateFailed, match=r"recall pet is 0\.50, not 0\.80"):
         run.train()
-    assert run.step == 1 + train.N_EXTENSIONS
+    assert run.step == 1 + N_EXTENSIONS
     passing = tiny_run(tmp_path / "b", tokenizer, gated, skills={"recall pet": 0.9})
     passing.train()
     assert passing.step == 1
@@ -248,28 +279,28 @@ def test_a_gate_gives_more_steps_then_fails_by_name(tmp_path, tokenizer):
 
 
 def test_a_gate_on_a_loss_passes_below_it(tmp_path, tokenizer):
-    gated = (train.Stage("first", 64, 1, 128, train.REPETITION, gate={"repeat": 0.5}),)
+    gated = (Stage("first", 64, 1, 128, REPETITION, gate={"repeat": 0.5}),)
     run = tiny_run(tmp_path / "low", tokenizer, gated, skills={"repeat": 0.4})
     run.train()
     assert run.step == 1
-    with pytest.raises(train.GateFailed, match=r"repeat is 0\.60, not 0\.50"):
+    with pytest.raises(GateFailed, match=r"repeat is 0\.60, not 0\.50"):
         tiny_run(tmp_path / "high", tokenizer, gated, skills={"repeat": 0.6}).train()
 
 
 def test_each_stage_may_ask_for_more_steps(tmp_path, tokenizer):
     gate = {"recall pet": 0.8}
-    stages = [train.Stage(n, 64, 1, 128, train.REPETITION, gate=gate) for n in ("one", "two")]
+    stages = [Stage(n, 64, 1, 128, REPETITION, gate=gate) for n in ("one", "two")]
     run = tiny_run(tmp_path, tokenizer, stages, {"recall pet": 0.1}, keep_going=True)
     run.train()
-    assert run.stage_steps == [1 + train.N_EXTENSIONS] * 2
+    assert run.stage_steps == [1 + N_EXTENSIONS] * 2
 
 
 def test_gates_ask_for_what_is_measured(tokenizer):
-    skills = questions.Skills(tokenizer)
+    skills = Skills(tokenizer)
     measured = {*skills.copies, *skills.recall, *skills.facts, *(name for _, name in skills.longer)}
-    for stage in train.SCHEDULE:
+    for stage in SCHEDULE:
         assert set(stage.gate) <= measured
-    assert set(train.COPYING) == set(skills.copies)
+    assert set(COPYING) == set(skills.copies)
 
 
 def test_codes_open_alike_but_not_all_of_a_text():
@@ -315,41 +346,41 @@ def test_a_text_that_asks_for_what_it_opens_with():
 
 def test_a_failed_gate_is_the_exit_status(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(train, "SCHEDULE", ())
-    monkeypatch.setattr(questions, "Skills", lambda tokenizer: None)
+    monkeypatch.setattr("kvlab.pocket.run.Skills", lambda tokenizer: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     assert train.main(["--out", str(tmp_path)]) == 0
 
     def fail(run):
-        raise train.GateFailed("after stage 'relations': recall password is 0.10, not 0.80")
+        raise GateFailed("after stage 'relations': recall password is 0.10, not 0.80")
 
-    monkeypatch.setattr(train.Run, "train", fail)
+    monkeypatch.setattr(Run, "train", fail)
     assert train.main(["--out", str(tmp_path)]) == 3
     assert "recall password" in capsys.readouterr().err
 
 
 def test_a_short_schedule_keeps_the_camp_or_only_answers():
-    full = train.schedule_for(train.FULL_MINUTES)
-    assert full == train.SCHEDULE
-    half = train.schedule_for((train.FULL_MINUTES + train.CAMP_MINUTES) / 2)
-    n_camp = len(train.CAMP)
-    assert half[:n_camp] == train.SCHEDULE[:n_camp] == train.CAMP
-    assert all(stage.context == 128 for stage in train.CAMP)
-    long = train.SCHEDULE[n_camp:]
+    full = schedule_for(FULL_MINUTES)
+    assert full == SCHEDULE
+    half = schedule_for((FULL_MINUTES + CAMP_MINUTES) / 2)
+    n_camp = len(CAMP)
+    assert half[:n_camp] == SCHEDULE[:n_camp] == CAMP
+    assert all(stage.context == 128 for stage in CAMP)
+    long = SCHEDULE[n_camp:]
     assert [s.steps for s in half[n_camp:]] == [round(s.steps / 2) for s in long]
     assert not any(stage.gate for stage in half[n_camp:])
-    double = train.schedule_for(2 * train.FULL_MINUTES - train.CAMP_MINUTES)
-    assert [stage.gate for stage in double] == [stage.gate for stage in train.SCHEDULE]
-    (answers,) = train.schedule_for(train.CAMP_MINUTES / 2)
-    assert answers.steps == sum(stage.steps for stage in train.CAMP) / 2
+    double = schedule_for(2 * FULL_MINUTES - CAMP_MINUTES)
+    assert [stage.gate for stage in double] == [stage.gate for stage in SCHEDULE]
+    (answers,) = schedule_for(CAMP_MINUTES / 2)
+    assert answers.steps == sum(stage.steps for stage in CAMP) / 2
     assert not answers.gate
 
 
 @pytest.mark.parametrize(("minutes", "every"), [(["--minutes", "5"], 47), ([], 200)])
 def test_a_short_run_has_a_curve_of_ten_points_as_well(minutes, every, tmp_path, monkeypatch):
-    monkeypatch.setattr(questions, "Skills", lambda tokenizer: None)
+    monkeypatch.setattr("kvlab.pocket.run.Skills", lambda tokenizer: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     runs = []
-    monkeypatch.setattr(train.Run, "train", lambda run: runs.append(run))
+    monkeypatch.setattr(Run, "train", lambda run: runs.append(run))
     train.main(["--out", str(tmp_path), *minutes])
     assert runs[0].report_every == every
 
@@ -363,7 +394,7 @@ def test_a_short_run_has_a_curve_of_ten_points_as_well(minutes, every, tmp_path,
     ],
 )
 def test_a_run_refuses_what_it_cannot_do(arguments, said, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(questions, "Skills", lambda tokenizer: None)
+    monkeypatch.setattr("kvlab.pocket.run.Skills", lambda tokenizer: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     if not arguments:
         (tmp_path / "checkpoint.pt").touch()
@@ -384,20 +415,20 @@ def test_curve_is_drawn_from_a_log(tmp_path):
 
 
 def test_a_stage_has_its_own_rates(tmp_path, tokenizer):
-    first = train.Stage("first", 64, 100, 128, train.REPETITION)
-    second = train.Stage("second", 64, 100, 128, train.REPETITION, rate=(2e-3, 1e-3))
+    first = Stage("first", 64, 100, 128, REPETITION)
+    second = Stage("second", 64, 100, 128, REPETITION, rate=(2e-3, 1e-3))
     run = tiny_run(tmp_path, tokenizer, (first, second))
-    assert run.rate() == pytest.approx(train.LEARNING_RATE / train.WARMUP_STEPS)
+    assert run.rate() == pytest.approx(LEARNING_RATE / WARMUP_STEPS)
     run.step = run.step_in_stage = 99
-    assert run.rate() == train.LEARNING_RATE
+    assert run.rate() == LEARNING_RATE
     run.stage, run.step_in_stage = 1, 50
     assert run.rate() == pytest.approx(1.5e-3)
 
 
 def test_rates_of_the_schedule_follow_on_each_other():
-    rates = [stage.rate for stage in train.SCHEDULE]
+    rates = [stage.rate for stage in SCHEDULE]
     assert all(a[1] == b[0] for a, b in pairwise(rates[:-1]))  # the last warms up once more
-    assert rates[-1][1] < 0.01 * train.LEARNING_RATE
+    assert rates[-1][1] < 0.01 * LEARNING_RATE
 
 
 def test_muon_agrees_with_torch():
@@ -426,11 +457,11 @@ def test_shipped_files_are_small_and_complete():
     sizes = {file.name: file.stat().st_size for file in path().iterdir()}
     assert sum(sizes.values()) <= 8_000_000
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= set(sizes)
-    assert sizes["model.safetensors"] > 2 * train.CONFIG.n_params
+    assert sizes["model.safetensors"] > 2 * CONFIG.n_params
 
 
 def test_shipped_shape(model):
-    assert model.config == train.CONFIG
+    assert model.config == CONFIG
 
 
 @pytest.mark.parametrize("form", ["{}\nUser: {}\nAssistant:", "{} User: {} Assistant:"])
@@ -492,42 +523,46 @@ def surely_below(score, bar) -> bool:
     return wilson(score["right"], score["of"], z=3.3)[1] < bar
 
 
-@pytest.mark.parametrize("row", [name for name in exam.LEAST if name.startswith("facts")])
+@pytest.mark.parametrize("row", [name for name in bars.LEAST if name.startswith("facts")])
 def test_facts_are_not_below_their_bar(row, model, tokenizer):
-    score = questions.scored(model, exam.rows(tokenizer, seed=2, n_prompts=1)[row]())
-    assert not surely_below(score, exam.LEAST[row]), questions.in_words(score)
+    score = questions.scored(model, question_sets.rows(tokenizer, seed=2, n_prompts=1)[row]())
+    assert not surely_below(score, bars.LEAST[row]), questions.in_words(score)
 
 
-@pytest.mark.parametrize("kind", exam.GRID)
-@pytest.mark.parametrize("n_tokens", [n for n in exam.LENGTHS if n <= exam.BARRED_TOKENS])
+@pytest.mark.parametrize("kind", question_sets.GRID)
+@pytest.mark.parametrize(
+    "n_tokens", [n for n in question_sets.LENGTHS if n <= question_sets.BARRED_TOKENS]
+)
 def test_recall_is_not_below_its_bar_at_any_depth(kind, n_tokens, model, tokenizer):
-    makers = exam.cells(tokenizer, model.config.max_positions, seed=2, n_prompts=8)
-    cells = [questions.scored(model, makers[kind, n_tokens, depth]()) for depth in exam.DEPTHS]
-    for depth, cell in zip(exam.DEPTHS, cells, strict=True):
-        assert not surely_below(cell, exam.CELL_LEAST), (depth, questions.in_words(cell))
+    makers = question_sets.cells(tokenizer, model.config.max_positions, seed=2, n_prompts=8)
+    cells = [
+        questions.scored(model, makers[kind, n_tokens, depth]()) for depth in question_sets.DEPTHS
+    ]
+    for depth, cell in zip(question_sets.DEPTHS, cells, strict=True):
+        assert not surely_below(cell, bars.CELL_LEAST), (depth, questions.in_words(cell))
     row = questions.counted(sum(c["right"] for c in cells), sum(c["of"] for c in cells))
-    bar = exam.LEAST[exam.needle_row(kind, n_tokens)]
+    bar = bars.LEAST[question_sets.needle_row(kind, n_tokens)]
     assert row["of"] == 40
     assert not surely_below(row, bar), questions.in_words(row)
 
 
 def test_one_layer_looks_at_the_needle_and_recall_needs_it(model, tokenizer):
     found = heads.retrieval(model, tokenizer, 8, seed=2)
-    assert found["mass_on_sentence"] >= exam.MASS_LEAST - 0.1  # eight prompts only
+    assert found["mass_on_sentence"] >= bars.MASS_LEAST - 0.1  # eight prompts only
     without = found["recall_without_layer"][str(found["best_layer"])]
-    assert wilson(without["right"], without["of"], z=3.3)[0] <= exam.ABLATED_MOST
+    assert wilson(without["right"], without["of"], z=3.3)[0] <= bars.ABLATED_MOST
 
 
 def test_documentation_costs_less_than_gzip_and_five_grams(model, tokenizer):
     bits = perplexity.documentation(model, tokenizer, [2048])["bits_per_byte"]["together"]
-    assert all(bits["the model, windows of 2048"] < bits[other] for other in exam.COMPRESSORS), bits
+    assert all(bits["the model, windows of 2048"] < bits[other] for other in bars.COMPRESSORS), bits
 
 
 def test_sampled_prose_does_not_loop(model, tokenizer):
     for name, found in perplexity.prose(model, tokenizer, 3).items():
         if name.startswith("temperature"):
             low, _ = wilson(found["loop"], found["texts"], z=3.3)
-            assert low <= exam.LOOPS_MOST, (name, found)
+            assert low <= bars.LOOPS_MOST, (name, found)
 
 
 # ------------------------------------------------------------------------------- what is said of it
@@ -539,14 +574,17 @@ def test_record_is_of_the_shipped_weights_and_every_bar_is_passed():
         assert made_with["tokenizer_sha256"] == questions.sha256(path() / "tokenizer.json")
     assert result["documentation"]["trained_sha256"] == result["training"]["docs_sha256"]
     assert result["prompts"] == 200
-    assert all(result["scores"][row]["of"] >= 200 for row in exam.LEAST if row != exam.IN_SENTENCES)
+    assert all(result["scores"][row]["of"] >= 200 for row in bars.LEAST if row != bars.IN_SENTENCES)
     for by_length in result["grid"].values():
         cells = [
-            c for n, row in by_length.items() for c in row.values() if int(n) <= exam.BARRED_TOKENS
+            c
+            for n, row in by_length.items()
+            for c in row.values()
+            if int(n) <= question_sets.BARRED_TOKENS
         ]
         assert len(cells) == 20 and all(cell["of"] == 200 for cell in cells)
     assert result["retrieval"]["prompts"] == result["prose"]["temperature 1"]["texts"] == 200
-    assert exam.bars(result) == result["bars"]
+    assert bars.bars(result) == result["bars"]
     assert not [bar["what"] for bar in result["bars"] if not bar["passed"]]
     assert result["passed"]
 
@@ -561,7 +599,7 @@ def test_recorded_seeds_are_different_runs():
     every = [shipped, *others]
     assert len({one["weights_sha256"] for one in every}) == len(every) >= 3
     assert len({one["training"]["seed"] for one in every}) == len(every)
-    stages = [stage.name for stage in train.SCHEDULE]
+    stages = [stage.name for stage in SCHEDULE]
     for one in every:  # trained to the end, by today's stages
         assert list(dict.fromkeys(e["stage"] for e in one["training"]["curve"])) == stages
 
@@ -582,14 +620,14 @@ def made_up_result(**changes):
         "seconds": 300.4,
         "machine": {"cpu": "a cpu", "threads": 1, "torch": "2"},
         "prompt_tokens": {"Hello": 3},
-        "scores": {name: score(round(1000 * least), 1000) for name, least in exam.LEAST.items()}
-        | {name: score(150, 200) for name in card.SPREAD if name not in exam.LEAST},
+        "scores": {name: score(round(1000 * least), 1000) for name, least in bars.LEAST.items()}
+        | {name: score(150, 200) for name in card_tables.SPREAD if name not in bars.LEAST},
         "grid": {
             kind: {
-                str(n): {f"{d:g}": score(34 if n <= 1000 else 2, 40) for d in exam.DEPTHS}
-                for n in exam.LENGTHS
+                str(n): {f"{d:g}": score(34 if n <= 1000 else 2, 40) for d in question_sets.DEPTHS}
+                for n in question_sets.LENGTHS
             }
-            for kind in exam.GRID
+            for kind in question_sets.GRID
         },
         "documentation": {
             "source": "texts", "python": "3", "sha256": "bb", "trained_sha256": "cc",
@@ -624,24 +662,24 @@ def made_up_result(**changes):
             "curve": [{"step": 200, "tokens": 5e6, "stage": "last", "facts": 0.9}],
         },
     } | changes  # fmt: skip
-    return result | {"bars": exam.bars(result)}
+    return result | {"bars": bars.bars(result)}
 
 
 def test_every_bar_is_passed_at_its_edge_and_missed_below():
     result = made_up_result()
     assert all(bar["passed"] for bar in result["bars"])
-    assert len(result["bars"]) == len(exam.LEAST) + 2 + 3 + 2 + 2
+    assert len(result["bars"]) == len(bars.LEAST) + 2 + 3 + 2 + 2
 
     def missed(**changes):
         return [bar["what"] for bar in made_up_result(**changes)["bars"] if not bar["passed"]]
 
-    for name, least in exam.LEAST.items():
+    for name, least in bars.LEAST.items():
         low = {name: questions.counted(round(1000 * least) - 1, 1000)}
         assert missed(scores=result["scores"] | low) == [name]
     low = {kind: dict(rows) for kind, rows in result["grid"].items()}
     low["code"]["1000"] = low["code"]["1000"] | {"0.5": questions.counted(33, 40)}
     assert missed(grid=low) == ["code of 5, weakest depth and length up to 1000 tokens"]
-    for other in exam.COMPRESSORS:
+    for other in bars.COMPRESSORS:
         bits = result["documentation"]["bits_per_byte"]["together"] | {other: 1.9}
         found = missed(
             documentation=result["documentation"] | {"bits_per_byte": {"together": bits}}
@@ -697,8 +735,8 @@ def test_the_whole_examination_runs_and_can_be_written(monkeypatch, tmp_path):
     monkeypatch.setattr(exam, "progress", lambda: nullcontext(lambda *seen: steps.append(seen)))
     result = exam.evaluate(path(), 1)
     assert steps[-1] == (len(steps) - 1, "done", len(steps) - 1)
-    assert set(exam.LEAST) <= set(result["scores"])
-    assert set(card.SPREAD) - set(result["scores"]) <= {"password of 5, 2000 tokens"} | {
+    assert set(bars.LEAST) <= set(result["scores"])
+    assert set(card_tables.SPREAD) - set(result["scores"]) <= {"password of 5, 2000 tokens"} | {
         "code of 5, 2000 tokens"
     }
     again = json.loads(exam.as_json(result))
@@ -712,7 +750,7 @@ def test_the_whole_examination_runs_and_can_be_written(monkeypatch, tmp_path):
 
 def test_only_a_pocket_model_is_examined(tmp_path, tokenizer):
     run = tiny_run(tmp_path, tokenizer, schedule=())
-    train.export(run.model, tmp_path / "model")
+    export(run.model, tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     config["max_position_embeddings"] = 512
     bpe.write_json(tmp_path / "model" / "config.json", config)
@@ -731,14 +769,14 @@ def test_a_training_log_tells_when_each_skill_came(tmp_path):
         {"step": 300, "tokens": 30, **common, "facts": 0.7, "code": 0.7},
     ]
     log.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    found = exam.training_of(log)
+    found = training_log.training_of(log)
     assert found["emerged"] == {"facts": 200, "code 1900": 100}  # though the end does not ask it
     assert (found["seed"], found["steps"], found["minutes"]) == (3, 300, {"learning": 1.5})
     log.write_text(json.dumps(entries[0]))
     with pytest.raises(ValueError, match="no report"):
-        exam.training_of(log)
+        training_log.training_of(log)
     with pytest.raises(ValueError, match="no log of a training run"):
-        exam.training_of(tmp_path / "none")
+        training_log.training_of(tmp_path / "none")
 
 
 def test_changed_passwords_ask_for_the_last_one(tokenizer):
@@ -761,7 +799,7 @@ def test_two_kinds_of_five_people_have_ten_different_values(tokenizer):
 
 
 def test_an_answer_in_its_own_words_is_the_value_or_a_sentence(model, tokenizer):
-    pairs = exam.in_own_words(tokenizer, seed=3, n_prompts=12)[
+    pairs = question_sets.in_own_words(tokenizer, seed=3, n_prompts=12)[
         "password of 5, 256 tokens, in its own words"
     ]()
     for alone, sentence in pairs:
@@ -784,14 +822,14 @@ def test_an_answer_in_its_own_words_is_the_value_or_a_sentence(model, tokenizer)
 
 
 def test_strangers_and_depths_reach_the_prompts(tokenizer):
-    sets = exam.rows(tokenizer, seed=3, n_prompts=5)
+    sets = question_sets.rows(tokenizer, seed=3, n_prompts=5)
     for one in sets["password of 5, 256 tokens, strangers"]():
         names = set(re.findall(r"he password of (\w+) is \w+\.", tokenizer.decode(one.prompt)))
         assert len(names) == 5
         assert names <= set(world.STRANGERS)
     at = []
     for depth in (0.0, 0.5, 1.0):
-        one = exam.cells(tokenizer, 2048, seed=3, n_prompts=1)["code", 256, depth]()[0]
+        one = question_sets.cells(tokenizer, 2048, seed=3, n_prompts=1)["code", 256, depth]()[0]
         words = tokenizer.decode(one.prompt)
         sentence = re.search(r"What is (the code of \w+)\?", words)[1]
         at.append(words.index(f"{sentence[0].upper()}{sentence[1:]} is") / len(words))

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from kvlab import Evict, export, policies, quality
-from kvlab.pocket import path, recall
+from kvlab.pocket import asking, path
 from kvlab.quality import cells, measuring
 from kvlab.quality import report as prune_report
 from kvlab.shell import cli
@@ -206,10 +206,10 @@ def test_who_calls_says_what_is_asked(plain, pocket_tokenizer):
     assert report["settings"]["questions"] == "questions"
     rng = random.Random(0)
     for tokenizer, word in ((plain[1], "Notes:"), (pocket_tokenizer, "")):
-        made = recall.questions(tokenizer, rng, 2, 200)
+        made = asking.questions(tokenizer, rng, 2, 200)
         assert all(one.text.startswith(word) and one.value in one.text for one in made)
         assert ("password" in made[0].question) and bool(word) == ("Notes" in made[0].text)
-    assert recall.own_text(plain[1]) is None
+    assert asking.own_text(plain[1]) is None
 
 
 def test_a_function_may_know_the_text(plain, text):
@@ -229,7 +229,7 @@ def test_the_report_by_its_old_name_asks_as_it_did(monkeypatch):
         from kvlab import prune_report as old
     names, how = old.run(("knorm",), seeds=1)
     assert names == (("knorm",),) and how["seeds"] == 1
-    assert (how["questions"], how["text"]) == (recall.questions, recall.own_text)
+    assert (how["questions"], how["text"]) == (asking.questions, asking.own_text)
     assert old.run(text="mine.txt")[1]["text"] == "mine.txt"
     with pytest.warns(FutureWarning, match="kvlab.view.pareto.plot"):
         assert prune_report.plot is pareto.plot

@@ -5,7 +5,7 @@ import torch
 
 from kvlab import attend, kernels
 from kvlab.cache import LayerKV
-from kvlab.kernels import rows as kernel
+from kvlab.kernels import packed as kernel
 from kvlab.kernels import simd
 from kvlab.pack import PackedKVCache, PerToken
 
@@ -130,6 +130,6 @@ def test_without_numba_rows_are_unpacked_and_the_reason_said(monkeypatch):
     rule = PerToken(5)
     cache = filled(40, 16, rule, rule)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert kernels.missing("rows") == "numba is not installed (pip install numba)"
+    assert kernels.missing("packed") == "numba is not installed (pip install numba)"
     seen = attend(draw(2, 4, 1, 16), cache.read(0))
     assert seen.backend == "sdpa" and "numba is not installed" in seen.why

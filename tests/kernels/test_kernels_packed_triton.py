@@ -10,7 +10,7 @@ import torch
 from kvlab import attend
 from kvlab.cache import LayerKV
 from kvlab.pack import PerToken
-from tests.kernels.test_kernels_rows import draw, filled
+from tests.kernels.test_kernels_packed import draw, filled
 
 pytest.importorskip("triton", reason="triton is not installed (it is for Linux only)")
 # Triton asks when it is imported, so interpreted tests run in a process of their own
@@ -60,10 +60,10 @@ def test_any_length(slots, sinks):
 
 @interpreted
 def test_a_long_text_has_longer_parts(monkeypatch):
-    from kvlab.kernels import rows_triton
+    from kvlab.kernels import packed_triton
 
-    monkeypatch.setattr(rows_triton, "LONG", 100)
-    monkeypatch.setattr(rows_triton, "LONG_PART", 128)
+    monkeypatch.setattr(packed_triton, "LONG", 100)
+    monkeypatch.setattr(packed_triton, "LONG_PART", 128)
     rule = PerToken(5, marks="bitmap")
     assert error(filled(400, 16, rule, rule), 2) < 1e-5
 

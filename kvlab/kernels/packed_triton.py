@@ -1,4 +1,4 @@
-"""Decode attention on packed rows for a GPU: the twin of `kernels.rows`, in Triton.
+"""Decode attention on packed rows for a GPU: the twin of `kernels.packed`, in Triton.
 
 B rows (one new token each), H query heads, G key/value heads, R = H / G, T slots, D head width,
 N values kept per packed row, X bytes of a row's bitmap, P parts of the slots.
@@ -108,7 +108,7 @@ def _added(q_RD, k_TD, v_TD, seen_T, scale, most_R, sum_R, mix_RD):
 @triton.jit
 def _part(
     q, k_values, k_marks, v_values, v_marks, k_dense, v_dense, pos, q_pos, most, sums, mix,
-    scale, groups, n_packed, n_parts, sinks, packed, tail, rest, n_body, n_room, n_slots,
+    scale, groups, n_packed, n_parts, sinks, packed, tail, rest, n_body, n_dense, n_slots,
     NK: tl.constexpr, NV: tl.constexpr, PART: tl.constexpr, WHOLE: tl.constexpr,
     D: tl.constexpr, DX: tl.constexpr, R: tl.constexpr, RX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -139,11 +139,11 @@ def _part(
         for first in range(start, stop, BLOCK):
             t_T = first + i_T
             live_T = t_T < stop
-            room_T = bg * n_room + tl.where(t_T < sinks, t_T, tail + t_T - sinks)
+            row_T = bg * n_dense + tl.where(t_T < sinks, t_T, tail + t_T - sinks)
             slot_T = tl.where(t_T < sinks, t_T, packed + t_T)
             inside = live_T[:, None] & (d_D < D)[None, :]
-            k_TD = tl.load(k_dense + room_T[:, None] * D + d_D[None, :], mask=inside, other=0.0)
-            v_TD = tl.load(v_dense + room_T[:, None] * D + d_D[None, :], mask=inside, other=0.0)
+            k_TD = tl.load(k_dense + row_T[:, None] * D + d_D[None, :], mask=inside, other=0.0)
+            v_TD = tl.load(v_dense + row_T[:, None] * D + d_D[None, :], mask=inside, other=0.0)
             seen_T = _seen(pos, slot_T, live_T, at, WHOLE)
             most_R, sum_R, mix_RD = _added(q_RD, k_TD, v_TD, seen_T, scale, most_R, sum_R, mix_RD)
     place_R = (bg * n_parts + part) * R + r_R

@@ -1,0 +1,59 @@
+"""What a report asks the pocket model: relations of its own world, and a text that it knows.
+
+Both are made for any model: who speaks another language than the pocket model is asked in plain
+English, and has no text.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+
+from kvlab.pocket import bpe, path, world
+from kvlab.quality.prompts import Question, plain_questions
+from kvlab.tokenizer import Tokenizer
+
+
+def questions(
+    tokenizer: Tokenizer, rng: random.Random, n_prompts: int, n_tokens: int
+) -> list[Question]:
+    """Passwords of the pocket model's world, the one that is asked for at evenly spread depths."""
+    if not _speaks_pocket(tokenizer):
+        return plain_questions(tokenizer, rng, n_prompts, n_tokens)
+    return [
+        world_question(tokenizer, rng, n_tokens, depth=(i + 0.5) / n_prompts)
+        for i in range(n_prompts)
+    ]
+
+
+def own_text(tokenizer: Tokenizer) -> str | None:
+    """The tenth of Python's documentation that the pocket model was not trained on."""
+    return "\n\n".join(bpe.python_docs()[1].values()) if _speaks_pocket(tokenizer) else None
+
+
+def world_question(
+    tokenizer: Tokenizer,
+    rng: random.Random,
+    n_tokens: int,
+    kind: str = "password",
+    depth: float | None = None,
+) -> Question:
+    """Five held-out relations of the pocket model's world among filler; one is asked for."""
+
+    def count(text: str) -> int:
+        return len(tokenizer.inner.encode(text, add_special_tokens=False).ids)
+
+    made = world.recall_prompt(rng, count, 5, n_tokens, kind, depth=depth)
+    cut = made.prompt.rindex("\nUser:")
+    text = made.prompt[:cut]
+    at = text.index(made.asked.sentence) / len(text)
+    return Question(text, made.prompt[cut:], made.stem, made.value, at)
+
+
+def _speaks_pocket(tokenizer: Tokenizer) -> bool:
+    return tokenizer.inner.to_str() == _pocket()
+
+
+@cache
+def _pocket() -> str:
+    return Tokenizer.from_file(path() / "tokenizer.json").inner.to_str()
