@@ -39,10 +39,12 @@ PACKAGE = str(Path(kvlab.__file__).parent)
 SUFFIX = re.compile(r"(?:\w*_)?([A-Z][A-Z1]*)$")
 # Functions in which one letter stands for two sizes, and why.
 TWO_SIZES = {
-    "cache.KVCache.keep": ("T", "a mask covers the used slots, or those that stay"),
+    "cache.KVCache._to_the_front": ("T", "slots that there are, that are used, that stay"),
     "prune.pruner.Pruner._apply": ("T", "slots before and after an eviction"),
     "prune.pruner.Pruner._summed": ("T", "the sum so far is of the slots before the new ones"),
-    "pack.rules.PerChannel.encode": ("T", "tokens, then groups of tokens"),
+    "pack.body.Body.through": ("T", "tokens, and as many as fill whole groups"),
+    "pack.side.Side.unpack": ("T", "used slots, and those that are dense"),
+    "prune.density.density": ("T", "slots that are used, and that there are"),
     "pocket.questions.right": ("S", "an answer is shorter than its prompt"),
     "pocket.perplexity.nats": ("S", "each token but the first is foretold"),
     "pocket.learning.loss_of": ("S", "each token but the first is foretold"),
@@ -152,10 +154,10 @@ def a_cache_is_packed():
         rules.Dense(), rules.PerToken(6), rules.PerChannel(2, 8), rules.Channels(6),
         rules.CodesPerToken(4, 8), rules.CodesPerChannel(4, 8), rules.PerToken(6, bits=4),
     ):  # fmt: skip
-        cache = PackedKVCache(2, 2, 2, 48, 16, k_rule=rule, v_rule=rule, recent=8)
+        cache = PackedKVCache(2, 2, 2, 48, 16, k=rule, v=rule, recent=8)
         policy = Evict(scores.knorm, 28, sink=0, recent=8)
         generate(model, prompt(40, 2), 3, cache=cache, prune=policy)
-    cache = PackedKVCache(2, 2, 2, 48, 16, k_rule=rules.PerToken(6), v_rule=rules.PerToken(6))
+    cache = PackedKVCache(2, 2, 2, 48, 16, k=rules.PerToken(6), v=rules.PerToken(6))
     generate(model, prompt(40, 2), 3, cache=cache, decode=compiled_decode(model, cache))
 
 
@@ -165,7 +167,7 @@ def what_pruning_costs_is_measured():
     asked = quality.Prompts(texts, [[3, 9, 27, 20, 1], [11, 2, 6, 5]], [2, 3], "unseen")
     shape = quality.Shape(75, 32, torch.float16, 2, 8)
     methods, _ = quality.at_bytes(("snapkv", "mustafar", "think", "kivi"), 0.6, shape)
-    for _ in quality.measured(model, asked, methods | {"dense": None}):
+    for _ in quality.measure(model, asked, methods | {"dense": None}):
         pass
 
 

@@ -52,11 +52,10 @@ class Body:
         Shapes: score (B, G, T, D) -> the same; or (B, G, D), one choice for all of a head's tokens,
         -> (B, G, T, D).
         """
-        if score.dim() == 4:
-            keep_BGTD = self.through(self._masked, score, tokens_BGT)
-        else:
-            keep_BGTD = self._masked(score)[:, :, None]
-        return keep_BGTD | ~tokens_BGT[..., None]
+        outside_BGT1 = ~tokens_BGT[..., None]
+        if score.dim() == 3:
+            return self._masked(score)[:, :, None] | outside_BGT1
+        return self.through(self._masked, score, tokens_BGT) | outside_BGT1
 
     def hold(self, x_BGTD: Tensor, tokens_BGT: Tensor) -> Tensor:
         """The numbers as they come back from the rule; those outside the body as they were."""

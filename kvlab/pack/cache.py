@@ -181,9 +181,10 @@ class PackedKVCache(Slots):
         self._check_new(layer, k_BGSD, v_BGSD, pos_BS)
         n_new, seen, new_BS = k_BGSD.shape[2], self.ledger[layer].seen, pos_BS
         if new_BS is None:
-            new_BS = torch.arange(seen, seen + n_new, device=self.device)[None]
+            new_S = torch.arange(seen, seen + n_new, device=self.device)
+            new_BS = new_S.expand(self.batch, -1)
         before = self._layer_bytes(layer)
-        pos_BGS = new_BS[:, None].expand(self.batch, self.n_kv_heads, -1)
+        pos_BGS = new_BS[:, None].expand(-1, self.n_kv_heads, -1)
         self._enter(layer, k_BGSD, v_BGSD, pos_BGS)
         self._write_positions(layer, pos_BS, n_new)
         self.bytes_written += max(0, self._layer_bytes(layer) - before)
