@@ -227,6 +227,22 @@ def test_packed_is_what_a_packed_cache_holds(model, bits):
         assert torch.equal(cache.v_LBGTD[layer, :, :, :40], v)
 
 
+def test_what_an_unprotected_eviction_left_is_held_as_a_packed_cache_holds_it(model):
+    """Sinks and window are the first and latest of the tokens that are left."""
+    evict = Evict(policies.knorm, 24, sink=0, recent=0)
+    method = Stored(CodesPerChannel(4, 8), CodesPerToken(4, 8), evict, sink=2, recent=6)
+    alone = Prompts(TEXTS[:1], RESTS[:1], [2], "unseen")
+    base = quality.read(model, alone, quality.needs_of_all([method]))
+    only, cache = (quality.pruned(base, m).cache for m in (evict, method))
+    how = {"k_rule": method.k, "v_rule": method.v, "sinks": 2, "recent": 6, "every": 8}
+    packed = PackedKVCache.of(only, **how)
+    assert packed.packed_L == (16, 16, 16)
+    assert quality.held_bytes(cache, method, torch.float64) == packed.live_bytes
+    for layer in range(3):
+        for x, store in zip(packed.unpacked(layer), (cache.k_LBGTD, cache.v_LBGTD), strict=True):
+            assert torch.equal(store[layer, :, :, :24], x)
+
+
 def test_evicting_and_then_packing_counts_each_head_by_itself(model):
     evict = policies.adakv(16, sink=0, recent=2, score=policies.knorm)
     method = Stored(PerToken(3, bits=4), None, evict, sink=0, recent=2)
