@@ -10,6 +10,8 @@ Nothing of transformers is changed. The model hands its turned keys and its valu
 asks the attention function named "kvlab" for the result. That function appends to a `KVCache`,
 reads it and attends, as our own model does, so padding, eviction, ragged heads and layers of
 different lengths need no masks but those that follow from positions.
+
+Long because all that is said in the words of transformers stands in this one file.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ STANDARD_ONLY = [
     "shell.bootstrap",
     "shell.lab",
     "shell.cli",
+    "shell.options",
 ]
 
 # Old names that do what they did, where the new ones do less by themselves.

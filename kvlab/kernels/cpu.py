@@ -6,6 +6,9 @@ width, I inputs and O outputs of a linear layer, P parts that a row's slots are 
 Numbers are worked with in float32 (float64 for float64 weights) whatever they are stored as. Half
 precision comes in as integers of the same bits, since numpy has no bfloat16: uint16 is bfloat16,
 int16 is float16, int8 is a whole number with one scale per output.
+
+Long because `attend` is compiled as one loop nest: parts of it as functions of their own may round
+otherwise.
 """
 
 from __future__ import annotations

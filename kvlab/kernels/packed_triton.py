@@ -8,6 +8,8 @@ of rows once, lays them out in registers, and multiplies them with all R query h
 the read; nothing is unpacked to memory. `_join` adds the parts up. Nothing waits for the device:
 all sizes are numbers that the host knows.
 Source: Dao et al. 2023, "Flash-Decoding" (parts of the keys, joined by their softmax sums).
+
+Long because a program's sizes and addresses are told one by one, where it starts and where it runs.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from kvlab.pocket.words import (
     THINGS,
     WEATHER,
     Country,
-)  # fmt: skip
+)
 
 
 # --------------------------------------------------------------------------------- what is held out

@@ -18,7 +18,7 @@ from kvlab.pocket.pieces import (
     chat,
     story_then_questions,
     system,
-)  # fmt: skip
+)
 from kvlab.pocket.relations import (
     Relation,
     changed,
@@ -26,7 +26,7 @@ from kvlab.pocket.relations import (
     looked_up,
     relation,
     relations,
-)  # fmt: skip
+)
 from kvlab.pocket.sentences import (
     country_sentence,
     facts,
@@ -36,7 +36,7 @@ from kvlab.pocket.sentences import (
     royal_sentence,
     weather_sentence,
     with_articles,
-)  # fmt: skip
+)
 from kvlab.pocket.words import ANIMALS, KINDS, NAMES, NUMBERS, PLACES, SMALL_TALK, THINGS, TOLD
 
 

@@ -39,7 +39,7 @@ from kvlab.pocket.stories import (
     profiles,
     prose,
     story,
-)  # fmt: skip
+)
 from kvlab.pocket.words import (
     APART,
     COUNTRIES,
@@ -52,7 +52,7 @@ from kvlab.pocket.words import (
     TOLD,
     WEATHER,
     WORDS,
-)  # fmt: skip
+)
 
 __all__ = [
     "APART", "COUNTRIES", "KINDS", "NAMES", "NOTHING", "PLACES", "PLAIN", "SMALL_TALK", "STEM",

@@ -34,7 +34,8 @@ def density(cache: KVCache) -> Density:
     for i, used in enumerate(cache.used_L):
         valid_BGT = cache.pos_LBGT[i, :, :, :used] >= 0
         tokens += int(valid_BGT.sum())
-        for j, store_LBGTD in enumerate((cache.k_LBGTD, cache.v_LBGTD)):
-            zeros[j] += int(((store_LBGTD[i, :, :, :used] == 0) & valid_BGT[..., None]).sum())
+        kv = cache.k_LBGTD[i, :, :, :used], cache.v_LBGTD[i, :, :, :used]
+        for j, x_BGTD in enumerate(kv):
+            zeros[j] += int(((x_BGTD == 0) & valid_BGT[..., None]).sum())
     elements = max(1, tokens * cache.k_LBGTD.shape[-1])
     return Density(tokens / max(1, seen), *(1 - n / elements for n in zeros))

@@ -7,6 +7,9 @@ how far set-up came:
     making   the virtual environment itself is being made; found again, it is made anew
     made     pip may have installed any part of what is needed; found again, pip runs again
     done     everything was installed from the `inputs` (a hash) that the stamp names
+
+Long because it is all that runs on a bare and perhaps old Python, where nothing of ours may be
+relied on yet.
 """
 
 import contextlib

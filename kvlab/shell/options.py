@@ -1,0 +1,136 @@
+"""The options of every command. Importing this module needs the standard library only."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from kvlab import __version__
+
+Command = Callable[..., argparse.ArgumentParser]
+
+
+def parser_of(runs: Mapping[str, Callable]) -> argparse.ArgumentParser:
+    """The command line; each command is run by the function that goes by its name."""
+    parser = argparse.ArgumentParser(
+        prog="kvlab", description="A book that runs: how a language model answers a prompt."
+    )
+    parser.add_argument("--version", action="version", version=f"kvlab {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command")
+
+    def command(name: str, text: str, passes_on: bool = False) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=runs[name], passes_on=passes_on)
+        return sub
+
+    _to_start(command)
+    _to_answer(command)
+    _to_measure(command)
+    _to_look_around(command)
+    _to_grade(command)
+    _to_learn_and_write(command)
+    return parser
+
+
+def _to_start(command: Command) -> None:
+    lab = command("lab", "open the book in JupyterLab")
+    lab.add_argument("--no-browser", action="store_true", help="only print the address")
+    lab.add_argument("--port", type=int, help="default: the first free one from 8888")
+
+    command("test", "run the whole suite, or pytest with the arguments given", True)
+
+
+def _to_answer(command: Command) -> None:
+    demo = command("demo", "answer one prompt with and without a cache, and compare")
+    demo.add_argument("prompt", nargs="?", help="default: a long prompt about passwords")
+    demo.add_argument("-n", "--new-tokens", type=int, default=256)
+    demo.add_argument("--json", action="store_true")
+    demo.add_argument("--plot", metavar="FILE.png", help="draw both runs")
+    _model_arguments(demo)
+
+    generate = command("generate", "answer a prompt")
+    generate.add_argument("prompt")
+    generate.add_argument("-n", "--new-tokens", type=int, default=64, help="at most this many")
+    generate.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest token")
+    generate.add_argument("--top-k", type=int)
+    generate.add_argument("--top-p", type=float, default=1.0)
+    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--raw", action="store_true", help="no chat form around the prompt")
+    generate.add_argument("--policy", metavar="NAME", help="thin the prompt: snapkv, h2o, ...")
+    generate.add_argument("--budget", type=float, help="share of tokens it keeps; default: 0.5")
+    generate.add_argument("--sparsity", type=float, help="of keys and values, in packed rows")
+    generate.add_argument("--json", action="store_true")
+    _model_arguments(generate)
+
+
+def _to_measure(command: Command) -> None:
+    exam = command("eval", "measure the pocket model, and hold it against its bars")
+    exam.add_argument("model", nargs="?", default="pocket", help='"pocket", or a folder')
+    exam.add_argument(
+        "--prompts", type=int, default=200, metavar="N",
+        help="in each set; 200, the default, take about ten minutes on one core",
+    )  # fmt: skip
+    exam.add_argument("--json", action="store_true")
+    exam.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON there")
+    exam.add_argument("--log", type=Path, help="of the training; default: log.jsonl by the folder")
+
+    prune = command("prune-report", "what each way to prune costs at equal bytes")
+    prune.add_argument("--policies", default="", metavar="NAMES", help='"snapkv,kivi", or "all"')
+    prune.add_argument("--budgets", default="0.5,0.3,0.2", help="shares of the dense bytes")
+    prune.add_argument("--tokens", type=int, default=400, help="of each text")
+    prune.add_argument("--prompts", type=int, default=16, help="of each seed, in each task")
+    prune.add_argument("--seeds", type=int, default=3)
+    prune.add_argument("--sink", type=int, default=4, help="first tokens that every method keeps")
+    prune.add_argument("--recent", type=int, default=32, help="latest tokens that stay dense")
+    prune.add_argument("--text", metavar="FILE", help="measure its continuation as well")
+    prune.add_argument("--json", action="store_true")
+    prune.add_argument("--out", metavar="FILE.json", help="also write JSON; a second start goes on")
+    prune.add_argument("--plot", metavar="FILE.png", help="draw quality over bytes")
+    _model_arguments(prune)
+
+
+def _to_look_around(command: Command) -> None:
+    export = command("export", "write a model as Hugging Face files")
+    export.add_argument("folder", help="a new or an empty folder")
+    _model_arguments(export)
+    export.set_defaults(dtype="auto")
+
+    doctor = command("doctor", "what is installed, what this machine has, what is missing")
+    doctor.add_argument("--json", action="store_true")
+
+
+def _to_grade(command: Command) -> None:
+    grade = command("grade", "grade exercise notebooks: one, or a class")
+    grade.add_argument("files", nargs="*", metavar="FILE_OR_FOLDER")
+    grade.add_argument("--one", metavar="FILE", help="one notebook, for a container or cluster job")
+    out = "FILE"
+    grade.add_argument(
+        "--json", nargs="?", const="-", metavar=out, help="marks and messages; alone: print them"
+    )
+    grade.add_argument("--csv", nargs="?", const="-", metavar=out, help="marks; alone: print them")
+    grade.add_argument("--gradescope", metavar=out, help="with one notebook: a results.json")
+    grade.add_argument("--private-cases", metavar="FILE.py", help="the teacher's own cases too")
+    grade.add_argument("--chapter", metavar="N", help="grade this chapter only")
+    grade.add_argument("--workers", type=int, metavar="N", help="default: one per core")
+
+    command("progress", "which exercises are done, from a file on this computer")
+
+
+def _to_learn_and_write(command: Command) -> None:
+    hint = command("hint", "a hint for an exercise")
+    hint.add_argument("exercise", help='like "6.1"')
+    hint.add_argument("n", type=int, nargs="?", default=1, help="1, 2 or 3")
+
+    release = command("release", "make exercises/ and solutions/ from course/")
+    release.add_argument("--check", action="store_true", help="only say whether they agree")
+
+    tidy = command("normalise", "remove from notebooks what differs from run to run")
+    tidy.add_argument("files", nargs="+", metavar="FILE.ipynb")
+    tidy.add_argument("--check", action="store_true", help="only say whether they are tidy")
+
+
+def _model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="pocket", help='"pocket", a folder, or a hub id')
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
