@@ -244,7 +244,7 @@ def _eval(args, _rest) -> int:
 
 
 def _prune_report(args, _rest) -> int:
-    from kvlab import prune_report
+    from kvlab import files, prune_report
     from kvlab.demo import check_picture
     from kvlab.quality import METHODS
 
@@ -259,7 +259,7 @@ def _prune_report(args, _rest) -> int:
     )  # fmt: skip
     text = json.dumps(report, indent=1)
     if args.out:
-        Path(args.out).write_text(text + "\n", encoding="utf-8")
+        files.write(args.out, text + "\n")
     if args.plot:
         prune_report.plot(report, args.plot)
     print(text if args.json else prune_report.as_text(report))

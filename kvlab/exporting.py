@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from kvlab import files
 from kvlab.loading import as_dtype
 from kvlab.model import Transformer
 from kvlab.tokenizer import Tokenizer
@@ -50,9 +53,12 @@ def export(
             whole = Path(made) / "model"
             whole.mkdir()
             _write(model, tokenizer, whole, stored, config)
-            if folder.exists():
-                folder.rmdir()
-            shutil.move(whole, folder)
+            place = Path(os.path.realpath(folder))  # of a link, where it leads
+            if place.exists():
+                with contextlib.suppress(PermissionError):  # an owner that we may not give
+                    files.as_before(whole, place.stat())
+                place.rmdir()
+            shutil.move(whole, place)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"Export into {folder} failed: {error}.") from None
     return folder
@@ -67,8 +73,8 @@ def _write(
 ) -> None:
     config = model.config
     weights = {n: w.detach().to("cpu", dtype).contiguous() for n, w in model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)  # the library makes it private
+    with files.writing(folder / "model.safetensors") as part:  # the library makes it private
+        save_file(weights, part, metadata={"format": "pt"})
     tokenizer.inner.save(str(folder / "tokenizer.json"))
     end = _token(tokenizer, config.eos_ids[0] if config.eos_ids else None)
     # a batch needs something to pad with, and nothing reads it
@@ -85,7 +91,7 @@ def _write(
         },
     }
     for name, content in written.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        files.write(folder / name, json.dumps(content, indent=2) + "\n")
 
 
 def _token(tokenizer: Tokenizer, i: int | None) -> str | None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kvlab import quality
+from kvlab import files, quality
 from kvlab.loading import load
 from kvlab.measure import machine
 from kvlab.model import Transformer
@@ -320,7 +320,7 @@ def _log(out: str | Path | None, settings: dict) -> Iterator[tuple[dict[Key, Row
 
     Raises: ValueError when the file is of other settings, or no log of ours.
     """
-    if out is None:
+    if out is None or not files.is_ordinary(out):  # no file lies beside a device or a pipe
         yield {}, lambda key, row: None
         return
     path = Path(out).with_suffix(".jsonl")
@@ -341,7 +341,7 @@ def _read_log(path: Path, settings: dict) -> dict[Key, Row]:
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     whole = text[: text.rfind("\n") + 1]
     if whole != text:  # a run was ended while it wrote a line
-        path.write_text(whole, encoding="utf-8")
+        files.write(path, whole)
     if not whole:
         return {}
     try:
@@ -493,4 +493,5 @@ def plot(report: dict[str, Any], path: str | Path) -> None:
                 curves.setdefault(r["method"], []).append(point)
             y_label = "right answers" if task == "recall" else "KL (nats) to dense"
             panels[title.split(":")[0], y_label] = curves
-    pareto(panels, muted=(DENSE, FLOOR, *BASELINES)).savefig(path, dpi=150)
+    with files.writing(path) as part:
+        pareto(panels, muted=(DENSE, FLOOR, *BASELINES)).savefig(part, dpi=150)

@@ -138,7 +138,7 @@ def packages(venv):
 def project(root):
     """Writes a small project with this repository's set-up and a command line that only reports."""
     (root / "kvlab").mkdir(parents=True)
-    for name in ("__init__.py", "__main__.py", "bootstrap.py"):
+    for name in ("__init__.py", "__main__.py", "bootstrap.py", "files.py"):
         shutil.copy(PACKAGE / name, root / "kvlab" / name)
     (root / "kvlab" / "cli.py").write_text(CLI)
     (root / "backend.py").write_text(BACKEND)
@@ -394,11 +394,16 @@ def test_a_foreign_venv_is_left_alone(root, machine, capsys, kind):
         assert [path.name for path in venv.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("holds", [[], [bootstrap.STAMP + ".new"]])
-def test_an_empty_venv_folder_is_used(root, machine, holds):
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_an_empty_venv_folder_is_used(root, machine, monkeypatch, cut_off):
     (root / ".venv").mkdir()
-    for name in holds:  # set-up was cut off at its first write
-        (root / ".venv" / name).touch()
+    if cut_off:  # killed at its first write
+        with monkeypatch.context() as killed:
+            killed.setattr(os, "replace", lambda *paths: sys.exit("killed"))
+            killed.setattr(Path, "unlink", lambda path: None)
+            with pytest.raises(SystemExit):
+                bootstrap.write_stamp(root / ".venv", state="making", root=str(root))
+        assert len(list((root / ".venv").iterdir())) == 1
     assert start(root, "lab")[0] == "inside"
 
 
@@ -715,7 +720,7 @@ def test_ctrl_c_is_one_line(root, machine, monkeypatch, capsys):
 # ---------------------------------------------------------------- the files themselves
 
 
-@pytest.mark.parametrize("name", ["__init__.py", "__main__.py", "bootstrap.py"])
+@pytest.mark.parametrize("name", ["__init__.py", "__main__.py", "bootstrap.py", "files.py"])
 def test_an_old_python_can_read_the_file(name):
     text = (PACKAGE / name).read_text(encoding="utf-8")
     ast.parse(text, feature_version=(3, 6))

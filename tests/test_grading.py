@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 
 import pytest
 
@@ -15,6 +16,7 @@ from kvlab.course import notebooks, report, sandbox
 from kvlab.course.exercises import ALL
 from kvlab.course.grade import Rules, find_submissions, grade_all
 from tests import hostile
+from tests.test_files import fifo, null
 
 PAGE = ROOT / "docs" / "grading.md"
 pytestmark = pytest.mark.timeout(1800)
@@ -134,6 +136,27 @@ def test_a_class_that_was_stopped_goes_on(class_of_three, tmp_path, capsys, monk
     rows = {r["name"]: r for r in csv.DictReader(io.StringIO(table.read_text()))}
     assert rows["ann/06_kv_cache"]["6.3"] == "4" and "'=cy/06_kv_cache" in rows
     assert sorted(p.name for p in tmp_path.iterdir()) == ["class", "marks.csv", "marks.json"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs devices and pipes")
+def test_marks_go_into_a_device_or_a_pipe_and_nothing_lies_beside(
+    class_of_three, tmp_path, monkeypatch
+):
+    shutil.rmtree(class_of_three / "ann")  # nobody answered anything: this is quick
+    device = null(tmp_path)
+    with fifo(tmp_path) as (pipe, got), monkeypatch.context() as watched:
+        watched.setattr(report, "Journal", lambda *where: pytest.fail(f"a journal: {where}"))
+        assert main(["grade", str(class_of_three), "--csv", str(device), "--json", str(pipe)]) == 0
+    assert len(json.loads(got[0])["notebooks"]) == 2
+    assert stat.S_ISCHR(device.lstat().st_mode)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["class", "null", "pipe"]
+    marks = tmp_path / "marks.csv"
+    marks.write_text("before")
+    marks.chmod(0o640)
+    (tmp_path / "link.csv").symlink_to(marks)
+    assert main(["grade", str(class_of_three), "--csv", str(tmp_path / "link.csv")]) == 0
+    assert (tmp_path / "link.csv").is_symlink() and "bob/06_kv_cache" in marks.read_text()
+    assert stat.S_IMODE(marks.stat().st_mode) == 0o640
 
 
 def test_a_journal_of_other_rules_or_another_file_does_not_count(tmp_path):

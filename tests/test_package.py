@@ -11,11 +11,12 @@ import kvlab
 
 PACKAGE = Path(kvlab.__file__).parent
 FLOORS = {
-    "config": 0, "ops": 0, "rows": 0, "tokenizer": 0, "cache": 1, "attention": 2, "prune": 2,
-    "packed": 2, "policies": 3, "model": 3, "loading": 4, "exporting": 5, "fused": 4, "int8": 4,
-    "generation": 5, "graphs": 6, "hf": 6, "quality": 6, "laws": 7, "probe": 7, "measure": 7,
+    "files": 0, "config": 0, "ops": 0, "rows": 0, "tokenizer": 0, "cache": 1, "attention": 2,
+    "prune": 2, "packed": 2, "policies": 3, "model": 3, "loading": 4, "exporting": 5, "fused": 4,
+    "int8": 4, "generation": 5, "graphs": 6, "hf": 6, "quality": 6, "laws": 7, "probe": 7,
+    "measure": 7,
 }  # fmt: skip
-STANDARD_ONLY = ["__init__", "__main__", "bootstrap", "lab", "cli"]
+STANDARD_ONLY = ["__init__", "__main__", "bootstrap", "files", "lab", "cli"]
 
 
 def imports(path, top_level=False):

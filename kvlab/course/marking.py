@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from kvlab import files
 from kvlab.course import progress, report, sandbox
 from kvlab.course.exercises import ALL
 from kvlab.course.grade import Graded, Rules, find_submissions, grade_all, private_cases
@@ -83,8 +84,9 @@ def _rules(args: argparse.Namespace) -> Rules:
 def _journal(
     args: argparse.Namespace, rules: Rules, submissions: Mapping[str, Path]
 ) -> report.Journal | None:
-    """Where a class's results are kept while it is graded, if a report is written at all."""
-    target = next((t for t in (args.json, args.csv) if t not in (None, "-")), None)
+    """Where a class's results are kept while it is graded, if a report is written to a file."""
+    named = [t for t in (args.json, args.csv) if t not in (None, "-")]
+    target = next((t for t in named if files.is_ordinary(t)), None)
     if target is None:
         return None
     private = Path(args.private_cases).read_bytes() if args.private_cases else b""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from kvlab import files
 from kvlab.pocket import exam, path
 from kvlab.pocket.evaluate import in_words
 
@@ -301,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--card", type=Path, default=path() / "README.md")
     args = parser.parse_args(argv)
     card = args.card.read_text(encoding="utf-8")
-    args.card.write_text(filled(card, *recorded(args.result)), encoding="utf-8")
+    files.write(args.card, filled(card, *recorded(args.result)))
 
 
 if __name__ == "__main__":

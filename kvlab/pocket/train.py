@@ -15,10 +15,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import platform
 import random
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -33,6 +31,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from kvlab import files
 from kvlab.config import ModelConfig
 from kvlab.model import Transformer
 from kvlab.pocket import bpe, evaluate, path, world
@@ -475,9 +474,9 @@ class Run:
             "seconds": self.seconds,
         }
         self.out.mkdir(parents=True, exist_ok=True)
-        unfinished = self.checkpoint.with_suffix(".tmp")
-        torch.save(state, unfinished)
-        os.replace(unfinished, self.checkpoint)
+        # an open file: torch would put its name into the checkpoint
+        with files.writing(self.checkpoint) as part, part.open("wb") as file:
+            torch.save(state, file)
 
     def resume(self) -> None:
         """Go on from the checkpoint.
@@ -535,14 +534,14 @@ def export(model: Transformer, folder: Path) -> None:
     """Write a model as Hugging Face files, weights in float16."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: p.detach().half().contiguous() for name, p in model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)
+    with files.writing(folder / "model.safetensors") as part:
+        save_file(weights, part, metadata={"format": "pt"})
     bpe.write_json(folder / "config.json", model.config.to_hf("float16"))
     ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     bpe.write_json(folder / "generation_config.json", ends)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (path() / name).exists() and folder.resolve() != path():
-            shutil.copyfile(path() / name, folder / name)
+            files.write(folder / name, (path() / name).read_bytes())
 
 
 def provenance(feeder: Feeder) -> dict[str, Any]:
