@@ -12,7 +12,7 @@ import kvlab
 from kvlab import check, hint
 from kvlab.cli import ROOT, main
 from kvlab.course import ch06_answers, compare, notebooks, spec
-from kvlab.course.answer import LocalAnswer
+from kvlab.course.answer import AnswerRaised, LocalAnswer
 from kvlab.course.exercises import ALL
 from kvlab.course.grade import grade, grade_source
 from kvlab.course.judging import draw, judge
@@ -268,6 +268,29 @@ def compare(race, pairs, at_least):
     assert check("11.1", used).passed
     used = run_cell(helper + answer.replace("USES", "run"), "compare")
     assert "kvlab.course.checking may not be used" in check("11.1", used).message
+
+
+DEEP = {
+    "Python's": "json.loads('{')",
+    "torch's": "torch.nn.functional.softmax('x', 0)",
+    "an installed package's": "numpy.linalg.inv(numpy.zeros(3))",
+    "ours": "kvlab.generate(None, [], 1)",
+}
+
+
+@pytest.mark.parametrize("whose", DEEP)
+@pytest.mark.parametrize("folder", ["kvlab", "torch of mine", "on importlib", "x"])
+def test_the_line_that_failed_is_the_learners_wherever_their_file_lies(whose, folder, tmp_path):
+    """`git clone` makes a folder called kvlab, and a learner may write a file in it."""
+    file = tmp_path / folder / "mine.py"
+    file.parent.mkdir()
+    source = f"import json, numpy, torch, kvlab\n\n\ndef f(x):\n    return {DEEP[whose]}\n"
+    file.write_text(source)
+    names = {}
+    exec(compile(source, str(file), "exec"), names)
+    with pytest.raises(AnswerRaised) as caught:
+        LocalAnswer(names["f"])(1)
+    assert caught.value.where == f"line 5: return {DEEP[whose]}"
 
 
 def test_an_empty_answer_cell_is_named(nursery):

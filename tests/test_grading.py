@@ -57,6 +57,29 @@ def test_a_hostile_or_broken_submission_gets_what_it_earned(run, case):
     assert not any(v.state == "error" for v in run[name].verdicts)
 
 
+def test_the_search_for_references_finds_them_and_nothing_else(tmp_path):
+    """Where nothing hides them: in this project, and in one whose folder is called kvlab."""
+
+    def found(top):
+        names = {"os": os, "TOP": str(top)}
+        exec(hostile.LOOK, names)
+        return {os.path.relpath(path, top) for path in names["found"]}
+
+    ours = {"cache.py", "course/ch06.py", "course/ch06_answers.py"}
+    assert {path for path in found(ROOT / "kvlab") if path.endswith(".py")} == ours
+    for room in ("chapters", "exercises", "solutions"):
+        assert found(ROOT / room) == {"06_kv_cache.ipynb"}
+    clone = tmp_path / "kvlab"
+    packages = clone / ".venv" / "lib" / "python3.11" / "site-packages"
+    theirs = [packages / name / "cache.py" for name in ("jedi", "transformers/utils", "joblib")]
+    theirs += [clone / "tests" / "test_cache.py", packages / "torch" / "ch06.h"]
+    compiled = "kvlab/course/__pycache__/ch06.cpython-311.pyc"
+    for path in (*theirs, clone / "kvlab" / "cache.py", clone / compiled):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert found(clone) == {"kvlab/cache.py", compiled}
+
+
 @pytest.mark.parametrize("name", ["an honest neighbour", "another"])
 def test_its_neighbours_in_the_same_run_get_their_marks(run, name):
     assert run[name].points == run[name].out_of == OUT_OF, said(run[name])
