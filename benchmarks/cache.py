@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from kvlab import Transformer, compiled_decode, generate, load, stream
+from kvlab import Transformer, compiled_decode, files, generate, load, stream
 from kvlab.measure import machine
 from kvlab.pocket.world import recall_prompt
 from kvlab.shell.demo import timed_both_ways
@@ -70,7 +70,7 @@ def main() -> None:
     }
     print(result["growth"])
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        files.write(args.out, json.dumps(result, indent=1) + "\n")
 
 
 class Compiled:

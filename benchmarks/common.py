@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from kvlab import ModelConfig, Transformer
+from kvlab import ModelConfig, Transformer, files
 from kvlab.measure import Comparison, machine
 
 # 124.7 million parameters; GQA with four KV heads; nothing but its weights is random
@@ -93,6 +93,6 @@ def record(
     result = {"command": command, "machine": where, **more, "rows": list(rows)}
     text = json.dumps(result, indent=1) + "\n"
     if out:
-        out.write_text(text, encoding="utf-8")
+        files.write(out, text)
     print(text)
     return result

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import record
-from kvlab import load, pocket, policies, quality
+from kvlab import files, load, pocket, policies, quality
 from kvlab.pack import CodesPerChannel, CodesPerToken, rows
 from kvlab.pocket import questions
 from kvlab.pocket.asking import world_question
@@ -475,7 +475,7 @@ def of_model(folder: Path, args: argparse.Namespace) -> tuple[list[dict[str, Any
     seconds = round(time.perf_counter() - start, 1)
     if kept:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps({"seconds": seconds, "rows": found}), encoding="utf-8")
+        files.write(kept, json.dumps({"seconds": seconds, "rows": found}))
     return found, seconds
 
 
@@ -499,7 +499,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found += rows_
     claims = list(judged(found))
     same = [identities(folder, args) for folder in args.models]
-    record(
+    result = record(
         "benchmarks.orderings",
         args.out,
         list(summed(found)),
@@ -510,9 +510,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         claims=claims,
         seconds=seconds,
     )
-    if args.out:
-        result = json.loads(args.out.read_text(encoding="utf-8"))
-        args.out.with_suffix(".md").write_text(in_words(result), encoding="utf-8")
+    if args.out and files.is_ordinary(args.out):
+        files.write(args.out.with_suffix(".md"), in_words(result))
     return 0
 
 

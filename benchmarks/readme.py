@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from kvlab import files
+
 ROOT = Path(__file__).resolve().parent.parent
 Result = dict[str, Any]
 
@@ -187,4 +189,4 @@ def filled(text: str) -> str:
 
 if __name__ == "__main__":
     readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text("utf-8")), encoding="utf-8")
+    files.write(readme, filled(readme.read_text("utf-8")))

@@ -6,7 +6,9 @@ memory peaks at about the size of the weights. `transformers` opens what is writ
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -19,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from kvlab import files
 from kvlab.config import ModelConfig
 from kvlab.families import as_ids
 from kvlab.model import Transformer
@@ -102,13 +105,13 @@ def _from_hub(name: str) -> Path:
     return _fetched(name, _HUB_FILES)
 
 
-def _fetched(name: str, files: tuple[str, ...]) -> Path:
+def _fetched(name: str, wanted: tuple[str, ...]) -> Path:
     try:
         from huggingface_hub import errors, snapshot_download
     except ImportError:
         raise _no_hub(name, "needs huggingface_hub: pip install huggingface_hub") from None
     try:
-        return Path(snapshot_download(name, allow_patterns=list(files), etag_timeout=5))
+        return Path(snapshot_download(name, allow_patterns=list(wanted), etag_timeout=5))
     except errors.GatedRepoError:
         page = f"https://huggingface.co/{name}"
         why = f"is gated: accept its terms at {page} and log in (hf auth login)"
@@ -163,13 +166,13 @@ def _weight_files(folder: Path) -> list[Path]:
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file() or not index.is_file():
         return [single]
-    files = _read_json(index).get("weight_map")
-    if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
+    parts = _read_json(index).get("weight_map")
+    if not isinstance(parts, dict) or not all(isinstance(p, str) for p in parts.values()):
         raise ValueError(f"{index} has no weight_map from names to files.")
-    for name in files.values():
+    for name in parts.values():
         if Path(name).name != name:
             raise ValueError(f"{index} names {name!r}; expected a file beside it.")
-    return [folder / name for name in sorted(set(files.values()))]
+    return [folder / name for name in sorted(set(parts.values()))]
 
 
 def _read_weights(
@@ -278,9 +281,12 @@ def export(
             whole = Path(made) / "model"
             whole.mkdir()
             _write(model, tokenizer, whole, stored, config)
-            if folder.exists():
-                folder.rmdir()
-            shutil.move(whole, folder)
+            place = Path(os.path.realpath(folder))  # of a link, where it leads
+            if place.exists():
+                with contextlib.suppress(PermissionError):  # an owner that we may not give
+                    files.as_before(whole, place.stat())
+                place.rmdir()
+            shutil.move(whole, place)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"Export into {folder} failed: {error}.") from None
     return folder
@@ -295,8 +301,8 @@ def _write(
 ) -> None:
     config = model.config
     weights = {n: w.detach().to("cpu", dtype).contiguous() for n, w in model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)  # the library makes it private
+    with files.writing(folder / "model.safetensors") as part:  # the library makes it private
+        save_file(weights, part, metadata={"format": "pt"})
     tokenizer.inner.save(str(folder / "tokenizer.json"))
     end = _token(tokenizer, config.eos_ids[0] if config.eos_ids else None)
     # a batch needs something to pad with, and nothing reads it
@@ -313,7 +319,7 @@ def _write(
         },
     }
     for name, content in written.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        files.write(folder / name, json.dumps(content, indent=2) + "\n")
 
 
 def _token(tokenizer: Tokenizer, i: int | None) -> str | None:

@@ -103,12 +103,19 @@ def text(content):
     return lambda: content
 
 
-SEARCH = """found = []
-for folder, folders, files in os.walk('/'):
+# What must not be found, by its last folder and its name with or without Python's own additions:
+# a folder called kvlab is no sign, for `git clone` makes one and installed packages lie in it.
+REFERENCES = {
+    "ch06": ("q6_",),
+    "kvlab": ("cache.",),
+    **dict.fromkeys(("solutions", "exercises", "chapters"), ("06_kv_cache.",)),
+}
+LOOK = f"""found = []
+for folder, folders, files in os.walk(TOP):
     if folder.startswith(('/proc', '/sys')): continue
-    found += [folder + '/' + f for f in files if 'ch06' in f or '06_kv' in f
-              or 'q6_1_cache' in f or (f == 'cache.py' and 'kvlab' in folder)]
-raise ValueError(f'found {found}')"""
+    names = {REFERENCES}.get(folder.removesuffix('/__pycache__').rpartition('/')[2], ())
+    found += [folder + '/' + f for f in files if f.startswith(names)]"""
+SEARCH = LOOK.replace("TOP", "'/'") + "\nraise ValueError(f'found {found}')"
 
 WRITE = f"""done = []
 for place in ({str(ROOT / "solutions")!r}, {str(ROOT)!r}, '/', '/etc', '/usr', '/root', '/var/tmp',
@@ -137,7 +144,8 @@ for p in pids:
         os.listdir(f'/proc/{p}/root')
     except PermissionError:
         pass
-raise ValueError(f'{len(pids)} process, grader seen: {any("pytest" in l for l in lines)}')"""
+own = open('/proc/self/cmdline').read()  # of which the one that starts answers has a copy
+raise ValueError(f'{len(pids)} process, grader seen: {any(l != own for l in lines)}')"""
 
 PATCH_TORCH = """import torch as t
 for name in ('equal', 'isclose', 'allclose', 'eq'):

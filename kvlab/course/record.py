@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from kvlab import files
 from kvlab.course.author.spec import Verdict
 from kvlab.course.exercises import ALL
 
@@ -57,11 +58,9 @@ def record(verdict: Verdict) -> None:
     row["state"] = "passed" if row["passed"] else verdict.state
     noted[verdict.exercise.number] = row
     target = path()
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
     with contextlib.suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(noted, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        part.replace(target)
+        files.write(target, json.dumps(noted, indent=1, sort_keys=True) + "\n")
 
 
 def as_text() -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from kvlab import files
 from kvlab.pocket import path, world
 
 EOS = "<eos>"  # opens every text and ends every document; id 0
@@ -100,7 +101,8 @@ def train(corpus: Iterator[str], vocab_size: int = VOCAB_SIZE) -> Tokenizer:
 def save(tokenizer: Tokenizer, folder: Path) -> None:
     """Write tokenizer.json and the two small files that transformers wants beside it."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    with files.writing(folder / "tokenizer.json") as part:
+        tokenizer.save(str(part))
     special = {"bos_token": EOS, "eos_token": EOS, "pad_token": EOS}
     config = special | {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -113,7 +115,7 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
 
 def write_json(file: Path, content: dict) -> None:
     """Write a JSON file with a newline at its end."""
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    files.write(file, json.dumps(content, indent=2) + "\n")
 
 
 def load(folder: Path | None = None) -> Tokenizer:

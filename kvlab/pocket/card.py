@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from kvlab import files
 from kvlab.pocket import path
 from kvlab.pocket.card_tables import BLOCKS, Result, spread
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--card", type=Path, default=path() / "README.md")
     args = parser.parse_args(argv)
     card = args.card.read_text(encoding="utf-8")
-    args.card.write_text(filled(card, *recorded(args.result)), encoding="utf-8")
+    files.write(args.card, filled(card, *recorded(args.result)))
 
 
 if __name__ == "__main__":

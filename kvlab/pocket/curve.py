@@ -14,6 +14,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from kvlab import files
+
 # a colour and a line style each (Okabe and Ito's palette), so that no two look alike in grey
 LOSSES = {
     "copy": ("copy a list", "#0072B2", "-"),
@@ -56,7 +58,8 @@ def draw(logs: Sequence[Path], out: Path) -> bool:
         axes.grid(color="#E5E5E5", linewidth=0.8)
         _name_the_stages(axes, runs[0], named=axes is upper)
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(out, dpi=130)
+    with files.writing(out) as part:
+        figure.savefig(part, dpi=130)
     return True
 
 

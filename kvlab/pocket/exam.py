@@ -13,6 +13,7 @@ from typing import Any
 
 import tokenizers
 
+from kvlab import files
 from kvlab.checkpoint import load
 from kvlab.measure import machine
 from kvlab.measure.progress_bar import progress
@@ -178,7 +179,7 @@ def run(name: str, n_prompts: int, out: Path | None, log: Path | None) -> Result
     line = f"kvlab eval {name}" + f" --prompts {n_prompts}" * (n_prompts != 200)
     result = {"command": line} | evaluate(folder, n_prompts) | training
     if out:
-        out.write_text(as_json(result), encoding="utf-8")
+        files.write(out, as_json(result))
     return result
 
 

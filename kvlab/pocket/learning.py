@@ -5,7 +5,6 @@ B windows, S tokens of each, N tokens that have a loss, V vocabulary.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kvlab import files
 from kvlab.config import ModelConfig
 from kvlab.model import Transformer
 from kvlab.pocket import bpe, path
@@ -78,11 +78,11 @@ def export(model: Transformer, folder: Path) -> None:
     """Write a model as Hugging Face files, weights in float16."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: p.detach().half().contiguous() for name, p in model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)
+    with files.writing(folder / "model.safetensors") as part:
+        save_file(weights, part, metadata={"format": "pt"})
     bpe.write_json(folder / "config.json", model.config.to_hf("float16"))
     ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     bpe.write_json(folder / "generation_config.json", ends)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (path() / name).exists() and folder.resolve() != path():
-            shutil.copyfile(path() / name, folder / name)
+            files.write(folder / name, (path() / name).read_bytes())

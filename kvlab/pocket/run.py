@@ -8,7 +8,6 @@ that was not.
 from __future__ import annotations
 
 import json
-import os
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from kvlab import files
 from kvlab.config import ModelConfig
 from kvlab.measure.progress_bar import progress
 from kvlab.pocket import bpe
@@ -196,9 +196,9 @@ class Run:
             "seconds": self.seconds,
         }
         self.out.mkdir(parents=True, exist_ok=True)
-        unfinished = self.checkpoint.with_suffix(".tmp")
-        torch.save(state, unfinished)
-        os.replace(unfinished, self.checkpoint)
+        # an open file: torch would put its name into the checkpoint
+        with files.writing(self.checkpoint) as part, part.open("wb") as file:
+            torch.save(state, file)
 
     def resume(self) -> None:
         """Go on from the checkpoint.

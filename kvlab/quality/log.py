@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kvlab import files
+
 Record = dict[str, Any]
 Key = tuple[str, str, int, str, float | None]  # task, question, seed, method, budget
 
@@ -18,7 +20,7 @@ def journal(out: str | Path | None, settings: dict) -> Iterator[tuple[dict[Key, 
 
     Raises: ValueError when the file is of other settings, or no log of ours.
     """
-    if out is None:
+    if out is None or not files.is_ordinary(out):  # no file lies beside a device or a pipe
         yield {}, lambda key, record: None
         return
     path = Path(out).with_suffix(".jsonl")
@@ -39,7 +41,7 @@ def _read_log(path: Path, settings: dict) -> dict[Key, Record]:
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     whole = text[: text.rfind("\n") + 1]
     if whole != text:  # a run was ended while it wrote a line
-        path.write_text(whole, encoding="utf-8")
+        files.write(path, whole)
     if not whole:
         return {}
     try:

@@ -28,6 +28,8 @@ import threading
 import time
 from pathlib import Path
 
+from kvlab import files
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 STAMP = "kvlab-set-up.json"
 LOG = "kvlab-set-up.log"
@@ -251,9 +253,7 @@ def read_stamp(venv):
 
 def write_stamp(venv, **stamp):
     """Replaces the stamp in one step, so that it is never half written."""
-    new = venv / (STAMP + ".new")
-    new.write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
-    os.replace(new, venv / STAMP)
+    files.write(venv / STAMP, json.dumps(stamp, indent=1) + "\n")
 
 
 def is_done(root, extras, inside=False):
@@ -329,7 +329,8 @@ def refuse_foreign(venv):
     """Stops before anything is deleted that is not a virtual environment."""
     if not os.path.lexists(venv) or venv_config(venv) or read_stamp(venv):
         return
-    if venv.is_dir() and set(os.listdir(venv)) <= {STAMP + ".new"}:
+    beginning = "." + Path(STAMP).stem + "-"  # of a stamp whose writing was cut off
+    if venv.is_dir() and all(name.startswith(beginning) for name in os.listdir(venv)):
         return
     raise Trouble(
         f"{venv} is there and is no virtual environment, so it was left as it is: move it away and"

@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from kvlab.shell.bootstrap import ROOT
 from kvlab.shell.options import parser_of
@@ -156,6 +155,7 @@ def _eval(args, _rest) -> int:
 
 
 def _prune_report(args, _rest) -> int:
+    from kvlab import files
     from kvlab.pocket import asking
     from kvlab.quality import METHODS
     from kvlab.quality import report as prune_report
@@ -173,7 +173,7 @@ def _prune_report(args, _rest) -> int:
     )  # fmt: skip
     text = json.dumps(report, indent=1)
     if args.out:
-        Path(args.out).write_text(text + "\n", encoding="utf-8")
+        files.write(args.out, text + "\n")
     if args.plot:
         from kvlab.view.pareto import plot
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from kvlab import files
 from kvlab.cache import KVCache
 from kvlab.checkpoint import load
 from kvlab.generation import generate, generate_uncached, stream, stream_uncached
@@ -157,4 +158,5 @@ def plot(report: dict[str, Any], path: str | Path) -> None:
     figure = seconds_at_token(
         report["cached"]["seconds_at_token"], report["uncached"]["seconds_at_token"]
     )
-    figure.savefig(path, dpi=150)
+    with files.writing(path) as part:
+        figure.savefig(part, dpi=150)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from kvlab import files
 from kvlab.quality.methods import BASELINES, DENSE, WINDOW_ONLY
 from kvlab.quality.tasks import TITLES
 from kvlab.view.figures import pareto
@@ -23,4 +24,5 @@ def plot(report: dict[str, Any], path: str | Path) -> None:
                 curves.setdefault(r["method"], []).append(point)
             y_label = "right answers" if task == "recall" else "KL (nats) to dense"
             panels[title.split(":")[0], y_label] = curves
-    pareto(panels, muted=(DENSE, WINDOW_ONLY, *BASELINES)).savefig(path, dpi=150)
+    with files.writing(path) as part:
+        pareto(panels, muted=(DENSE, WINDOW_ONLY, *BASELINES)).savefig(part, dpi=150)

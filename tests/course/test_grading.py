@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 
 import pytest
 
@@ -16,6 +17,7 @@ from kvlab.course.grading.grade import Rules, find_submissions, grade_all
 from kvlab.course.sandbox import walls
 from kvlab.shell.cli import ROOT, main
 from tests import hostile
+from tests.test_files import fifo, null
 
 PAGE = ROOT / "docs" / "grading.md"
 pytestmark = pytest.mark.timeout(1800)
@@ -54,6 +56,30 @@ def test_a_hostile_or_broken_submission_gets_what_it_earned(run, case):
     assert run[name].points == points, said(run[name])
     assert re.search(pattern, said(run[name])), said(run[name])
     assert not any(v.state == "error" for v in run[name].verdicts)
+
+
+def test_the_search_for_references_finds_them_and_nothing_else(tmp_path):
+    """Where nothing hides them: in this project, and in one whose folder is called kvlab."""
+
+    def found(top):
+        names = {"os": os, "TOP": str(top)}
+        exec(hostile.LOOK, names)
+        return {os.path.relpath(path, top) for path in names["found"]}
+
+    answers = {f"course/ch06/{path.name}" for path in (ROOT / "kvlab/course/ch06").glob("q6_*.py")}
+    assert len(answers) == 7
+    assert {p for p in found(ROOT / "kvlab") if p.endswith(".py")} == {"cache.py", *answers}
+    for room in ("chapters", "exercises", "solutions"):
+        assert found(ROOT / room) == {"06_kv_cache.ipynb"}
+    clone = tmp_path / "kvlab"
+    packages = clone / ".venv" / "lib" / "python3.11" / "site-packages"
+    theirs = [packages / name / "cache.py" for name in ("jedi", "transformers/utils", "joblib")]
+    theirs += [clone / "tests" / "test_cache.py", packages / "torch" / "q6_1.h"]
+    compiled = "kvlab/course/ch06/__pycache__/q6_1_cache.cpython-311.pyc"
+    for path in (*theirs, clone / "kvlab" / "cache.py", clone / compiled):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert found(clone) == {"kvlab/cache.py", compiled}
 
 
 @pytest.mark.parametrize("name", ["an honest neighbour", "another"])
@@ -135,6 +161,27 @@ def test_a_class_that_was_stopped_goes_on(class_of_three, tmp_path, capsys, monk
     rows = {r["name"]: r for r in csv.DictReader(io.StringIO(table.read_text()))}
     assert rows["ann/06_kv_cache"]["6.3"] == "4" and "'=cy/06_kv_cache" in rows
     assert sorted(p.name for p in tmp_path.iterdir()) == ["class", "marks.csv", "marks.json"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs devices and pipes")
+def test_marks_go_into_a_device_or_a_pipe_and_nothing_lies_beside(
+    class_of_three, tmp_path, monkeypatch
+):
+    shutil.rmtree(class_of_three / "ann")  # nobody answered anything: this is quick
+    device = null(tmp_path)
+    with fifo(tmp_path) as (pipe, got), monkeypatch.context() as watched:
+        watched.setattr(report, "Journal", lambda *where: pytest.fail(f"a journal: {where}"))
+        assert main(["grade", str(class_of_three), "--csv", str(device), "--json", str(pipe)]) == 0
+    assert len(json.loads(got[0])["notebooks"]) == 2
+    assert stat.S_ISCHR(device.lstat().st_mode)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["class", "null", "pipe"]
+    marks = tmp_path / "marks.csv"
+    marks.write_text("before")
+    marks.chmod(0o640)
+    (tmp_path / "link.csv").symlink_to(marks)
+    assert main(["grade", str(class_of_three), "--csv", str(tmp_path / "link.csv")]) == 0
+    assert (tmp_path / "link.csv").is_symlink() and "bob/06_kv_cache" in marks.read_text()
+    assert stat.S_IMODE(marks.stat().st_mode) == 0o640
 
 
 def test_a_journal_of_other_rules_or_another_file_does_not_count(tmp_path):

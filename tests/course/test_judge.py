@@ -11,7 +11,7 @@ from kvlab.course.exercises import ALL
 from kvlab.course.grading import notebooks
 from kvlab.course.grading.grade import grade_source
 from kvlab.course.judge import draw, judge
-from kvlab.course.sandbox.answer import LocalAnswer
+from kvlab.course.sandbox.answer import AnswerRaised, LocalAnswer
 from tests.course.answering import ANSWERS, BY_NUMBER, SOLUTION, local, run_cell, small
 
 
@@ -160,3 +160,26 @@ def test_a_result_of_another_form_is_the_answers_fault_and_not_the_laws():
     law = spec.Law("two", lambda a, c: dict(zip("xy", a(), strict=True)), lambda c, _: {"x": 1})
     verdict = judge(small(laws=(law,)), LocalAnswer(lambda: 7), 1)
     assert verdict.state == "failed" and "of another form (TypeError" in verdict.message
+
+
+DEEP = {
+    "Python's": "json.loads('{')",
+    "torch's": "torch.nn.functional.softmax('x', 0)",
+    "an installed package's": "numpy.linalg.inv(numpy.zeros(3))",
+    "ours": "kvlab.generate(None, [], 1)",
+}
+
+
+@pytest.mark.parametrize("whose", DEEP)
+@pytest.mark.parametrize("folder", ["kvlab", "torch of mine", "on importlib", "x"])
+def test_the_line_that_failed_is_the_learners_wherever_their_file_lies(whose, folder, tmp_path):
+    """`git clone` makes a folder called kvlab, and a learner may write a file in it."""
+    file = tmp_path / folder / "mine.py"
+    file.parent.mkdir()
+    source = f"import json, numpy, torch, kvlab\n\n\ndef f(x):\n    return {DEEP[whose]}\n"
+    file.write_text(source)
+    names = {}
+    exec(compile(source, str(file), "exec"), names)
+    with pytest.raises(AnswerRaised) as caught:
+        LocalAnswer(names["f"])(1)
+    assert caught.value.where == f"line 5: return {DEEP[whose]}"

@@ -27,7 +27,7 @@ from kvlab.shell import bootstrap, cli
 PROJECT = bootstrap.ROOT
 PACKAGE = PROJECT / "kvlab"
 # What an old Python meets first.
-STARTING = ("__init__.py", "__main__.py", "shell/__init__.py", "shell/bootstrap.py")
+STARTING = ("__init__.py", "__main__.py", "files.py", "shell/__init__.py", "shell/bootstrap.py")
 HERE = "{}.{}".format(*sys.version_info[:2])
 
 # A project that pip can install without a network: its build backend writes the wheel itself.
@@ -396,11 +396,16 @@ def test_a_foreign_venv_is_left_alone(root, machine, capsys, kind):
         assert [path.name for path in venv.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("holds", [[], [bootstrap.STAMP + ".new"]])
-def test_an_empty_venv_folder_is_used(root, machine, holds):
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_an_empty_venv_folder_is_used(root, machine, monkeypatch, cut_off):
     (root / ".venv").mkdir()
-    for name in holds:  # set-up was cut off at its first write
-        (root / ".venv" / name).touch()
+    if cut_off:  # killed at its first write
+        with monkeypatch.context() as killed:
+            killed.setattr(os, "replace", lambda *paths: sys.exit("killed"))
+            killed.setattr(Path, "unlink", lambda path: None)
+            with pytest.raises(SystemExit):
+                bootstrap.write_stamp(root / ".venv", state="making", root=str(root))
+        assert len(list((root / ".venv").iterdir())) == 1
     assert start(root, "lab")[0] == "inside"
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from kvlab import files
 from kvlab.course import record
 from kvlab.course.exercises import ALL
 from kvlab.course.grading import report
@@ -85,8 +86,9 @@ def _rules(args: argparse.Namespace) -> Rules:
 def _journal(
     args: argparse.Namespace, rules: Rules, submissions: Mapping[str, Path]
 ) -> report.Journal | None:
-    """Where a class's results are kept while it is graded, if a report is written at all."""
-    target = next((t for t in (args.json, args.csv) if t not in (None, "-")), None)
+    """Where a class's results are kept while it is graded, if a report is written to a file."""
+    named = [t for t in (args.json, args.csv) if t not in (None, "-")]
+    target = next((t for t in named if files.is_ordinary(t)), None)
     if target is None:
         return None
     private = Path(args.private_cases).read_bytes() if args.private_cases else b""

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kvlab import files
+
 STUB = 'raise NotImplementedError("not answered yet")'
 
 _SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION\n.*?^[ \t]*### END SOLUTION\n?", re.M | re.S)
@@ -60,11 +62,7 @@ def read(path: str | Path) -> Notebook:
 
 def write(path: str | Path, notebook: Notebook) -> None:
     """Write a notebook whole or not at all."""
-    path = Path(path)
-    text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    files.write(path, json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
 
 
 def source(cell: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kvlab import __version__
+from kvlab import __version__, files
 from kvlab.course.grading.grade import Graded
 from kvlab.course.sandbox.walls import LEVELS
 
@@ -118,11 +118,8 @@ def as_gradescope(r: Row) -> str:
 
 def write(path: str | Path, text: str) -> None:
     """Write a file whole or not at all."""
-    path = Path(path)
-    part = path.with_name(path.name + ".new")
     try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        files.write(path, text)
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror}.") from None
 

@@ -8,7 +8,10 @@ conversation with another process, for `grade`.
 
 from __future__ import annotations
 
+import functools
 import os
+import site
+import sysconfig
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -196,9 +199,25 @@ def _unchanged(old: Any, new: Any) -> bool:
 def last_line(error: BaseException) -> str:
     """Where in the learner's cell an error came from: "line 7: k = x @ w_k"."""
     frames = traceback.extract_tb(error.__traceback__)
-    others = ("kvlab", "torch", "importlib", os.path.dirname(os.__file__))
-    own = [f for f in frames if not any(part in f.filename for part in others)]
+    own = [f for f in frames if not _is_a_librarys(f.filename)]
     if not own:
         return ""
     line = f": {own[-1].line}" if own[-1].line else ""
     return f"line {own[-1].lineno}{line}"
+
+
+def _is_a_librarys(file: str) -> bool:
+    """Is this code ours, torch's, Python's or an installed package's? By folder, not by name: a
+    learner's may be called kvlab too."""
+    if file.startswith("<"):  # a cell, but for what Python itself has compiled
+        return file.startswith(("<frozen ", "<__array_function__"))
+    return os.path.realpath(file).startswith(_libraries())
+
+
+@functools.cache
+def _libraries() -> tuple[str, ...]:
+    ours = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    installed = [sysconfig.get_path(p) for p in ("stdlib", "platstdlib", "purelib", "platlib")]
+    installed += [*site.getsitepackages(), site.getusersitepackages()]
+    folders = (ours, os.path.dirname(torch.__file__), *installed)
+    return tuple(os.path.realpath(folder) + os.sep for folder in folders)
