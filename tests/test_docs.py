@@ -65,8 +65,8 @@ def test_links_and_pictures_are_there(page):
         assert (page.parent / target).exists(), target
 
 
-def test_every_room_of_the_package_stands_in_the_architecture():
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+def test_every_room_of_the_package_stands_in_the_tree():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in (ROOT / "kvlab").iterdir():
         if path.is_dir() and any(path.glob("*.py")):
             assert f"\n  {path.name}/ " in text, path.name

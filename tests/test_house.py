@@ -130,7 +130,7 @@ def test_the_street_imports_no_wing():
 
 
 def test_the_street_stands_in_reading_order():
-    tree = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    tree = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
     read = re.findall(r"^  (\w+)\.py ", tree, re.M)
     assert set(read) == STREET and len(read) == len(STREET)
     for place, module in enumerate(read):
