@@ -22,6 +22,8 @@ def test_bars_and_tolerances():
     assert fault("x", {"b": True, "a": [1, 2.0]}, tree) is None
     assert fault("x", {"b": True, "a": [1, 3]}, tree) == "x['a'][1]: expected 2, got 3."
     assert "expected {" in fault("x", {"a": [1, 2.0]}, tree)
+    assert fault("x", 96.0, 96) == "x: expected the whole number 96, got 96.0."
+    assert fault("x", True, 1) == "x: expected the whole number 1, got True."
     assert fault("x_T", torch.tensor([float("nan")]), torch.tensor([float("nan")])) is None
     assert fault("x", float("nan"), float("nan")) is None and fault("x", 0.0, float("nan"))
     assert "torch.int64, got torch.int32" in fault("x", torch.ones(2).int(), torch.ones(2).long())

@@ -233,6 +233,15 @@ SPECIAL = (
 )
 
 
+def test_a_file_of_private_cases_may_call_an_exercise_by_its_old_name():
+    from kvlab.course import ch06
+
+    with pytest.warns(FutureWarning, match=r"find\('6.3'\)"):
+        assert ch06.AUDIT.number == "6.3"
+    with pytest.raises(AttributeError, match="no attribute 'FROBNICATE'"):
+        ch06.FROBNICATE  # noqa: B018
+
+
 def test_private_cases_count_and_are_not_described(tmp_path, capsys):
     path, cases = tmp_path / "x.ipynb", tmp_path / "cases.py"
     cases.write_text(CASES_FILE)

@@ -138,6 +138,8 @@ def difference(
         same = both_nan or math.isclose(came, expected, rel_tol=rtol, abs_tol=atol)
     else:
         same = type(came) is type(expected) and came == expected
+        if not same and type(expected) is int and came == expected:
+            return f"{name}: expected the whole number {expected}, got {came!r}."
     return None if same else f"{name}: expected {brief(expected)}, got {brief(came)}."
 
 

@@ -1,5 +1,7 @@
 """Chapter 1, "What is a token asking for?"."""
 
+from kvlab.old._exercises import by_old_name
+
 NOTEBOOK = "01_queries_keys_values"
 
 INTRODUCTION = """
@@ -17,3 +19,5 @@ is, and, if it can tell, which well-known mistake you made.
 Letters: S tokens that ask, T tokens that are asked, N examples, C width of an embedding, D width of a query
 and a key, E width of a value. A tensor's name ends in its axes.
 """
+
+__getattr__ = by_old_name(__name__)

@@ -1,5 +1,7 @@
 """Chapter 2, "Who may look at whom?"."""
 
+from kvlab.old._exercises import by_old_name
+
 NOTEBOOK = "02_causal_attention"
 
 INTRODUCTION = """
@@ -17,3 +19,5 @@ is, and, if it can tell, which well-known mistake you made.
 Letters: B texts, H heads, S queries (new tokens), T slots, C width of a token's vector, D width of one head,
 L layers, V vocabulary. A tensor's name ends in its axes. Positions count from 0.
 """
+
+__getattr__ = by_old_name(__name__)

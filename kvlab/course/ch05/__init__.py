@@ -1,5 +1,7 @@
 """Chapter 5, "Two phases, one prompt"."""
 
+from kvlab.old._exercises import by_old_name
+
 NOTEBOOK = "05_prefill_decode"
 
 INTRODUCTION = """
@@ -18,3 +20,5 @@ there, and, if it can tell, which well-known mistake you made.
 Letters: L layers, S tokens, D width of one head, C model width, V vocabulary, P prompt tokens, N new tokens,
 T slots. A tensor's name ends in its axes.
 """
+
+__getattr__ = by_old_name(__name__)

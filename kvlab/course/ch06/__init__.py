@@ -1,5 +1,7 @@
 """Chapter 6, "Never compute the same key twice"."""
 
+from kvlab.old._exercises import by_old_name
+
 NOTEBOOK = "06_kv_cache"
 
 INTRODUCTION = """
@@ -18,3 +20,5 @@ is, and, if it can tell, which well-known mistake you made.
 Letters: L layers, B rows of the batch, H query heads, G key/value heads, S new tokens, T slots, D width
 of one head, C model width, P prompt tokens, N new tokens. A tensor's name ends in its axes.
 """
+
+__getattr__ = by_old_name(__name__)

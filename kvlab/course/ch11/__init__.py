@@ -1,5 +1,7 @@
 """Chapter 11, "Zeros are not free"."""
 
+from kvlab.old._exercises import by_old_name
+
 NOTEBOOK = "11_zeros_are_not_free"
 
 INTRODUCTION = """
@@ -17,3 +19,5 @@ and, if it can tell, which well-known mistake you made.
 Letters: B rows of the batch, G key/value heads, R query heads that share one, T slots, D width of one head, N kept
 tokens, channels or numbers, X bytes of a row's bitmap. A tensor's name ends in its axes.
 """
+
+__getattr__ = by_old_name(__name__)
