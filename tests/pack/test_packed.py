@@ -468,7 +468,7 @@ def test_a_draft_that_cannot_be_packed_leaves_no_trace():
     pos_BS = torch.arange(20)[None].where(torch.arange(20) < 15, -1)
     for layer in range(2):
         x = draw(2, 1, 2, 20, D)
-        x[:, :, :, 3] += torch.nan * layer
+        x[:, :, :, 3] = torch.nan if layer else 1.0
         draft.append(layer, *x, pos_BS)
     with pytest.raises(ValueError, match="NaN"):
         cache.take(draft)
