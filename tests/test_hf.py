@@ -352,6 +352,20 @@ def test_packed_rows_are_those_of_our_own_engine(pairs, rules, padded):
     assert differ[0] <= 1e-6 < differ[2]  # the prompt was read before it was packed
 
 
+def test_storage_by_its_old_names_is_the_same_with_a_warning_each(pairs):
+    theirs, _ = pairs("llama")
+    old = {"k_rule": PerToken(4), "v_rule": PerToken(4), "recent": 8, "every": 4}
+    with pytest.warns(FutureWarning) as seen:
+        cache = hf.cache(theirs, packed=old, capacity=50)
+    assert [str(w.message).split(";")[0] for w in seen] == [
+        "packed= is now storage=", "k_rule= is now k=", "v_rule= is now v=",
+        "every= is now at_once=",
+    ]  # fmt: skip
+    assert {w.filename for w in seen} == {__file__}
+    theirs(torch.arange(20)[None] % 50, past_key_values=cache)
+    assert cache.kv.rules == (PerToken(4), PerToken(4)) and cache.kv.at_once == 4
+
+
 def test_what_a_policy_left_is_packed(pairs):
     theirs, ours = pairs("llama")
     ids, mask, rows = prompts(padded=True)

@@ -47,9 +47,9 @@ def test_padded_positions_and_what_follows_them(cache):
     assert cache.pos_LBGT[:, :, :, 12:].eq(-1).all()
     with pytest.raises(ValueError, match="Pass pos_BS"):
         cache.append(0, *new(1))
-    cache.rewind(11)
-    assert cache.read(1).pos_BGT[0, 0].tolist() == [*range(11)]
-    assert cache.pos_LBGT[:, :, :, 11:].eq(-1).all()
+    cache.rewind(10)
+    assert cache.read(1).pos_BGT[0, 0].tolist() == [*range(10)]
+    assert cache.pos_LBGT[:, :, :, 10:].eq(-1).all()
     cache.reset()
     assert cache.counts_positions and cache.in_order and cache.next_pos_B().tolist() == [0, 0]
     assert torch.equal(cache.pos_LBGT, torch.arange(40).expand(2, 2, 3, 40))

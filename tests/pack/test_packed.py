@@ -443,6 +443,22 @@ def test_a_packed_cache_takes_only_what_is_like_it():
     assert (cache.seen, cache.used_L, cache.n_packed_L, cache.live_bytes) == (0, (0, 0), (0, 0), 0)
 
 
+def test_a_draft_that_cannot_be_packed_leaves_no_trace():
+    """Its second layer holds NaN, which is found when the first is packed, and it is padded."""
+    cache = PackedKVCache(2, 1, 2, 60, D, k=PerToken(4), v=PerToken(4), recent=4, at_once=2)
+    draft = cache.draft(20)
+    assert type(draft) is KVCache and (draft.capacity, draft.used_L) == (20, (0, 0))
+    pos_BS = torch.arange(20)[None].where(torch.arange(20) < 15, -1)
+    for layer in range(2):
+        x = draw(2, 1, 2, 20, D)
+        x[:, :, :, 3] = torch.nan if layer else 1.0
+        draft.append(layer, *x, pos_BS)
+    with pytest.raises(ValueError, match="NaN"):
+        cache.take(draft)
+    assert torch.equal(cache.pos_LBGT, torch.arange(60).expand(2, 1, 2, 60))
+    assert cache.counts_positions and (cache.used_L, cache.n_packed_L) == ((0, 0), (0, 0))
+
+
 def test_why_the_rows_are_not_read_is_said():
     x, q = draw(2, 2, 2, 30, D), draw(2, 4, 1, D)
 
