@@ -220,8 +220,6 @@ def lines(value) -> list[str]:
     return [] if value is None else [repr(value)]
 
 
-
-
 def made(text: str, name: str):
     """What a cell defines."""
     namespace = {"torch": torch, "__name__": "answer"}
