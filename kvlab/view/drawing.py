@@ -1,7 +1,7 @@
-"""What all figures share: colours, looks of lines, an empty figure.
+"""What all figures share: looks of lines, an empty figure.
 
-Colours are from Okabe and Ito's palette, which colour-blind readers can tell apart; every line
-also differs in style or marker. A figure draws on white whatever the notebook's theme.
+Every line differs in style or marker as well as in colour. A figure draws on white whatever the
+notebook's theme.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from io import BytesIO
 
 from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7A7A7A"
+from kvlab.view.colours import AMBER, BLUE, GREEN, GREY, ORANGE, PINK, SKY
+
 STYLES = [
     (colour, marker, line)
     for marker, line in (("o", "-"), ("s", "--"), ("^", ":"), ("P", "-."))
-    for colour in (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
+    for colour in (BLUE, ORANGE, GREEN, PINK, AMBER, SKY)
 ]
 MUTED = [("black", "*", ""), ("black", "X", ""), (GREY, "v", ":"), (GREY, "D", "--")]
 

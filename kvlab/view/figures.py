@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kvlab.view.drawing import BLUE, GREEN, GREY, ORANGE, Picture, one_panel
+from kvlab.view.colours import BLUE, GREEN, GREY, ORANGE
+from kvlab.view.drawing import Picture, one_panel
 from kvlab.view.pruning_figures import (
     beside,
     gain,

@@ -7,18 +7,8 @@ from collections.abc import Mapping, Sequence
 from matplotlib.colors import LinearSegmentedColormap
 from torch import Tensor
 
-from kvlab.view.drawing import (
-    BLUE,
-    GREEN,
-    GREY,
-    MUTED,
-    ORANGE,
-    STYLES,
-    Picture,
-    bare,
-    few_lines,
-    one_panel,
-)
+from kvlab.view.colours import BLUE, GREEN, GREY, ORANGE
+from kvlab.view.drawing import MUTED, STYLES, Picture, bare, few_lines, one_panel
 
 
 def pareto(

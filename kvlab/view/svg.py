@@ -10,15 +10,9 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-BLUE, ORANGE, GREEN, SKY, GREY, PALE, INK = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#56B4E9",
-    "#7A7A7A",
-    "#F2F2F2",
-    "#222222",
-)
+from kvlab.view.colours import BLUE, GREEN, GREY, INK, ORANGE, PALE, SKY
+
+__all__ = ["BLUE", "GREEN", "GREY", "INK", "ORANGE", "PALE", "SKY"]
 
 
 def _px(number: float) -> str:
