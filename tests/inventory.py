@@ -11,6 +11,7 @@ its exercises are judged by its own judge, and here by ours; only answers go fro
 from __future__ import annotations
 
 import argparse
+import ast
 import difflib
 import hashlib
 import importlib.util
@@ -177,7 +178,8 @@ def inventory(world: World) -> dict:
             "wrong answers": len(e.wrong),
             "cases": [digest(cases) for cases in drawn.values()],
             "sizes": [[e.size(case) for case in cases] for cases in drawn.values()],
-            "second": world.right(e)["second"],
+            # as code, since neither layout nor comments make another answer
+            "second": ast.unparse(ast.parse(world.right(e)["second"])),
             "cells": cells,
         }
     for name, cells in notebooks(world.root).items():
