@@ -198,23 +198,19 @@ class KVCache(Slots):
         Raises: ValueError when the used slots would not fit, or the cache would grow.
         """
         wanted = self.ledger.check_shrink(capacity)
-        if wanted == self.capacity:
-            return
-        with torch.inference_mode(False):
-            self.k_LBGTD = self.k_LBGTD[:, :, :, :wanted].clone()
-            self.v_LBGTD = self.v_LBGTD[:, :, :, :wanted].clone()
-            self.pos_LBGT = self.pos_LBGT[..., :wanted].clone()
-        self.ledger.capacity = wanted
-        self.bytes_copied += self.live_bytes
+        if wanted != self.capacity:
+            self._move(wanted)
 
     def grow(self, capacity: int) -> None:
         """Move to larger memory: `capacity` slots. For views and compiled steps see `shrink`.
 
         Raises: ValueError when the cache would shrink.
         """
-        more = self.ledger.check_grow(capacity)
-        if not more:
-            return
+        if self.ledger.check_grow(capacity):
+            self._move(capacity)
+
+    def _move(self, capacity: int) -> None:
+        more = capacity - self.capacity  # fewer if below 0: `pad` then copies what is left
         with torch.inference_mode(False):
             self.k_LBGTD = F.pad(self.k_LBGTD, (0, 0, 0, more))
             self.v_LBGTD = F.pad(self.v_LBGTD, (0, 0, 0, more))

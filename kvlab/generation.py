@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kvlab.cache import Cache
 from kvlab.model import Transformer
+from kvlab.old._uncached import __getattr__  # noqa: F401 (what was here)
 from kvlab.prompts import Prompt, check_positions, pad, read  # noqa: F401 (pad was here)
 from kvlab.protocol import Policy, Watcher
 from kvlab.sampling import Pick, Sampler, greedy  # noqa: F401 (Sampler was here)
@@ -245,36 +246,3 @@ def generate(model: Transformer, prompts: Prompt, n_new: int, **how: Unpack[How]
     kept = [(step.token_B, step.done_B.all()) for step in stream(model, prompts, n_new, **how)]
     late = _late([over for _, over in kept]) or 0
     return torch.stack([token_B for token_B, _ in kept[: len(kept) - late]], dim=1)
-
-
-def generate_uncached(
-    model: Transformer, prompts: Prompt, n_new: int, *, pick: Pick = greedy
-) -> Tensor:
-    """`generate` as it would be without a cache: every step reads the whole text again.
-
-    It exists to be compared with. Each step still forms the last row's logits only, so the
-    comparison shows the cache and not a wasteful head. No row ends early.
-    Shapes: -> tokens_BN.
-    """
-    return torch.stack(list(stream_uncached(model, prompts, n_new, pick=pick)), dim=1)
-
-
-def stream_uncached(
-    model: Transformer, prompts: Prompt, n_new: int, *, pick: Pick = greedy
-) -> Iterator[Tensor]:
-    """`generate_uncached`, one token_B at a time."""
-    tokens_BS, pos_BS = read(model, prompts, n_new)
-    if pos_BS is not None:
-        raise ValueError("Prompts of different lengths came; this baseline takes equal ones.")
-    check_positions(model, tokens_BS.shape[1], n_new)
-    return _uncached_steps(model, tokens_BS, n_new, pick)
-
-
-@torch.inference_mode()
-def _uncached_steps(
-    model: Transformer, tokens_BS: Tensor, n_new: int, pick: Pick
-) -> Iterator[Tensor]:
-    for _ in range(n_new):
-        token_B = pick(model.head(model.hidden(tokens_BS)[:, -1]))
-        tokens_BS = torch.cat((tokens_BS, token_B[:, None]), dim=1)
-        yield token_B

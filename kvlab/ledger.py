@@ -121,11 +121,7 @@ class Ledger:
         state.in_order, state.whole = False, state.empty == 0
 
     def rewound(self, seen: int) -> list[range]:
-        """Forget the latest tokens, so that `seen` are left; each layer's slots that this frees.
-
-        Raises: ValueError for more than there are, or for so few that tokens evicted since then
-        would have to come back. 0 is always possible: an empty cache has lost nothing.
-        """
+        """Forget the latest tokens, as `Slots.rewind` says; each layer's slots that this frees."""
         if seen == 0:
             freed = [range(state.used) for state in self.layers]
             self.layers = [LayerState() for _ in self.layers]
