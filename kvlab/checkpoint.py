@@ -7,7 +7,6 @@ memory peaks at about the size of the weights.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,22 +14,13 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from kvlab import hub
 from kvlab.config import ModelConfig
 from kvlab.families import as_ids
 from kvlab.model import Transformer
 from kvlab.tokenizer import Tokenizer
 
 _SHIPPED = {"pocket": Path(__file__).parent / "pocket" / "weights"}
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-# all that is read; other safetensors of a repository may be the same weights once more
-_HUB_FILES = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "model-*.safetensors",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-)
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -79,47 +69,15 @@ def _find(name: str | Path) -> Path:
     folder = _SHIPPED.get(str(name), Path(name).expanduser())
     if (folder / "config.json").is_file():
         return folder
-    if not folder.exists() and isinstance(name, str) and _HUB_ID.fullmatch(name):
-        return _from_hub(name)
+    if not folder.exists() and isinstance(name, str) and hub.ID.fullmatch(name):
+        # the config comes first: nothing large is fetched for a model that would be refused
+        ModelConfig.from_hf(_read_json(hub.fetched(name, ("config.json",)) / "config.json"))
+        return hub.fetched(name, hub.FILES)
     shipped = ", ".join(map(repr, _SHIPPED))
     state = "it has no config.json" if folder.is_dir() else "that is not a folder"
     raise ValueError(
         f"Model {str(name)!r} was asked for: {state}. Expected {shipped}, a folder with "
         "config.json, model.safetensors and tokenizer.json, or a hub id like 'owner/name'."
-    )
-
-
-def _from_hub(name: str) -> Path:
-    """A hub's checkpoint in the local cache, fetched if it is not there yet.
-
-    The config comes first: nothing large is fetched for a model that would be refused.
-    """
-    ModelConfig.from_hf(_read_json(_fetched(name, ("config.json",)) / "config.json"))
-    return _fetched(name, _HUB_FILES)
-
-
-def _fetched(name: str, wanted: tuple[str, ...]) -> Path:
-    try:
-        from huggingface_hub import errors, snapshot_download
-    except ImportError:
-        raise _no_hub(name, "needs huggingface_hub: pip install huggingface_hub") from None
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(wanted), etag_timeout=5))
-    except errors.GatedRepoError:
-        page = f"https://huggingface.co/{name}"
-        why = f"is gated: accept its terms at {page} and log in (hf auth login)"
-    except errors.RepositoryNotFoundError:
-        why = "does not exist or is private: check the name, or log in (hf auth login)"
-    except Exception as error:  # the library lets its network client's own errors through
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        why = f"could not be fetched from the hub ({reason})"
-    raise _no_hub(name, why)
-
-
-def _no_hub(name: str, why: str) -> ValueError:
-    return ValueError(
-        f"Model {name!r} was asked for: it is no folder here, and as a hub id it {why}. "
-        "Or download its files on a machine where that works, and pass the folder."
     )
 
 

@@ -7,21 +7,19 @@ from typing import Any
 
 from kvlab import __version__
 
-# What `transformers` calls each family's class, and takes the family to mean where its config.json
-# says nothing.
+# What `transformers` takes each family to mean where its config.json says nothing.
 _FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 2048},
+    "llama": {"max_position_embeddings": 2048},
     "mistral": {
-        "architectures": ["MistralForCausalLM"], "max_position_embeddings": 131072,
-        "num_key_value_heads": 8, "sliding_window": 4096,
+        "max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096,
     },
     "qwen2": {
-        "architectures": ["Qwen2ForCausalLM"], "max_position_embeddings": 32768,
-        "num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28,
+        "max_position_embeddings": 32768, "num_key_value_heads": 32, "sliding_window": 4096,
+        "max_window_layers": 28,
     },
     "qwen3": {
-        "architectures": ["Qwen3ForCausalLM"], "max_position_embeddings": 32768,
-        "num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28, "head_dim": 128,
+        "max_position_embeddings": 32768, "num_key_value_heads": 32, "sliding_window": 4096,
+        "max_window_layers": 28, "head_dim": 128,
     },
 }  # fmt: skip
 # Numbers that are the same in both, by our name and theirs
@@ -43,10 +41,7 @@ _LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_positi
 
 
 def read(hf: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers that define a model, by their names in `config.ModelConfig`.
-
-    Raises: ValueError as `ModelConfig.from_hf` says.
-    """
+    """The numbers that define a model, by their names in `ModelConfig`; refusals are told there."""
     hf = {"rms_norm_eps": 1e-6, **_family(hf), **hf}
     _refuse_unsupported(hf)
     _refuse_window(hf)
@@ -57,9 +52,8 @@ def read(hf: Mapping[str, Any]) -> dict[str, Any]:
         n_heads, width, head_dim = hf["num_attention_heads"], hf["hidden_size"], hf.get("head_dim")
         if not head_dim and type(width) is type(n_heads) is int and n_heads > 0:
             head_dim = width // n_heads
-        n_kv_heads = hf.get("num_key_value_heads") or n_heads
-        theta = rope["rope_theta"]
-        hf |= {"head_dim": head_dim, "num_key_value_heads": n_kv_heads, "rope_theta": theta}
+        hf |= {"head_dim": head_dim, "rope_theta": rope["rope_theta"]}
+        hf["num_key_value_heads"] = hf.get("num_key_value_heads") or n_heads
         return {
             **{ours: hf[theirs] for ours, theirs in _NAMES.items()},
             "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
@@ -82,7 +76,7 @@ def written(config: Any, dtype: str) -> dict[str, Any]:
     """A `ModelConfig` in the words of its family, whether or not that has such a model."""
     ids = list(config.eos_ids)
     found = {
-        "architectures": list(_FAMILIES[config.family]["architectures"]),
+        "architectures": [f"{config.family.capitalize()}ForCausalLM"],
         "model_type": config.family,
         **{theirs: getattr(config, ours) for ours, theirs in _NAMES.items()},
         "hidden_act": "silu",

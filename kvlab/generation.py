@@ -118,21 +118,6 @@ class How(TypedDict, total=False):
     prune: Policy | None
 
 
-@dataclass(frozen=True)
-class _Request:
-    """What is asked for, checked, on the model's device."""
-
-    model: Transformer
-    tokens_BS: Tensor
-    pos_BS: Tensor | None
-    n_new: int
-    cache: Cache
-    pick: Pick
-    decode: Decode
-    ends: Tensor
-    watcher: Watcher | None
-
-
 def stream(
     model: Transformer,
     prompts: Prompt,
@@ -169,25 +154,34 @@ def stream(
             f"{prune} looks at the queries of decoded tokens, but a compiled step passes no "
             "taps. Use plain decode, or every=0."
         )
-    return _steps(_Request(model, tokens_BS, pos_BS, n_new, cache, pick, decode, ends, watcher))
+    return _steps(model, tokens_BS, pos_BS, n_new, cache, pick, decode, ends, watcher)
 
 
 @torch.inference_mode()
-def _steps(ask: _Request) -> Iterator[Step]:
-    cache, ends, watcher = ask.cache, ask.ends, ask.watcher
-    logits_BV = _prefill(ask.model, ask.tokens_BS, ask.pos_BS, cache, watcher)
-    token_B = ask.tokens_BS[:, -1]
+def _steps(
+    model: Transformer,
+    tokens_BS: Tensor,
+    pos_BS: Tensor | None,
+    n_new: int,
+    cache: Cache,
+    pick: Pick,
+    decode: Decode,
+    ends: Tensor,
+    watcher: Watcher | None,
+) -> Iterator[Step]:
+    logits_BV = _prefill(model, tokens_BS, pos_BS, cache, watcher)
+    token_B = tokens_BS[:, -1]
     done_B = torch.zeros(len(token_B), dtype=torch.bool, device=logits_BV.device)
     over: list[Tensor] = []
-    for index in range(ask.n_new):
-        picked_B = ask.pick(logits_BV)
+    for index in range(n_new):
+        picked_B = pick(logits_BV)
         if len(ends):
             picked_B = torch.where(done_B, token_B, picked_B)
             done_B = done_B | torch.isin(picked_B, ends)
             over.append(done_B.all())
         token_B = picked_B
         yield Step(index, token_B, logits_BV, done_B)
-        last = index + 1 == ask.n_new
+        last = index + 1 == n_new
         # tokens fed after the end could not be forgotten past an eviction, so then always ask
         if over and (last or _may_ask(done_B.device, index) or (watcher and watcher.again)):
             late = _late(over)
@@ -198,7 +192,7 @@ def _steps(ask: _Request) -> Iterator[Step]:
         if last:
             return
         with watcher if watcher and watcher.watches_decoding else nullcontext():
-            logits_BV = ask.decode(ask.model, token_B, cache)
+            logits_BV = decode(model, token_B, cache)
         if watcher and watcher.again:
             watcher.prune()
 

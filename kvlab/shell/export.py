@@ -53,12 +53,7 @@ def export(
             whole = Path(made) / "model"
             whole.mkdir()
             _write(model, tokenizer, whole, stored, config)
-            place = Path(os.path.realpath(folder))  # of a link, where it leads
-            if place.exists():
-                with contextlib.suppress(PermissionError):  # an owner that we may not give
-                    files.as_before(whole, place.stat())
-                place.rmdir()
-            shutil.move(whole, place)
+            _move(whole, folder)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"Export into {folder} failed: {error}.") from None
     return folder
@@ -92,6 +87,16 @@ def _write(
     }
     for name, content in written.items():
         files.write(folder / name, json.dumps(content, indent=2) + "\n")
+
+
+def _move(whole: Path, folder: Path) -> None:
+    """Put a folder in the place of an empty one, or of none."""
+    place = Path(os.path.realpath(folder))  # of a link, where it leads
+    if place.exists():
+        with contextlib.suppress(PermissionError):  # an owner that we may not give
+            files.as_before(whole, place.stat())
+        place.rmdir()
+    shutil.move(whole, place)
 
 
 def _token(tokenizer: Tokenizer, i: int | None) -> str | None:
