@@ -27,8 +27,8 @@ from benchmarks.common import (
     record,
 )
 from kvlab import Transformer, compiled_decode, int8_weights_, stream
-from kvlab.generation import stream_uncached
 from kvlab.measure import decode_work, interleaved, roofline, threads
+from kvlab.measure.uncached import stream_uncached
 
 PROMPT, NEW = 32, 64
 BASE = "transformers, dynamic cache, sdpa"

@@ -53,7 +53,21 @@ def chosen(backend: str = "auto", *, weights: bool = False) -> Chosen:
 
     Raises: ValueError for a backend that there is not, or that cannot give weights.
     """
-    return Chosen(*choose_backend(backend, weights), backend == "auto" and not weights, weights)
+    if backend == "auto" and weights:
+        return Chosen("reference", "weights were asked for", False, True)
+    if backend == "auto":
+        return Chosen("sdpa", "fastest that fits", True, False)
+    if backend not in BACKENDS:
+        raise ValueError(
+            f"Attention backend {backend!r} was asked for; there are "
+            f"{', '.join(map(repr, BACKENDS))} and 'auto'."
+        )
+    if weights and backend != "reference":
+        raise ValueError(
+            f"Attention weights were asked for, but backend {backend!r} never forms them. "
+            "Use backend='reference' or 'auto'."
+        )
+    return Chosen(backend, "asked for", False, weights)
 
 
 @dataclass(frozen=True)
@@ -88,25 +102,6 @@ class Chosen:
         if reason is None:
             return reader.name, reader.why
         return self.name, f"{self.why}; {reader.unread}: {reason}"
-
-
-def choose_backend(backend: str, weights: bool) -> tuple[str, str]:
-    """The backend's name and the reason, or an error that lists what there is."""
-    if backend == "auto":
-        if weights:
-            return "reference", "weights were asked for"
-        return "sdpa", "fastest that fits"
-    if backend not in BACKENDS:
-        raise ValueError(
-            f"Attention backend {backend!r} was asked for; there are "
-            f"{', '.join(map(repr, BACKENDS))} and 'auto'."
-        )
-    if weights and backend != "reference":
-        raise ValueError(
-            f"Attention weights were asked for, but backend {backend!r} never forms them. "
-            "Use backend='reference' or 'auto'."
-        )
-    return backend, "asked for"
 
 
 def allowed_BGST(kv: LayerKV, q_pos_BS: Tensor | None, n_new: int) -> Tensor:

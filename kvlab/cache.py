@@ -69,22 +69,10 @@ class KVCache(Slots):
     through what was written over, and torch says so in `backward`.
     """
 
-    def __init__(
-        self,
-        n_layers: int,
-        batch: int,
-        n_kv_heads: int,
-        capacity: int,
-        head_dim: int,
-        *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(n_layers, batch, n_kv_heads, capacity, head_dim, dtype, device)
-        shape = (n_layers, batch, n_kv_heads, capacity, head_dim)
-        with torch.inference_mode(False):  # else only inference mode could write into it
-            self.k_LBGTD = torch.zeros(shape, dtype=dtype, device=device)
-            self.v_LBGTD = torch.zeros(shape, dtype=dtype, device=device)
+    def _take_memory(self) -> None:
+        shape = (*self.pos_LBGT.shape, self.head_dim)
+        self.k_LBGTD = torch.zeros(shape, dtype=self.dtype, device=self.device)
+        self.v_LBGTD = torch.zeros_like(self.k_LBGTD)
 
     def __repr__(self) -> str:
         layers, rows, heads, capacity, width = self.k_LBGTD.shape
@@ -198,32 +186,27 @@ class KVCache(Slots):
         Raises: ValueError when the used slots would not fit, or the cache would grow.
         """
         wanted = self.ledger.check_shrink(capacity)
-        if wanted == self.capacity:
-            return
-        with torch.inference_mode(False):
-            self.k_LBGTD = self.k_LBGTD[:, :, :, :wanted].clone()
-            self.v_LBGTD = self.v_LBGTD[:, :, :, :wanted].clone()
-            self.pos_LBGT = self.pos_LBGT[..., :wanted].clone()
-        self.ledger.capacity = wanted
-        self.bytes_copied += self.live_bytes
+        if wanted != self.capacity:
+            self._move(wanted)
 
     def grow(self, capacity: int) -> None:
         """Move to larger memory: `capacity` slots. For views and compiled steps see `shrink`.
 
         Raises: ValueError when the cache would shrink.
         """
-        more = self.ledger.check_grow(capacity)
-        if not more:
-            return
+        if self.ledger.check_grow(capacity):
+            self._move(capacity)
+
+    def _move(self, capacity: int) -> None:
+        more = capacity - self.capacity  # fewer if below 0: `pad` then copies what is left
         with torch.inference_mode(False):
             self.k_LBGTD = F.pad(self.k_LBGTD, (0, 0, 0, more))
             self.v_LBGTD = F.pad(self.v_LBGTD, (0, 0, 0, more))
-            pos_LBGT = F.pad(self.pos_LBGT, (0, more), value=-1)
-            slot_T = torch.arange(capacity, device=pos_LBGT.device)
+            self.pos_LBGT = F.pad(self.pos_LBGT, (0, more), value=-1)
+            slot_T = torch.arange(capacity, device=self.device)
             for layer, state in enumerate(self.ledger.layers):
                 if state.in_order:
-                    pos_LBGT[layer] = slot_T
-            self.pos_LBGT = pos_LBGT
+                    self.pos_LBGT[layer] = slot_T
         self.ledger.capacity = capacity
         self.bytes_copied += self.live_bytes
 

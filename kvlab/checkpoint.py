@@ -1,43 +1,26 @@
-"""A checkpoint in Hugging Face's files: opened and checked, and written.
+"""A checkpoint in Hugging Face's files: opened and checked.
 
 Weights are read from memory-mapped safetensors straight into the model, so nothing executes and
-memory peaks at about the size of the weights. `transformers` opens what is written unchanged.
+memory peaks at about the size of the weights.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from kvlab import files
+from kvlab import hub
 from kvlab.config import ModelConfig
 from kvlab.families import as_ids
 from kvlab.model import Transformer
 from kvlab.tokenizer import Tokenizer
 
 _SHIPPED = {"pocket": Path(__file__).parent / "pocket" / "weights"}
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-# all that is read; other safetensors of a repository may be the same weights once more
-_HUB_FILES = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "model-*.safetensors",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-)
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -86,47 +69,15 @@ def _find(name: str | Path) -> Path:
     folder = _SHIPPED.get(str(name), Path(name).expanduser())
     if (folder / "config.json").is_file():
         return folder
-    if not folder.exists() and isinstance(name, str) and _HUB_ID.fullmatch(name):
-        return _from_hub(name)
+    if not folder.exists() and isinstance(name, str) and hub.ID.fullmatch(name):
+        # the config comes first: nothing large is fetched for a model that would be refused
+        ModelConfig.from_hf(_read_json(hub.fetched(name, ("config.json",)) / "config.json"))
+        return hub.fetched(name, hub.FILES)
     shipped = ", ".join(map(repr, _SHIPPED))
     state = "it has no config.json" if folder.is_dir() else "that is not a folder"
     raise ValueError(
         f"Model {str(name)!r} was asked for: {state}. Expected {shipped}, a folder with "
         "config.json, model.safetensors and tokenizer.json, or a hub id like 'owner/name'."
-    )
-
-
-def _from_hub(name: str) -> Path:
-    """A hub's checkpoint in the local cache, fetched if it is not there yet.
-
-    The config comes first: nothing large is fetched for a model that would be refused.
-    """
-    ModelConfig.from_hf(_read_json(_fetched(name, ("config.json",)) / "config.json"))
-    return _fetched(name, _HUB_FILES)
-
-
-def _fetched(name: str, wanted: tuple[str, ...]) -> Path:
-    try:
-        from huggingface_hub import errors, snapshot_download
-    except ImportError:
-        raise _no_hub(name, "needs huggingface_hub: pip install huggingface_hub") from None
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(wanted), etag_timeout=5))
-    except errors.GatedRepoError:
-        page = f"https://huggingface.co/{name}"
-        why = f"is gated: accept its terms at {page} and log in (hf auth login)"
-    except errors.RepositoryNotFoundError:
-        why = "does not exist or is private: check the name, or log in (hf auth login)"
-    except Exception as error:  # the library lets its network client's own errors through
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        why = f"could not be fetched from the hub ({reason})"
-    raise _no_hub(name, why)
-
-
-def _no_hub(name: str, why: str) -> ValueError:
-    return ValueError(
-        f"Model {name!r} was asked for: it is no folder here, and as a hub id it {why}. "
-        "Or download its files on a machine where that works, and pass the folder."
     )
 
 
@@ -246,81 +197,3 @@ def _assemble(config: ModelConfig, weights: dict[str, torch.Tensor], folder: Pat
         )
     model.load_state_dict(weights, strict=True, assign=True)
     return model.requires_grad_(False).eval()
-
-
-def export(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    folder: str | Path,
-    *,
-    dtype: torch.dtype | str = "auto",
-) -> Path:
-    """Write config, weights and tokenizer into a new folder, and return it.
-
-    `dtype` is the precision of the file, as in `load`; "auto" is the model's own. A chat template
-    is not kept, as the tokenizer does not hold it.
-    Raises: ValueError when the model is quantised or none that `transformers` has, or the folder
-    holds something already or cannot be written; it is then as it was.
-    """
-    folder, stored = Path(folder).expanduser(), as_dtype(dtype) or model.dtype
-    config = model.config.to_hf(str(stored).removeprefix("torch."))
-    if not all(weight.is_floating_point() for weight in model.state_dict().values()):
-        raise ValueError(
-            "Export of a model with int8 weights was asked for; expected one whose weights are "
-            "all floats. Export it before int8_weights_."
-        )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        held = next(folder.iterdir()).name if folder.is_dir() else "it is a file"
-        raise ValueError(
-            f"Export into {folder} was asked for, but there is something already ({held}); "
-            "expected a new or an empty folder."
-        )
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as made:
-            whole = Path(made) / "model"
-            whole.mkdir()
-            _write(model, tokenizer, whole, stored, config)
-            place = Path(os.path.realpath(folder))  # of a link, where it leads
-            if place.exists():
-                with contextlib.suppress(PermissionError):  # an owner that we may not give
-                    files.as_before(whole, place.stat())
-                place.rmdir()
-            shutil.move(whole, place)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"Export into {folder} failed: {error}.") from None
-    return folder
-
-
-def _write(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    folder: Path,
-    dtype: torch.dtype,
-    hf: dict[str, Any],
-) -> None:
-    config = model.config
-    weights = {n: w.detach().to("cpu", dtype).contiguous() for n, w in model.state_dict().items()}
-    with files.writing(folder / "model.safetensors") as part:  # the library makes it private
-        save_file(weights, part, metadata={"format": "pt"})
-    tokenizer.inner.save(str(folder / "tokenizer.json"))
-    end = _token(tokenizer, config.eos_ids[0] if config.eos_ids else None)
-    # a batch needs something to pad with, and nothing reads it
-    named = {"bos_token": _token(tokenizer, config.bos_id), "eos_token": end, "pad_token": end}
-    ids = {"bos_token_id": config.bos_id, "eos_token_id": list(config.eos_ids) or None}
-    written = {
-        "config.json": hf,
-        "generation_config.json": {k: v for k, v in ids.items() if v is not None},
-        "tokenizer_config.json": {
-            **{k: v for k, v in named.items() if v is not None},
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": config.max_positions,
-            "clean_up_tokenization_spaces": False,
-        },
-    }
-    for name, content in written.items():
-        files.write(folder / name, json.dumps(content, indent=2) + "\n")
-
-
-def _token(tokenizer: Tokenizer, i: int | None) -> str | None:
-    return None if i is None else tokenizer.inner.id_to_token(i)

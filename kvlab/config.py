@@ -6,7 +6,7 @@ L layers, H query heads, G key/value heads, D head width, C model width, F MLP w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from kvlab import families
@@ -50,23 +50,14 @@ class ModelConfig:
     rope_scaling: Llama3Scaling | None = None
 
     def __post_init__(self) -> None:
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "n_layers",
-            "n_heads",
-            "n_kv_heads",
-            "head_dim",
-            "max_positions",
-        ):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1.")
-        for name in ("norm_eps", "rope_theta"):
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not value > 0:
-                raise ValueError(f"{name} is {value!r}; expected a number above 0.")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int" and (type(value) is not int or value < 1):
+                raise ValueError(
+                    f"{field.name} is {value!r}; expected a whole number of at least 1."
+                )
+            if field.type == "float" and (type(value) not in (int, float) or not value > 0):
+                raise ValueError(f"{field.name} is {value!r}; expected a number above 0.")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(
                 f"{self.n_heads} query heads cannot share {self.n_kv_heads} key/value heads "

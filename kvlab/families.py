@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kvlab import __version__
+
 # What `transformers` takes each family to mean where its config.json says nothing.
 _FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"max_position_embeddings": 2048},
@@ -20,46 +22,40 @@ _FAMILIES: dict[str, dict[str, Any]] = {
         "max_window_layers": 28, "head_dim": 128,
     },
 }  # fmt: skip
-_CLASSES = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
+# Numbers that are the same in both, by our name and theirs
+_NAMES = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "max_positions": "max_position_embeddings",
+    "norm_eps": "rms_norm_eps",
+    "rope_theta": "rope_theta",
 }
-# Entries of a rope object, and what the llama3 type adds
+# Entries of a rope object, and what the llama3 type adds, in the order of `config.Llama3Scaling`
 _ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
-_LLAMA3 = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
+_LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
 def read(hf: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers that define a model, by their names in `config.ModelConfig`.
-
-    Raises: ValueError naming whatever this engine does not implement. A model that would run
-    wrongly is refused.
-    """
-    hf = {**_family(hf), **hf}
+    """The numbers that define a model, by their names in `ModelConfig`; refusals are told there."""
+    hf = {"rms_norm_eps": 1e-6, **_family(hf), **hf}
     _refuse_unsupported(hf)
     _refuse_window(hf)
     rope = _rope(hf)
     family = hf["model_type"]
     biased = bool(hf.get("attention_bias", False)) and family != "mistral"
     try:
-        n_heads = hf["num_attention_heads"]
-        hidden_size = hf["hidden_size"]
-        head_dim = hf.get("head_dim")
-        if not head_dim and type(hidden_size) is type(n_heads) is int and n_heads > 0:
-            head_dim = hidden_size // n_heads
+        n_heads, width, head_dim = hf["num_attention_heads"], hf["hidden_size"], hf.get("head_dim")
+        if not head_dim and type(width) is type(n_heads) is int and n_heads > 0:
+            head_dim = width // n_heads
+        hf |= {"head_dim": head_dim, "rope_theta": rope["rope_theta"]}
+        hf["num_key_value_heads"] = hf.get("num_key_value_heads") or n_heads
         return {
-            "vocab_size": hf["vocab_size"],
-            "hidden_size": hidden_size,
-            "intermediate_size": hf["intermediate_size"],
-            "n_layers": hf["num_hidden_layers"],
-            "n_heads": n_heads,
-            "n_kv_heads": hf.get("num_key_value_heads") or n_heads,
-            "head_dim": head_dim,
-            "max_positions": hf["max_position_embeddings"],
-            "norm_eps": hf.get("rms_norm_eps", 1e-6),
-            "rope_theta": rope["rope_theta"],
+            **{ours: hf[theirs] for ours, theirs in _NAMES.items()},
             "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
             "bos_id": hf.get("bos_token_id"),
             "eos_ids": as_ids(hf.get("eos_token_id")),
@@ -80,37 +76,22 @@ def written(config: Any, dtype: str) -> dict[str, Any]:
     """A `ModelConfig` in the words of its family, whether or not that has such a model."""
     ids = list(config.eos_ids)
     found = {
-        "architectures": [_CLASSES[config.family]],
+        "architectures": [f"{config.family.capitalize()}ForCausalLM"],
         "model_type": config.family,
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.n_layers,
-        "num_attention_heads": config.n_heads,
-        "num_key_value_heads": config.n_kv_heads,
-        "head_dim": config.head_dim,
-        "max_position_embeddings": config.max_positions,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
+        **{theirs: getattr(config, ours) for ours, theirs in _NAMES.items()},
         "hidden_act": "silu",
         "attention_bias": config.qkv_bias and config.family != "qwen2",
         "mlp_bias": config.mlp_bias,
         "tie_word_embeddings": config.tie_embeddings,
         "bos_token_id": config.bos_id,
-        "eos_token_id": config.eos_ids[0] if len(config.eos_ids) == 1 else ids or None,
+        "eos_token_id": ids[0] if len(ids) == 1 else ids or None,
         "torch_dtype": dtype,
     }
     if config.family != "llama":
         found["sliding_window"] = None
     if config.rope_scaling is not None:
-        factor, low, high, original = config.rope_scaling
-        found["rope_scaling"] = {
-            "rope_type": "llama3",
-            "factor": factor,
-            "low_freq_factor": low,
-            "high_freq_factor": high,
-            "original_max_position_embeddings": original,
-        }
+        numbers = zip(_LLAMA3, config.rope_scaling, strict=True)
+        found["rope_scaling"] = {"rope_type": "llama3", **dict(numbers)}
     return found
 
 
@@ -128,7 +109,7 @@ def _family(hf: Mapping[str, Any]) -> dict[str, Any]:
     kind = hf.get("model_type")
     if kind not in _FAMILIES:
         raise ValueError(
-            f"This config is of architecture {kind!r}; kvlab {_version()} runs "
+            f"This config is of architecture {kind!r}; kvlab {__version__} runs "
             f"{', '.join(map(repr, _FAMILIES))}. Choose a checkpoint of one of these."
         )
     return _FAMILIES[kind]
@@ -148,7 +129,7 @@ def _rope(hf: Mapping[str, Any]) -> dict[str, Any]:
     _refuse_unless("rope type", kind, ("default", "llama3"))
     share = rope.get("partial_rotary_factor", hf.get("partial_rotary_factor"))
     _refuse_unless("partial_rotary_factor", share, (1, None))
-    known = _ROPE if kind == "default" else _ROPE | _LLAMA3
+    known = _ROPE if kind == "default" else _ROPE.union(_LLAMA3)
     for name in sorted(rope.keys() - known):
         _refuse_unless(f"{name} in a {kind} rope", rope[name], (None,))
     return rope
@@ -158,12 +139,13 @@ def _scaling(rope: Mapping[str, Any], max_positions: int) -> tuple[float, ...] |
     """The entries of `config.Llama3Scaling`, in its order."""
     if rope["rope_type"] != "llama3":
         return None
-    factor, low, high = (rope[n] for n in ("factor", "low_freq_factor", "high_freq_factor"))
-    scaling = factor, low, high, rope.get("original_max_position_embeddings", max_positions)
+    given = {"original_max_position_embeddings": max_positions, **rope}
+    scaling = tuple(given[name] for name in _LLAMA3)
     if any(type(number) not in (int, float) or not number > 0 for number in scaling):
         raise ValueError(
             f"The config's llama3 rope entries are {dict(rope)}; expected numbers above 0."
         )
+    _, low, high, _ = scaling
     if high <= low:
         raise ValueError(
             f"The config's llama3 rope has high_freq_factor = {high}; "
@@ -198,7 +180,7 @@ def _refuse_unsupported(hf: Mapping[str, Any]) -> None:
 def _refuse_unless(name: str, came: Any, supported: tuple) -> None:
     if came not in supported:
         raise ValueError(
-            f"The config asks for {name} = {came!r}; kvlab {_version()} runs "
+            f"The config asks for {name} = {came!r}; kvlab {__version__} runs "
             f"{' or '.join(map(repr, supported))} only and will not run it wrongly."
         )
 
@@ -220,12 +202,6 @@ def _refuse_window(hf: Mapping[str, Any]) -> None:
             return
     raise ValueError(
         f"The config asks for sliding_window = {window!r} of {longest!r} positions; kvlab "
-        f"{_version()} has no sliding windows. It runs one that hides nothing: null, switched off, "
-        "or no shorter than max_position_embeddings."
+        f"{__version__} has no sliding windows. It runs one that hides nothing: null, switched "
+        "off, or no shorter than max_position_embeddings."
     )
-
-
-def _version() -> str:
-    from kvlab import __version__
-
-    return __version__

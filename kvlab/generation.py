@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kvlab.cache import Cache
 from kvlab.model import Transformer
+from kvlab.old._uncached import __getattr__  # noqa: F401 (what was here)
 from kvlab.prompts import Prompt, check_positions, pad, read  # noqa: F401 (pad was here)
 from kvlab.protocol import Policy, Watcher
 from kvlab.sampling import Pick, Sampler, greedy  # noqa: F401 (Sampler was here)
@@ -117,21 +118,6 @@ class How(TypedDict, total=False):
     prune: Policy | None
 
 
-@dataclass(frozen=True)
-class _Request:
-    """What is asked for, checked, on the model's device."""
-
-    model: Transformer
-    tokens_BS: Tensor
-    pos_BS: Tensor | None
-    n_new: int
-    cache: Cache
-    pick: Pick
-    decode: Decode
-    ends: Tensor
-    watcher: Watcher | None
-
-
 def stream(
     model: Transformer,
     prompts: Prompt,
@@ -168,25 +154,34 @@ def stream(
             f"{prune} looks at the queries of decoded tokens, but a compiled step passes no "
             "taps. Use plain decode, or every=0."
         )
-    return _steps(_Request(model, tokens_BS, pos_BS, n_new, cache, pick, decode, ends, watcher))
+    return _steps(model, tokens_BS, pos_BS, n_new, cache, pick, decode, ends, watcher)
 
 
 @torch.inference_mode()
-def _steps(ask: _Request) -> Iterator[Step]:
-    cache, ends, watcher = ask.cache, ask.ends, ask.watcher
-    logits_BV = _prefill(ask.model, ask.tokens_BS, ask.pos_BS, cache, watcher)
-    token_B = ask.tokens_BS[:, -1]
+def _steps(
+    model: Transformer,
+    tokens_BS: Tensor,
+    pos_BS: Tensor | None,
+    n_new: int,
+    cache: Cache,
+    pick: Pick,
+    decode: Decode,
+    ends: Tensor,
+    watcher: Watcher | None,
+) -> Iterator[Step]:
+    logits_BV = _prefill(model, tokens_BS, pos_BS, cache, watcher)
+    token_B = tokens_BS[:, -1]
     done_B = torch.zeros(len(token_B), dtype=torch.bool, device=logits_BV.device)
     over: list[Tensor] = []
-    for index in range(ask.n_new):
-        picked_B = ask.pick(logits_BV)
+    for index in range(n_new):
+        picked_B = pick(logits_BV)
         if len(ends):
             picked_B = torch.where(done_B, token_B, picked_B)
             done_B = done_B | torch.isin(picked_B, ends)
             over.append(done_B.all())
         token_B = picked_B
         yield Step(index, token_B, logits_BV, done_B)
-        last = index + 1 == ask.n_new
+        last = index + 1 == n_new
         # tokens fed after the end could not be forgotten past an eviction, so then always ask
         if over and (last or _may_ask(done_B.device, index) or (watcher and watcher.again)):
             late = _late(over)
@@ -197,7 +192,7 @@ def _steps(ask: _Request) -> Iterator[Step]:
         if last:
             return
         with watcher if watcher and watcher.watches_decoding else nullcontext():
-            logits_BV = ask.decode(ask.model, token_B, cache)
+            logits_BV = decode(model, token_B, cache)
         if watcher and watcher.again:
             watcher.prune()
 
@@ -245,36 +240,3 @@ def generate(model: Transformer, prompts: Prompt, n_new: int, **how: Unpack[How]
     kept = [(step.token_B, step.done_B.all()) for step in stream(model, prompts, n_new, **how)]
     late = _late([over for _, over in kept]) or 0
     return torch.stack([token_B for token_B, _ in kept[: len(kept) - late]], dim=1)
-
-
-def generate_uncached(
-    model: Transformer, prompts: Prompt, n_new: int, *, pick: Pick = greedy
-) -> Tensor:
-    """`generate` as it would be without a cache: every step reads the whole text again.
-
-    It exists to be compared with. Each step still forms the last row's logits only, so the
-    comparison shows the cache and not a wasteful head. No row ends early.
-    Shapes: -> tokens_BN.
-    """
-    return torch.stack(list(stream_uncached(model, prompts, n_new, pick=pick)), dim=1)
-
-
-def stream_uncached(
-    model: Transformer, prompts: Prompt, n_new: int, *, pick: Pick = greedy
-) -> Iterator[Tensor]:
-    """`generate_uncached`, one token_B at a time."""
-    tokens_BS, pos_BS = read(model, prompts, n_new)
-    if pos_BS is not None:
-        raise ValueError("Prompts of different lengths came; this baseline takes equal ones.")
-    check_positions(model, tokens_BS.shape[1], n_new)
-    return _uncached_steps(model, tokens_BS, n_new, pick)
-
-
-@torch.inference_mode()
-def _uncached_steps(
-    model: Transformer, tokens_BS: Tensor, n_new: int, pick: Pick
-) -> Iterator[Tensor]:
-    for _ in range(n_new):
-        token_B = pick(model.head(model.hidden(tokens_BS)[:, -1]))
-        tokens_BS = torch.cat((tokens_BS, token_B[:, None]), dim=1)
-        yield token_B

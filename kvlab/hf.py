@@ -26,9 +26,9 @@ from kvlab.attention import attend
 from kvlab.cache import Cache as OurCache
 from kvlab.cache import KVCache, new_cache
 from kvlab.config import ModelConfig
+from kvlab.measure.taps import compiled
 from kvlab.old import in_new_words, renamed
 from kvlab.prune import Policy, Pruner, check_once, parts_of
-from kvlab.taps import compiled
 
 WANTED = "kvlab.hf works inside transformers 5, which is not here: pip install 'transformers>=5.23'"
 try:

@@ -40,10 +40,12 @@ class Ledger:
 
     @property
     def used_L(self) -> tuple[int, ...]:
+        """Slots in use, of each layer: they differ when layers were evicted from differently."""
         return tuple(state.used for state in self.layers)
 
     @property
     def whole_L(self) -> tuple[bool, ...]:
+        """Of each layer, whether no used slot is padding or empty."""
         return tuple(state.whole for state in self.layers)
 
     @property
@@ -58,11 +60,12 @@ class Ledger:
 
     @property
     def seen(self) -> int:
-        """Tokens that every layer was given."""
+        """Tokens that every layer was given, padding too: `length` until something is evicted."""
         return min(state.seen for state in self.layers)
 
     @property
     def in_order(self) -> bool:
+        """Whether slot i holds position i everywhere: no padding, nothing evicted or skipped."""
         return all(state.in_order for state in self.layers)
 
     @property
@@ -109,9 +112,8 @@ class Ledger:
 
     def advanced(self) -> None:
         """Count one token that was written to every layer."""
-        for state in self.layers:
-            state.used += 1
-            state.seen += 1
+        for layer in range(len(self.layers)):
+            self.appended(layer, 1)
 
     def evicted(self, layer: int, used: int, n_heads: int, n_kept: int) -> None:
         """Count what an eviction left: `n_kept` tokens in so many heads of `used` slots each."""
@@ -121,11 +123,7 @@ class Ledger:
         state.in_order, state.whole = False, state.empty == 0
 
     def rewound(self, seen: int) -> list[range]:
-        """Forget the latest tokens, so that `seen` are left; each layer's slots that this frees.
-
-        Raises: ValueError for more than there are, or for so few that tokens evicted since then
-        would have to come back. 0 is always possible: an empty cache has lost nothing.
-        """
+        """Forget the latest tokens, as `Slots.rewind` says; each layer's slots that this frees."""
         if seen == 0:
             freed = [range(state.used) for state in self.layers]
             self.layers = [LayerState() for _ in self.layers]

@@ -50,7 +50,7 @@ class Transformer(nn.Module):
 
     @property
     def attentions(self) -> list[Attention]:
-        """The layers' attention modules, in order: `kvlab.taps.listen` hears what passes them."""
+        """The layers' attention modules, in order: `measure.taps.listen` hears what passes."""
         return [layer.self_attn for layer in self.model.layers]
 
     def new_cache(
@@ -278,7 +278,7 @@ class RMSNorm(nn.Module):
 def _uncached(k_BGSD: Tensor, v_BGSD: Tensor, pos_BS: Tensor | None) -> LayerKV:
     """New keys and values as if they had just been read from a cache."""
     batch, n_groups, n_new, _ = k_BGSD.shape
-    if pos_BS is None:
+    counted = pos_BS is None
+    if counted:
         pos_BS = torch.arange(n_new, device=k_BGSD.device).expand(batch, n_new)
-        return LayerKV(k_BGSD, v_BGSD, pos_BS[:, None].expand(-1, n_groups, -1), True, True)
-    return LayerKV(k_BGSD, v_BGSD, pos_BS[:, None].expand(-1, n_groups, -1), False, False)
+    return LayerKV(k_BGSD, v_BGSD, pos_BS[:, None].expand(-1, n_groups, -1), counted, counted)

@@ -11,6 +11,8 @@ i while a layer is in order and -1 after that, so a step may look at more slots 
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import torch
 from torch import Tensor
 
@@ -19,11 +21,12 @@ from kvlab.old import Former
 from kvlab.protocol import Cache
 
 
-class Slots(Cache):
-    """Numbered slots with positions, a ledger of them, and counters: what all our caches have.
+def _told(name: str) -> property:
+    return property(attrgetter(f"ledger.{name}"), doc=getattr(Ledger, name).__doc__)
 
-    Counters are plain Python numbers: `bytes_written`, `bytes_read` and `bytes_copied`.
-    """
+
+class Slots(Cache):
+    """Numbered slots, a ledger of them, and counters: what all our caches have."""
 
     def __init__(
         self,
@@ -32,8 +35,9 @@ class Slots(Cache):
         n_kv_heads: int,
         capacity: int,
         head_dim: int,
-        dtype: torch.dtype,
-        device: torch.device | str,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
     ) -> None:
         sizes = {
             "n_layers": n_layers, "batch": batch, "n_kv_heads": n_kv_heads, "capacity": capacity,
@@ -51,7 +55,11 @@ class Slots(Cache):
         with torch.inference_mode(False):  # else only inference mode could write into it
             shape = (n_layers, batch, n_kv_heads, capacity)
             self.pos_LBGT = torch.empty(shape, dtype=torch.int64, device=device)
+            self._take_memory()
         self._number_slots()
+
+    def _take_memory(self) -> None:
+        """Make what keys and values are written to."""
 
     @property
     def n_layers(self) -> int:
@@ -67,34 +75,13 @@ class Slots(Cache):
         return self.pos_LBGT.device
 
     @property
-    def length(self) -> int:
-        """Slots that every layer has filled."""
-        return self.ledger.length
-
-    @property
-    def seen(self) -> int:
-        """Tokens that every layer was given, padding too: `length` until something is evicted."""
-        return self.ledger.seen
-
-    @property
-    def in_order(self) -> bool:
-        """Whether slot i holds position i everywhere: no padding, nothing evicted or skipped."""
-        return self.ledger.in_order
-
-    @property
     def counts_positions(self) -> bool:
         """Whether the next token's position is simply `seen`: so until positions are given."""
         return self.ledger.counts_positions
 
-    @property
-    def used_L(self) -> tuple[int, ...]:
-        """Slots in use, of each layer: they differ when layers were evicted from differently."""
-        return self.ledger.used_L
-
-    @property
-    def whole_L(self) -> tuple[bool, ...]:
-        """Of each layer, whether no used slot is padding or empty."""
-        return self.ledger.whole_L
+    # what the ledger knows, under the same names
+    length, seen, in_order = _told("length"), _told("seen"), _told("in_order")
+    used_L, whole_L = _told("used_L"), _told("whole_L")
 
     def check_capacity(self, n_new: int) -> None:
         """Refuse `n_new` more tokens that do not fit, before anything is written."""
@@ -163,13 +150,20 @@ class Slots(Cache):
         n_new = k_BGSD.shape[2]
         if used + n_new > self.capacity:
             self.check_capacity(n_new)
-        if pos_BS is not None:
-            self._check_positions(pos_BS, n_new)
-        elif not self.counts_positions:
+        if pos_BS is None and self.counts_positions:
+            return
+        if pos_BS is None:
             raise ValueError(
                 "Positions were left out, but this cache was given positions, so it cannot count "
                 "on by itself. Pass pos_BS."
             )
+        wanted = (self.batch, n_new)
+        if tuple(pos_BS.shape) != wanted or pos_BS.dtype not in (torch.int64, torch.int32):
+            raise ValueError(
+                f"Positions of shape {tuple(pos_BS.shape)} and type {pos_BS.dtype} came; expected "
+                f"whole numbers of shape {wanted}: rows, tokens."
+            )
+        self._check_device(pos_BS, "Positions")
 
     def _check_rows(self, k_BGSD: Tensor, v_BGSD: Tensor) -> None:
         shape = k_BGSD.shape
@@ -187,15 +181,6 @@ class Slots(Cache):
             )
         self._check_device(k_BGSD, "Keys")
         self._check_device(v_BGSD, "Values")
-
-    def _check_positions(self, pos_BS: Tensor, n_new: int) -> None:
-        wanted = (self.batch, n_new)
-        if tuple(pos_BS.shape) != wanted or pos_BS.dtype not in (torch.int64, torch.int32):
-            raise ValueError(
-                f"Positions of shape {tuple(pos_BS.shape)} and type {pos_BS.dtype} came; expected "
-                f"whole numbers of shape {wanted}: rows, tokens."
-            )
-        self._check_device(pos_BS, "Positions")
 
     def _check_device(self, tensor: Tensor, what: str) -> None:
         if tensor.device != self.device:

@@ -8,14 +8,6 @@ import kvlab
 
 PACKAGE = Path(kvlab.__file__).parent
 FILE_LINES, FUNCTION_LINES = 300, 40
-# Files that are long without a reason and still have to be mended; one that was mended fails here.
-OWED = {
-    "cache.py", "checkpoint.py", "families.py", "pack/cache.py", "prune/scores.py",
-    "quality/laws.py", "quality/report.py",
-    "course/answer.py", "course/coverage.py", "course/remote.py", "course/sandbox.py",
-    *(f"course/ch{n}.py" for n in ("01", "02", "05", "06", "10", "11")),
-    *(f"course/ch{n}_answers.py" for n in ("01", "02", "05", "06", "10", "11")),
-}  # fmt: skip
 
 
 def long_ones(source):
@@ -43,8 +35,7 @@ def test_what_is_long_says_why():
         found = long_ones(source)
         if found and not says_why(source):
             over[path.relative_to(PACKAGE).as_posix()] = found
-    assert {name: found for name, found in over.items() if name not in OWED} == {}
-    assert OWED - over.keys() == set()
+    assert over == {}
 
 
 def test_a_reason_is_given_only_where_it_is_needed():

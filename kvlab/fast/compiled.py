@@ -14,8 +14,8 @@ from torch import Tensor
 from kvlab.attention import chosen
 from kvlab.cache import Cache, KVCache, LayerKV
 from kvlab.fast.fused import FusedDecode
+from kvlab.measure.taps import taps, watched
 from kvlab.model import Transformer
-from kvlab.taps import taps, watched
 
 FEWEST_SLOTS = 128
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from kvlab.cache import KVCache
+from kvlab.measure.taps import LayerListener, listen, refuse_compiled
 from kvlab.model import Transformer
-from kvlab.taps import LayerListener, listen, refuse_compiled
 
 _TAPS = {"queries": "tap_q", "keys": "tap_k", "values": "tap_v", "weights": "tap_weights"}
 _COUNTERS = ("bytes_read", "bytes_written", "bytes_copied")

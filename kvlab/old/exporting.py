@@ -1,3 +1,3 @@
 from kvlab._moved import moved
 
-moved(__name__, "kvlab.checkpoint")
+moved(__name__, "kvlab.shell.export")

@@ -60,22 +60,22 @@ class PackedKVCache(Slots):
     ) -> None:
         unit = lcm(k.unit, v.unit)
         at_once = -(-32 // max(1, unit)) * unit if at_once is None else at_once
-        window = Window(sink, recent, at_once, unit)
-        for rule in (k, v):
+        self.rules, self.window = (k, v), Window(sink, recent, at_once, unit)
+        for rule in self.rules:
             check_goes_on(rule, head_dim)
-        super().__init__(n_layers, batch, n_kv_heads, capacity, head_dim, dtype, device)
-        self.rules, self.window = (k, v), window
-        shape = (n_layers, batch, n_kv_heads, window.dense_slots(capacity), head_dim)
-        with torch.inference_mode(False):  # else only inference mode could write into it
-            self.sides = [
-                Side(rule, torch.zeros(shape, dtype=dtype, device=device), window.due(capacity))
-                for rule in self.rules
-            ]
+        sizes = (n_layers, batch, n_kv_heads, capacity, head_dim)
+        super().__init__(*sizes, dtype=dtype, device=device)
         self.bytes_unpacked = 0
-        self._stretches = [window.empty() for _ in range(n_layers)]
+        self._stretches = [self.window.empty() for _ in range(n_layers)]
         self._scratch: Tensor | None = None
         # the latest tokens as they came, if some of them are packed already: (layer, slot, k, v)
         self._fresh: tuple[int, int, Tensor, Tensor] | None = None
+
+    def _take_memory(self) -> None:
+        n_dense, n_body = self.window.dense_slots(self.capacity), self.window.due(self.capacity)
+        shape = (*self.pos_LBGT.shape[:3], n_dense, self.head_dim)
+        stores = [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.rules]
+        self.sides = [Side(*both, n_body) for both in zip(self.rules, stores, strict=True)]
 
     def __repr__(self) -> str:
         return (
@@ -181,8 +181,7 @@ class PackedKVCache(Slots):
         self._check_new(layer, k_BGSD, v_BGSD, pos_BS)
         n_new, seen, new_BS = k_BGSD.shape[2], self.ledger[layer].seen, pos_BS
         if new_BS is None:
-            new_S = torch.arange(seen, seen + n_new, device=self.device)
-            new_BS = new_S.expand(self.batch, -1)
+            new_BS = torch.arange(seen, seen + n_new, device=self.device).expand(self.batch, -1)
         before = self._layer_bytes(layer)
         pos_BGS = new_BS[:, None].expand(-1, self.n_kv_heads, -1)
         self._enter(layer, k_BGSD, v_BGSD, pos_BGS)
@@ -274,10 +273,9 @@ class PackedKVCache(Slots):
         return self._scratch[0, :, :, :used], self._scratch[1, :, :, :used]
 
     def _layer_bytes(self, layer: int) -> int:
-        packed = self._stretches[layer].packed
+        packed, used = self._stretches[layer].packed, self.ledger[layer].used
         units = sum(packed // side.rule.unit * side.unit_bytes for side in self.sides)
-        n_dense = self.ledger[layer].used - packed
-        return units * self.batch * self.n_kv_heads + n_dense * self._bytes_per_slot
+        return units * self.batch * self.n_kv_heads + (used - packed) * self._bytes_per_slot
 
     def _enter(self, layer: int, k_BGSD: Tensor, v_BGSD: Tensor, pos_BGS: Tensor) -> None:
         """Pack what leaves the window, then put the other new tokens into the dense slots.

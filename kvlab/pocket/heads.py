@@ -17,10 +17,10 @@ from torch import Tensor
 from kvlab.cache import KVCache
 from kvlab.generation import decode, prefill
 from kvlab.measure.probe import Probe
+from kvlab.measure.taps import listen
 from kvlab.model import Transformer
 from kvlab.pocket import bpe, world
 from kvlab.pocket.questions import Item, item, recall_prompts, scored
-from kvlab.taps import listen
 
 N_TOKENS = 450
 N_RELATIONS = 5

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from kvlab import ops
 from kvlab.cache import KVCache
+from kvlab.measure.taps import listen, refuse_compiled
 from kvlab.protocol import Policy
 from kvlab.prune.density import seen_in
 from kvlab.prune.evidence import Evidence, Needs, Score
 from kvlab.prune.masks import Masks, check_numbers
 from kvlab.prune.parts import Part, check_parts, check_policy, parts_of
-from kvlab.taps import listen, refuse_compiled
 
 # Numbers of one block of attention weights, when those of a whole prompt are summed.
 BLOCK = 1 << 24

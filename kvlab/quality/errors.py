@@ -12,13 +12,13 @@ from torch import Tensor
 
 from kvlab.attention import attend
 from kvlab.cache import KVCache
+from kvlab.measure.taps import listen
 from kvlab.model import Transformer
 from kvlab.prune import (
     Pruner,
 )
 from kvlab.quality.prompts import Prompts
 from kvlab.quality.reading import Answers, answers, fed_tokens, pruned
-from kvlab.taps import listen
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from kvlab.quality.report import as_text, run
 print(as_text(run(own={"mine": my_score})))
+
+Long because `run` has 15 arguments, each of them a setting of the report, and says what each means.
 """
 
 from __future__ import annotations

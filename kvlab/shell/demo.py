@@ -12,9 +12,10 @@ from torch import Tensor
 from kvlab import files
 from kvlab.cache import KVCache
 from kvlab.checkpoint import load
-from kvlab.generation import generate, generate_uncached, stream, stream_uncached
+from kvlab.generation import generate, stream
 from kvlab.measure import machine, synchronize
 from kvlab.measure.probe import Probe
+from kvlab.measure.uncached import generate_uncached, stream_uncached
 from kvlab.model import Transformer
 
 PROMPT = """Facts: The password of Anna is tiger. The password of Tom is lemon. The password of \

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kvlab import Probe, compiled_decode, decode, generate, prefill
-from kvlab.taps import taps, watched
+from kvlab.measure.taps import taps, watched
 from tests.conftest import tiny_model
 
 

@@ -1,6 +1,6 @@
 """5.4: a stopwatch, on devices whose truth is known.
 
-Over 300 lines, since the device that is timed is a part of the question.
+Long because the device that is timed is a part of the question.
 """
 
 import statistics

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from kvlab.course.author import Exercise, LentModel, paired, tiny_model
-from kvlab.generation import generate_uncached
+from kvlab.measure.uncached import generate_uncached
 
 Q = Exercise(
     "6.4",

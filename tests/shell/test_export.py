@@ -50,7 +50,7 @@ def test_a_failure_leaves_nothing_behind(pocket, tmp_path, monkeypatch, kind):
     def full(*_, **__):
         raise kind("No space left on device")
 
-    monkeypatch.setattr("kvlab.checkpoint.save_file", full)
+    monkeypatch.setattr("kvlab.shell.export.save_file", full)
     with pytest.raises(ValueError, match="No space left"):
         export(*pocket, tmp_path / "new")
     assert not list(tmp_path.iterdir())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kvlab.taps import compiled, listen, taps, watched
+from kvlab.measure.taps import compiled, listen, taps, watched
 from tests.conftest import tiny_model
 
 TOKENS = torch.tensor([[1, 2, 3, 4]])

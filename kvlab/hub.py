@@ -1,0 +1,46 @@
+"""Checkpoints of Hugging Face's hub, fetched by `huggingface_hub` into its own cache."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+# all that is read; other safetensors of a repository may be the same weights once more
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+)
+
+
+def fetched(name: str, wanted: tuple[str, ...]) -> Path:
+    """A hub's checkpoint in the local cache, fetched if it is not there yet.
+
+    Raises: ValueError that says why the hub does not give it.
+    """
+    try:
+        from huggingface_hub import errors, snapshot_download
+    except ImportError:
+        raise _no_hub(name, "needs huggingface_hub: pip install huggingface_hub") from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(wanted), etag_timeout=5))
+    except errors.GatedRepoError:
+        page = f"https://huggingface.co/{name}"
+        why = f"is gated: accept its terms at {page} and log in (hf auth login)"
+    except errors.RepositoryNotFoundError:
+        why = "does not exist or is private: check the name, or log in (hf auth login)"
+    except Exception as error:  # the library lets its network client's own errors through
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = f"could not be fetched from the hub ({reason})"
+    raise _no_hub(name, why)
+
+
+def _no_hub(name: str, why: str) -> ValueError:
+    return ValueError(
+        f"Model {name!r} was asked for: it is no folder here, and as a hub id it {why}. "
+        "Or download its files on a machine where that works, and pass the folder."
+    )

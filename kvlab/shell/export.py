@@ -1,0 +1,103 @@
+"""A model written as Hugging Face files, which `transformers` opens unchanged."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from kvlab import files
+from kvlab.checkpoint import as_dtype
+from kvlab.model import Transformer
+from kvlab.tokenizer import Tokenizer
+
+
+def export(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | str = "auto",
+) -> Path:
+    """Write config, weights and tokenizer into a new folder, and return it.
+
+    `dtype` is the precision of the file, as in `load`; "auto" is the model's own. A chat template
+    is not kept, as the tokenizer does not hold it.
+    Raises: ValueError when the model is quantised or none that `transformers` has, or the folder
+    holds something already or cannot be written; it is then as it was.
+    """
+    folder, stored = Path(folder).expanduser(), as_dtype(dtype) or model.dtype
+    config = model.config.to_hf(str(stored).removeprefix("torch."))
+    if not all(weight.is_floating_point() for weight in model.state_dict().values()):
+        raise ValueError(
+            "Export of a model with int8 weights was asked for; expected one whose weights are "
+            "all floats. Export it before int8_weights_."
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        held = next(folder.iterdir()).name if folder.is_dir() else "it is a file"
+        raise ValueError(
+            f"Export into {folder} was asked for, but there is something already ({held}); "
+            "expected a new or an empty folder."
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as made:
+            whole = Path(made) / "model"
+            whole.mkdir()
+            _write(model, tokenizer, whole, stored, config)
+            _move(whole, folder)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"Export into {folder} failed: {error}.") from None
+    return folder
+
+
+def _write(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    folder: Path,
+    dtype: torch.dtype,
+    hf: dict[str, Any],
+) -> None:
+    config = model.config
+    weights = {n: w.detach().to("cpu", dtype).contiguous() for n, w in model.state_dict().items()}
+    with files.writing(folder / "model.safetensors") as part:  # the library makes it private
+        save_file(weights, part, metadata={"format": "pt"})
+    tokenizer.inner.save(str(folder / "tokenizer.json"))
+    end = _token(tokenizer, config.eos_ids[0] if config.eos_ids else None)
+    # a batch needs something to pad with, and nothing reads it
+    named = {"bos_token": _token(tokenizer, config.bos_id), "eos_token": end, "pad_token": end}
+    ids = {"bos_token_id": config.bos_id, "eos_token_id": list(config.eos_ids) or None}
+    written = {
+        "config.json": hf,
+        "generation_config.json": {k: v for k, v in ids.items() if v is not None},
+        "tokenizer_config.json": {
+            **{k: v for k, v in named.items() if v is not None},
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": config.max_positions,
+            "clean_up_tokenization_spaces": False,
+        },
+    }
+    for name, content in written.items():
+        files.write(folder / name, json.dumps(content, indent=2) + "\n")
+
+
+def _move(whole: Path, folder: Path) -> None:
+    """Put a folder in the place of an empty one, or of none."""
+    place = Path(os.path.realpath(folder))  # of a link, where it leads
+    if place.exists():
+        with contextlib.suppress(PermissionError):  # an owner that we may not give
+            files.as_before(whole, place.stat())
+        place.rmdir()
+    shutil.move(whole, place)
+
+
+def _token(tokenizer: Tokenizer, i: int | None) -> str | None:
+    return None if i is None else tokenizer.inner.id_to_token(i)
