@@ -44,7 +44,6 @@ TWO_SIZES = {
     "prune.pruner.Pruner._summed": ("T", "the sum so far is of the slots before the new ones"),
     "pack.body.Body.through": ("T", "tokens, and as many as fill whole groups"),
     "pack.side.Side.unpack": ("T", "used slots, and those that are dense"),
-    "prune.density.density": ("T", "slots that are used, and that there are"),
     "pocket.questions.right": ("S", "an answer is shorter than its prompt"),
     "pocket.perplexity.nats": ("S", "each token but the first is foretold"),
     "pocket.learning.loss_of": ("S", "each token but the first is foretold"),
