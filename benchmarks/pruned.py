@@ -166,7 +166,7 @@ def grouped_products(q_BHSD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor) -> Tensor:
 class as_float32:
     """A layer's tokens in float32, for the reference."""
 
-    packed = None
+    reader = None
     in_order = whole = True
 
     def __init__(self, cache: KVCache) -> None:

@@ -243,3 +243,19 @@ def test_processor_time_is_paired_and_does_not_count_waiting():
 
     found = paired(lambda: work(400_000), lambda: (work(40_000), time.sleep(0.05)))
     assert found.ratio > 3 and len(found.ratios) == 3
+
+
+class Torn(spec.ByRightAnswer):
+    """What is remembered changes between two looks at it, as another thread may change it."""
+
+    _last = property(lambda self: next(self.looks), lambda self, value: None)
+
+
+def test_a_class_is_judged_by_several_threads_and_each_gets_its_own_cases_right_answer():
+    exercise = summing(lambda x: x.sum(0))
+    mine, theirs = ({"x_ST": torch.full((2, 3), float(i)).double()} for i in (1, 5))
+    run = exercise.laws[0].run
+    torn = Torn(exercise, run)
+    torn.looks = iter([(mine, exercise.of_right(run, mine))] + [(theirs, {"sum_T": None})] * 3)
+    (wanted,) = torn(mine, {"sum_T": None}).values()
+    assert wanted.value.tolist() == [2.0, 2.0, 2.0]

@@ -1,6 +1,7 @@
 import json
 import random
 import warnings
+from importlib import import_module
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -226,7 +227,7 @@ def test_the_report_by_its_old_name_asks_as_it_did(monkeypatch):
     monkeypatch.setattr(prune_report, "run", lambda *names, **how: (names, how))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        from kvlab.quality import report as old
+        old = import_module("kvlab.prune_report")
     names, how = old.run(("knorm",), seeds=1)
     assert names == (("knorm",),) and how["seeds"] == 1
     assert (how["questions"], how["text"]) == (asking.questions, asking.own_text)

@@ -65,10 +65,11 @@ class ByRightAnswer:
         judged = {name: v.wanted for name, v in outcome.items() if isinstance(v, Judged)}
         if all(name in judged or name.startswith("_") for name in outcome):
             return judged
-        if self._last is None or self._last[0] is not case:  # asked again for each known mistake
-            self._last = case, self.exercise.of_right(self.run, case)
+        last = self._last  # asked again for each known mistake, and by several threads at once
+        if last is None or last[0] is not case:
+            last = self._last = case, self.exercise.of_right(self.run, case)
         wanted = {}  # in the law's own order, whoever says what must come: the first fault is told
-        for name, value in self._last[1].items():
+        for name, value in last[1].items():
             if name in judged:
                 wanted[name] = judged[name]
             elif not (name.startswith("_") or isinstance(value, Judged)):
