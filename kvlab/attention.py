@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kvlab import checks
 from kvlab.protocol import LayerKV, Reader
 
 
@@ -45,6 +46,8 @@ def attend(
     Raises: ValueError when more queries than slots come without positions.
     Source: Vaswani et al. 2017, equation 1; grouped heads: Ainslie et al. 2023.
     """
+    checks.tensor("q_BHSD", q_BHSD, "(B, H, S, D)")
+    checks.has("kv", kv, "pos_BGT", "one layer, as cache.read gives it")
     return chosen(backend, weights=weights)(q_BHSD, kv, q_pos_BS)
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kvlab import checks
 from kvlab.protocol import Cache, LayerKV, Storage
 from kvlab.slots import Slots
 
@@ -160,6 +161,7 @@ class KVCache(Slots):
         self.bytes_copied += 2 * moved * self._bytes_per_row
 
     def _check_mask(self, keep_BGT: Tensor, used: int) -> None:
+        checks.kind("The mask", keep_BGT, Tensor, "a tensor of booleans")
         wanted = (self.batch, self.n_kv_heads, used)
         if tuple(keep_BGT.shape) != wanted or keep_BGT.dtype != torch.bool:
             raise ValueError(

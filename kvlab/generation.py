@@ -13,6 +13,7 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor
 
+from kvlab import checks
 from kvlab.cache import Cache
 from kvlab.model import Transformer
 from kvlab.old._uncached import __getattr__  # noqa: F401 (what was here)
@@ -50,6 +51,9 @@ def prefill(
     Raises: ValueError before anything is read when a budget is too small, a score needs the
     attention mass of tokens already in the cache, or a packed cache is not empty.
     """
+    checks.model(model)
+    checks.tensor("tokens_BS", tokens_BS, "(B, S)", checks.IDS)
+    checks.cache(cache)
     watcher = None if prune is None else _watch(model, tokens_BS, pos_BS, cache, prune)
     return _prefill(model, tokens_BS, pos_BS, cache, watcher, backend)
 
@@ -101,6 +105,9 @@ def decode(model: Transformer, token_B: Tensor, cache: Cache, *, backend: str = 
 
     Shapes: token_B -> logits_BV.
     """
+    checks.model(model)
+    checks.tensor("token_B", token_B, "(B,)", checks.IDS)
+    checks.cache(cache)
     pos_B1 = None if cache.counts_positions else cache.next_pos_B()[:, None]
     return model.head(model.hidden(token_B[:, None], pos_B1, cache, backend=backend)[:, -1])
 
@@ -114,7 +121,7 @@ class How(TypedDict, total=False):
     cache: Cache | None
     pick: Pick
     decode: Decode
-    eos: Sequence[int] | None
+    eos: int | Sequence[int] | None
     prune: Policy | None
 
 
@@ -126,15 +133,15 @@ def stream(
     cache: Cache | None = None,
     pick: Pick = greedy,
     decode: Decode = decode,
-    eos: Sequence[int] | None = None,
+    eos: int | Sequence[int] | None = None,
     prune: Policy | None = None,
 ) -> Iterator[Step]:
     """Yield one Step per new token until every row has ended or `n_new` is reached.
 
     `prompts` is a tensor (S,) or (B, S), or lists of ids of any lengths. `cache` continues a
-    conversation: its tokens come before the prompt. `eos` are the ids that end a row, the
-    model's own unless given; () never ends. A row that has ended goes on as its ending id.
-    The last new token is not fed, so it is not yet in `cache`: the next prompt begins with it.
+    conversation: its tokens come before the prompt. `eos` is the id that ends a row, or several,
+    the model's own unless given; () never ends. A row that has ended goes on as its ending id. The
+    last new token is not fed, so it is not yet in `cache`: the next prompt begins with it.
     On a GPU a few more steps may follow the one at which every row has ended; the cache is then
     as if they had not.
     `prune` prunes the cache after the prompt, and again each `every` decoded tokens if the policy
@@ -143,11 +150,15 @@ def stream(
     may also be of a class of your own: see `Cache`.
     Raises: ValueError before the first token when the prompt is empty or not of the model's ids,
     when prompt and answer do not fit the cache or the model's positions, or when the policy's
-    budget is too small or what its score needs cannot be collected.
+    budget is too small or what its score needs cannot be collected. Later, where logits are NaN; a
+    GPU tells up to 15 tokens late.
     """
     tokens_BS, pos_BS = read(model, prompts, n_new)
     cache, pos_BS = _cache_for(model, tokens_BS, pos_BS, n_new, cache)
-    ends = torch.tensor(model.config.eos_ids if eos is None else tuple(eos), device=model.device)
+    checks.has("pick", pick, "__call__", "a function of logits, like greedy")
+    checks.has("decode", decode, "__call__", "a function, like compiled_decode(model, cache)")
+    ends = model.config.eos_ids if eos is None else checks.ids("eos", eos)
+    ends = torch.tensor(ends, dtype=torch.int64, device=model.device)
     watcher = None if prune is None else _watch(model, tokens_BS, pos_BS, cache, prune)
     if watcher and watcher.watches_decoding and not getattr(decode, "passes_taps", True):
         raise ValueError(
@@ -173,17 +184,19 @@ def _steps(
     token_B = tokens_BS[:, -1]
     done_B = torch.zeros(len(token_B), dtype=torch.bool, device=logits_BV.device)
     over: list[Tensor] = []
+    most: list[Tensor] = []
     for index in range(n_new):
-        picked_B = pick(logits_BV)
+        last = index + 1 == n_new
+        asks = last or _may_ask(done_B.device, index)
+        picked_B = _picked(pick, logits_BV, most, asks)
         if len(ends):
             picked_B = torch.where(done_B, token_B, picked_B)
             done_B = done_B | torch.isin(picked_B, ends)
             over.append(done_B.all())
         token_B = picked_B
         yield Step(index, token_B, logits_BV, done_B)
-        last = index + 1 == n_new
         # tokens fed after the end could not be forgotten past an eviction, so then always ask
-        if over and (last or _may_ask(done_B.device, index) or (watcher and watcher.again)):
+        if over and (asks or (watcher and watcher.again)):
             late = _late(over)
             if late is not None:
                 # tokens fed after the end do not belong to the text
@@ -197,8 +210,19 @@ def _steps(
             watcher.prune()
 
 
+def _picked(pick: Pick, logits_BV: Tensor, most: list[Tensor], asks: bool) -> Tensor:
+    """The next tokens, of logits that are looked at whenever the device is asked anyway."""
+    most.append(logits_BV.amax())
+    if asks:
+        checks.finite(torch.stack(most).amax())
+        most.clear()
+    picked_B = pick(logits_BV)
+    checks.tensor("What pick gave", picked_B, "(B,)", checks.IDS, n=len(logits_BV))
+    return picked_B
+
+
 def _may_ask(device: torch.device, index: int) -> bool:
-    """Whether to ask if every row has ended; a GPU only every 16th step, since asking waits."""
+    """Whether to look at logits and ends; on a GPU only every 16th step, since that waits."""
     return device.type == "cpu" or index % 16 == 15
 
 
@@ -216,6 +240,8 @@ def _cache_for(
     cache: Cache | None,
 ) -> tuple[Cache, Tensor | None]:
     """A new cache, or the given one if prompt and answer fit; and the prompt's positions."""
+    if cache is not None:
+        checks.cache(cache)
     batch, n_prompt = tokens_BS.shape
     held = cache.seen if cache is not None else 0
     check_positions(model, held + n_prompt, n_new)

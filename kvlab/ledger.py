@@ -8,6 +8,9 @@ ledger then, so what fails on the way leaves the numbers as they were.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from numbers import Integral
+
+from kvlab import checks
 
 
 @dataclass
@@ -32,9 +35,9 @@ class Ledger:
         self.counts_positions = True
 
     def __getitem__(self, layer: int) -> LayerState:
-        if not 0 <= layer < len(self.layers):
+        if not isinstance(layer, Integral) or not 0 <= layer < len(self.layers):
             raise ValueError(
-                f"Layer {layer} was asked for; this cache has layers 0 to {len(self.layers) - 1}."
+                f"Layer {layer!r} was asked for; this cache has layers 0 to {len(self.layers) - 1}."
             )
         return self.layers[layer]
 
@@ -75,6 +78,7 @@ class Ledger:
 
     def check_capacity(self, n_new: int) -> None:
         """Refuse `n_new` more tokens that do not fit into every layer."""
+        checks.whole("The number of new tokens", n_new, 0)
         free = self.capacity - self.most_used
         if n_new > free:
             raise ValueError(
@@ -85,7 +89,7 @@ class Ledger:
     def check_shrink(self, capacity: int | None) -> int:
         """The capacity to shrink to, that of the used slots for None."""
         used = self.most_used
-        wanted = max(1, used) if capacity is None else capacity
+        wanted = max(1, used) if capacity is None else checks.whole("capacity", capacity)
         if not max(1, used) <= wanted <= self.capacity:
             raise ValueError(
                 f"Shrinking to {wanted} slots was asked for, but {used} are used and there are "
@@ -95,7 +99,7 @@ class Ledger:
 
     def check_grow(self, capacity: int) -> int:
         """By how many slots a cache of this capacity is larger."""
-        if capacity < self.capacity:
+        if checks.whole("capacity", capacity) < self.capacity:
             raise ValueError(
                 f"Growing to {capacity} slots was asked for, but there are {self.capacity}; "
                 "expected at least these."
@@ -124,6 +128,7 @@ class Ledger:
 
     def rewound(self, seen: int) -> list[range]:
         """Forget the latest tokens, as `Slots.rewind` says; each layer's slots that this frees."""
+        checks.whole("The number of tokens to rewind to", seen, None)
         if seen == 0:
             freed = [range(state.used) for state in self.layers]
             self.layers = [LayerState() for _ in self.layers]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kvlab import ops
+from kvlab import checks, ops
 from kvlab.attention import Chosen, chosen
 from kvlab.cache import Cache, LayerKV, new_cache
 from kvlab.config import ModelConfig
@@ -34,6 +34,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        checks.kind("config", config, ModelConfig, "a ModelConfig")
         self.config = config
         self.model = Decoder(config)
         if not config.tie_embeddings:
@@ -99,12 +100,14 @@ class Transformer(nn.Module):
         """The last layer's output after the final norm: what `head` reads. Shapes: x_BSC."""
         # an unknown backend is refused, as all else, before anything is written
         attend = chosen(backend, weights=backend == "reference")
-        if pos_BS is not None and pos_BS.shape != tokens_BS.shape:
+        checks.tensor("tokens_BS", tokens_BS, "(B, S)", checks.IDS)
+        if pos_BS is not None and getattr(pos_BS, "shape", None) != tokens_BS.shape:
             raise ValueError(
-                f"Positions of shape {tuple(pos_BS.shape)} came with tokens of shape "
+                f"Positions came as {checks.shown(pos_BS)} with tokens of shape "
                 f"{tuple(tokens_BS.shape)}; expected the same shape."
             )
         if cache is not None:
+            checks.cache(cache)
             self._check(cache, *tokens_BS.shape, counts=pos_BS is None)
         return self.model(tokens_BS, pos_BS, cache, attend)
 
@@ -147,7 +150,11 @@ class Decoder(nn.Module):
     def forward(
         self, tokens_BS: Tensor, pos_BS: Tensor | None, cache: Cache | None, attend: Chosen
     ) -> Tensor:
-        x_BSC = self.embed_tokens(tokens_BS)
+        try:
+            x_BSC = self.embed_tokens(tokens_BS)
+        except IndexError:
+            known = self.config.vocab_size
+            raise ValueError(f"A token is none of the model's, 0 to {known - 1}.") from None
         start = cache.seen if cache is not None else 0
         rope = self.rope(pos_BS, start, tokens_BS.shape[1], x_BSC)
         now = Pass(rope, pos_BS, cache, attend)

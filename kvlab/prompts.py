@@ -12,6 +12,8 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from kvlab import checks
+from kvlab.checks import IDS
 from kvlab.model import Transformer
 
 Prompt = Tensor | Sequence[int] | Sequence[Sequence[int]]
@@ -25,11 +27,7 @@ def pad(prompts: Prompt, device: torch.device | str = "cpu") -> tuple[Tensor, Te
     """
     if isinstance(prompts, Tensor):
         rows = prompts[None] if prompts.dim() == 1 else prompts
-        if rows.dim() != 2 or rows.dtype not in (torch.int64, torch.int32):
-            raise ValueError(
-                f"A prompt of shape {tuple(prompts.shape)} and type {prompts.dtype} came; "
-                "expected whole token ids of shape (S,) or (B, S)."
-            )
+        checks.tensor("A prompt", rows, "(B, S) or (S,)", IDS)
         if rows.numel() == 0:
             raise ValueError("The prompt is empty; expected at least one token.")
         return rows.to(device), None
@@ -61,7 +59,7 @@ def _rows(prompts: Prompt) -> list[list[int]]:
 
 
 def _listed(ids: object) -> Sequence:
-    if not isinstance(ids, Sequence) or isinstance(ids, str):
+    if not isinstance(ids, Sequence) or isinstance(ids, (str, bytes, bytearray)):
         raise ValueError(
             f"{ids!r} came as a prompt; expected whole token ids, as Tokenizer.encode gives them."
         )
@@ -70,9 +68,9 @@ def _listed(ids: object) -> Sequence:
 
 def read(model: Transformer, prompts: Prompt, n_new: int) -> tuple[Tensor, Tensor | None]:
     """Prompts on the model's device, checked as far as that needs no waiting for a device."""
+    checks.model(model)
     tokens_BS, pos_BS = pad(prompts, prompts.device if isinstance(prompts, Tensor) else "cpu")
-    if type(n_new) is not int or n_new < 1:
-        raise ValueError(f"{n_new} new tokens were asked for; expected at least 1.")
+    checks.whole("The number of new tokens", n_new)
     if tokens_BS.device.type == "cpu":
         low, high = (int(end) for end in tokens_BS.aminmax())
         if low < 0 or high >= model.config.vocab_size:

@@ -5,17 +5,24 @@ B rows, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from kvlab import checks
+
 Pick = Callable[[Tensor], Tensor]
 
 
 def greedy(logits_BV: Tensor) -> Tensor:
-    """The likeliest token of each row; the lowest id wins a tie."""
+    """The likeliest token of each row; the lowest id wins a tie.
+
+    Raises: ValueError for logits that are NaN; those on a GPU are not looked at, since that waits.
+    """
+    checks.logits(logits_BV)
     return logits_BV.argmax(-1)
 
 
@@ -25,7 +32,7 @@ class Sampler:
 
     `temperature` divides the logits (0 is greedy); `top_k` keeps the k likeliest tokens; `top_p`
     keeps the fewest tokens whose probabilities reach p, so the one that crosses p stays in.
-    The same seed draws the same tokens on the same device.
+    The same seed draws the same tokens on the same device. Logits are refused as by `greedy`.
     Source: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration" (top-p).
     """
 
@@ -36,21 +43,25 @@ class Sampler:
     _generator: torch.Generator | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature is {self.temperature}; expected 0 (greedy) or more.")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; expected a number in (0, 1].")
-        if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
-            raise ValueError(f"top_k is {self.top_k}; expected None or at least 1.")
+        fits, expected = lambda t: 0 <= t < math.inf, "0 (greedy) or a number above it"
+        self.temperature = checks.number("temperature", self.temperature, fits, expected)
+        fits, expected = lambda p: 0 < p <= 1, "a number above 0, at most 1"
+        self.top_p = checks.number("top_p", self.top_p, fits, expected)
+        if self.top_k is not None:
+            self.top_k = checks.whole("top_k", self.top_k)
+        self.seed = checks.whole("seed", self.seed, None)
 
     def probabilities(self, logits_BV: Tensor) -> Tensor:
         """What the draw is made from. Shapes: logits_BV -> (B, V) in float32, rows sum to 1."""
         if self.temperature == 0:
             best_B = greedy(logits_BV)
             return torch.nn.functional.one_hot(best_B, logits_BV.shape[-1]).float()
+        checks.logits(logits_BV)
         # the likeliest becomes 0, so that a low temperature cannot overflow
         wide_BV = logits_BV.float()
-        scaled_BV = (wide_BV - wide_BV.amax(-1, keepdim=True)) / self.temperature
+        # and stays 0 where float32 has no smaller number: 0 / 0 would be NaN
+        temperature = max(self.temperature, torch.finfo(torch.float32).tiny)
+        scaled_BV = (wide_BV - wide_BV.amax(-1, keepdim=True)) / temperature
         if self.top_k is not None and self.top_k < logits_BV.shape[-1]:
             kept_BK = scaled_BV.topk(self.top_k, -1)
             scaled_BV = torch.full_like(scaled_BV, float("-inf")).scatter(
@@ -59,8 +70,9 @@ class Sampler:
         probs_BV = scaled_BV.softmax(-1)
         if self.top_p < 1:
             sorted_BV, order_BV = probs_BV.sort(dim=-1, descending=True, stable=True)
+            top_p = max(self.top_p, torch.finfo(torch.float32).tiny)
             reached_before_BV = sorted_BV.cumsum(-1) - sorted_BV
-            sorted_BV = sorted_BV.masked_fill(reached_before_BV >= self.top_p, 0.0)
+            sorted_BV = sorted_BV.masked_fill(reached_before_BV >= top_p, 0.0)
             probs_BV = torch.zeros_like(probs_BV).scatter(-1, order_BV, sorted_BV)
             probs_BV = probs_BV / probs_BV.sum(-1, keepdim=True)
         return probs_BV

@@ -16,6 +16,7 @@ from operator import attrgetter
 import torch
 from torch import Tensor
 
+from kvlab import checks
 from kvlab.ledger import Ledger
 from kvlab.old import Former
 from kvlab.protocol import Cache
@@ -44,8 +45,8 @@ class Slots(Cache):
             "head_dim": head_dim,
         }  # fmt: skip
         for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"A cache with {name} {value} was asked for; expected at least 1.")
+            checks.whole(f"{name} of a cache", value)
+        checks.kind("dtype", dtype, torch.dtype, "a type of torch's, as torch.float16")
         self.batch, self.n_kv_heads, self.head_dim, self.dtype = batch, n_kv_heads, head_dim, dtype
         self.ledger = Ledger(n_layers, capacity)
         self._next: int | Tensor = 0  # the position that followed when something was last evicted
@@ -54,8 +55,12 @@ class Slots(Cache):
         self.bytes_written = self.bytes_read = self.bytes_copied = 0
         with torch.inference_mode(False):  # else only inference mode could write into it
             shape = (n_layers, batch, n_kv_heads, capacity)
-            self.pos_LBGT = torch.empty(shape, dtype=torch.int64, device=device)
-            self._take_memory()
+            try:
+                self.pos_LBGT = torch.empty(shape, dtype=torch.int64, device=device)
+                self._take_memory()
+            except RuntimeError as error:
+                said = str(error).splitlines()[0]
+                raise ValueError(f"No memory on {device} for a cache of {sizes}: {said}") from None
         self._number_slots()
 
     def _take_memory(self) -> None:
@@ -166,6 +171,8 @@ class Slots(Cache):
         self._check_device(pos_BS, "Positions")
 
     def _check_rows(self, k_BGSD: Tensor, v_BGSD: Tensor) -> None:
+        for name, rows in (("Keys", k_BGSD), ("Values", v_BGSD)):
+            checks.kind(name, rows, Tensor, "a tensor (B, G, S, D)")
         shape = k_BGSD.shape
         n_new = shape[2] if len(shape) == 4 else 1
         wanted = (self.batch, self.n_kv_heads, n_new, self.head_dim)

@@ -105,7 +105,7 @@ def test_padding_takes_the_cache_out_of_order_until_it_is_empty():
 @pytest.mark.parametrize("nothing", ["n_layers", "batch", "n_kv_heads", "capacity", "head_dim"])
 def test_a_cache_of_nothing_is_refused(nothing):
     sizes = {"n_layers": 1, "batch": 1, "n_kv_heads": 1, "capacity": 4, "head_dim": 4}
-    with pytest.raises(ValueError, match=f"{nothing} 0"):
+    with pytest.raises(ValueError, match=f"{nothing} of a cache is 0"):
         KVCache(**{**sizes, nothing: 0})
 
 

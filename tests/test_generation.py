@@ -1,9 +1,12 @@
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kvlab import (
     Probe,
+    Sampler,
+    compiled_decode,
     decode,
     generate,
     generate_uncached,
@@ -122,7 +125,7 @@ def test_what_does_not_fit_is_refused_and_loses_nothing():
     with pytest.raises(ValueError, match="250 prompt tokens and 8 new ones .* at most 256"):
         generate(model, [1] * 250, 8)
     generate(model, [1] * 250, 7)
-    with pytest.raises(ValueError, match="0 new tokens"):
+    with pytest.raises(ValueError, match="number of new tokens is 0"):
         generate(model, [1], 0)
     cache = model.new_cache(1, 5)
     with pytest.raises(ValueError, match="6 tokens .* 5 of 5 slots free"):
@@ -133,7 +136,11 @@ def test_what_does_not_fit_is_refused_and_loses_nothing():
 
 
 def test_the_baseline_checks_as_much_as_the_cached_way():
-    for n_new, named in [(0, "0 new tokens"), (1.5, "1.5 new tokens"), (250, "at most 256")]:
+    for n_new, named in [
+        (0, "number of new tokens is 0"),
+        (1.5, "number of new tokens is 1.5"),
+        (250, "at most 256"),
+    ]:
         for make in (generate, generate_uncached):
             with pytest.raises(ValueError, match=named):
                 make(tiny_model(), PROMPTS[0] * 2, n_new)
@@ -165,3 +172,78 @@ def test_a_device_that_is_seldom_asked_gives_the_same_tokens_and_cache(model, n_
     monkeypatch.setattr(generation, "_may_ask", lambda device, index: index % 16 == 15)
     assert answer() == often
     assert often[1] == 7 + len(often[0][0]) - 1
+
+
+@pytest.mark.parametrize(
+    "ends", [5, np.int64(5), [5], (5, 6), {5}, np.array([5, 6]), torch.tensor(5), torch.tensor([5])]
+)
+def test_an_ending_id_is_one_or_several(ends):
+    model = tiny_model()
+    logits_BV = torch.zeros(1, model.config.vocab_size)
+    logits_BV[0, 5] = 1
+
+    def fives(_model, _token_B, cache):
+        return logits_BV
+
+    got = generate(model, [1, 2], 9, eos=ends, pick=lambda _: torch.tensor([5]), decode=fives)
+    assert got.tolist() == [[5]]
+
+
+def broken_model(dtype=torch.float32, after=0):
+    """Logits are NaN from the token on that follows so many others."""
+    model = tiny_model(dtype=dtype)
+    calls = []
+
+    def spoil(_module, _given, logits_BV):
+        calls.append(1)
+        return logits_BV * float("nan") if len(calls) > after else logits_BV
+
+    model.tap_logits.register_forward_hook(spoil)
+    return model
+
+
+@pytest.mark.parametrize("pick", [greedy, Sampler(), lambda logits_BV: logits_BV.argmin(-1)])
+@pytest.mark.parametrize("prompts", [[1, 5], [[1, 5], [2]]])
+@pytest.mark.parametrize("after", [0, 2])
+def test_logits_that_are_no_numbers_are_no_answer(pick, prompts, after):
+    with pytest.raises(ValueError, match="logits are not numbers"):
+        generate(broken_model(after=after), prompts, 6, pick=pick)
+    steps = stream(broken_model(after=after), prompts, 6, pick=pick)
+    with pytest.raises(ValueError, match="logits are not numbers"):
+        list(steps)
+    if isinstance(prompts[0], int):
+        with pytest.raises(ValueError, match="logits are not numbers"):
+            generate_uncached(broken_model(after=after), prompts, 6, pick=greedy)
+
+
+def test_compiled_steps_refuse_them_too():
+    model = tiny_model(dtype=torch.float32)
+    with torch.no_grad():
+        model.model.layers[0].self_attn.v_proj.weight[0, 0] = float("nan")
+    cache = model.new_cache(1, 9)
+    with pytest.raises(ValueError, match="logits are not numbers"):
+        generate(model, [1, 5], 3, cache=cache, decode=compiled_decode(model, cache))
+    healthy = tiny_model(dtype=torch.float32)
+    cache = healthy.new_cache(1, 9)
+    step = compiled_decode(healthy, cache)
+
+    def fails(model, token_B, cache):
+        return step(model, token_B, cache) * float("nan")
+
+    with pytest.raises(ValueError, match="logits are not numbers"):
+        generate(healthy, [1, 5], 3, cache=cache, decode=fails, pick=lambda x: x.argmin(-1))
+
+
+def test_a_device_that_is_seldom_asked_tells_of_them_in_the_end(monkeypatch):
+    monkeypatch.setattr("kvlab.generation._may_ask", lambda _device, index: index % 16 == 15)
+    taken = []
+    with pytest.raises(ValueError, match="logits are not numbers"):
+        for step in stream(
+            broken_model(after=2), [1, 5], 40, pick=lambda x: torch.zeros(1, dtype=torch.int64)
+        ):
+            taken.append(step)
+    assert len(taken) == 15
+    with pytest.raises(ValueError, match="logits are not numbers"):  # the last step asks
+        generate(
+            broken_model(after=2), [1], 5, pick=lambda x: torch.zeros(1, dtype=torch.int64), eos=()
+        )

@@ -53,3 +53,13 @@ def test_padding_turns_like_position_0():
 def test_swiglu_is_the_formula():
     gate, up = torch.randn(2, 5)
     torch.testing.assert_close(ops.swiglu(gate, up), gate / (1 + (-gate).exp()) * up)
+
+
+def test_double_angles_are_double_far_out():
+    far = 100_000
+    cos, sin = ops.rope_angles(torch.tensor([[far]]), 8, 10_000.0, torch.float64)
+    for i in range(4):
+        angle = far / 10_000.0 ** (2 * i / 8)
+        # float32 is off by about 1e-3 here
+        assert cos[0, 0, i].item() == pytest.approx(math.cos(angle), abs=1e-9)
+        assert sin[0, 0, i + 4].item() == pytest.approx(math.sin(angle), abs=1e-9)

@@ -1,11 +1,13 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from kvlab import (
     Sampler,
     generate,
+    greedy,
 )
 from tests.conftest import tiny_model
 
@@ -88,3 +90,42 @@ def test_drawing_never_waits_for_the_gpu():
         sampler(logits)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("smallest", [1e-320, 5e-324, 1e-45])
+def test_the_smallest_numbers_leave_the_likeliest(smallest):
+    for how in ({"temperature": smallest}, {"top_p": smallest}):
+        assert Sampler(**how).probabilities(LOGITS)[0].tolist() == [1, 0, 0, 0, 0]
+        assert Sampler(**how)(LOGITS).tolist() == [0]
+
+
+def test_top_k_of_one_is_greedy():
+    logits_BV = torch.randn(50, 9, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(Sampler(top_k=1)(logits_BV), greedy(logits_BV))
+    assert Sampler(top_k=1).probabilities(LOGITS)[0].tolist() == [1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("how", [{}, {"top_k": 2}, {"top_p": 0.7}, {"temperature": 0}])
+def test_rows_sum_to_one(how):
+    logits_BV = torch.randn(20, 9, generator=torch.Generator().manual_seed(1))
+    sums_B = Sampler(**how).probabilities(logits_BV).sum(-1)
+    torch.testing.assert_close(sums_B, torch.ones(20))
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "pick", [greedy, Sampler(), Sampler(0), Sampler(top_k=2), Sampler(top_p=0.5)]
+)
+def test_logits_that_are_no_numbers_are_refused(pick, number):
+    logits_BV = LOGITS.repeat(2, 1)
+    logits_BV[1, 2] = number
+    if number == -math.inf:  # one id that cannot come is no fault; all of them are
+        assert pick(logits_BV).shape == (2,)
+        logits_BV[:] = number
+    with pytest.raises(ValueError, match="logits are not numbers"):
+        pick(logits_BV)
+
+
+def test_numpys_numbers_are_numbers():
+    numpys = Sampler(np.float32(1), np.int64(3), np.float64(0.9), np.int64(3))
+    assert torch.equal(numpys(LOGITS), Sampler(1.0, 3, 0.9, 3)(LOGITS))

@@ -517,7 +517,7 @@ def test_bad_sizes_are_refused_before_anything_is_made():
         ((D, PerChannel(3, group=16), CodesPerChannel(2, group=24)), {"at_once": 24}, "of 48"),
         ((D,), {"recent": 0}, "at least 1"),
         ((D,), {"sink": -1}, "-1 sinks"),
-        ((0,), {}, "head_dim 0"),
+        ((0,), {}, "head_dim of a cache is 0"),
     ]:
         with pytest.raises(ValueError, match=why):
             make(*args, **how)

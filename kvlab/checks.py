@@ -1,0 +1,116 @@
+"""Arguments, refused in one sentence where they come in: what came, and what was expected."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence, Set
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+from kvlab.config import ModelConfig
+
+IDS = (torch.int64, torch.int32)
+_MOST = 2**63 - 1  # what torch takes
+
+
+def whole(name: str, value: object, least: int | None = 1) -> int:
+    """A whole number of at least so much, as Python's own; numpy's are taken, True is not."""
+    low = -_MOST if least is None else least
+    if isinstance(value, Integral) and not isinstance(value, bool) and low <= value <= _MOST:
+        return int(value)
+    more = "" if least is None else f" of at least {least}"
+    raise ValueError(f"{name} is {shown(value)}; expected a whole number{more}.")
+
+
+def number(name: str, value: object, fits: Callable[[float], bool], expected: str) -> float:
+    """A number that `fits`, which `expected` says in words; neither True nor a text is one."""
+    if isinstance(value, Real) and not isinstance(value, bool) and fits(value):
+        return float(value)
+    raise ValueError(f"{name} is {shown(value)}; expected {expected}.")
+
+
+def kind(name: str, value: object, wanted: type | tuple[type, ...], expected: str) -> None:
+    """Refuse what is not of a type, which `expected` says in words."""
+    if not isinstance(value, wanted):
+        raise ValueError(f"{name} is {shown(value)}; expected {expected}.")
+
+
+def has(name: str, value: object, what: str, expected: str) -> None:
+    """Refuse what lacks an attribute: a class of one's own need not be of our types."""
+    if isinstance(value, type) or not hasattr(value, what):
+        raise ValueError(f"{name} is {shown(value)}; expected {expected}.")
+
+
+def cache(value: object) -> None:
+    """Refuse what keys and values cannot be read from."""
+    has("cache", value, "read", "a cache, as model.new_cache makes it")
+
+
+def model(value: object) -> None:
+    """Refuse what is no model of ours, and say what makes one of it."""
+    if not isinstance(getattr(value, "config", None), ModelConfig):
+        cure = "model, tokenizer = kvlab.load(...)"
+        if hasattr(value, "get_decoder"):
+            cure = "kvlab.load(its folder), or kvlab.hf.cache(model) to work inside it"
+        raise ValueError(f"model is {shown(value)}; expected a Transformer, as in {cure}.")
+
+
+def ids(name: str, value: object) -> list[int]:
+    """Token ids: one whole number, or several."""
+    given = value.tolist() if hasattr(value, "tolist") else value
+    given = [given] if isinstance(given, Integral) else given
+    if isinstance(given, (str, bytes)) or not isinstance(given, Sequence | Set):
+        raise ValueError(f"{name} is {shown(value)}; expected an id, or several as (1, 2), or ().")
+    return [whole(f"An id in {name}", i, 0) for i in given]
+
+
+def logits(value_BV: Tensor) -> None:
+    """Refuse logits that are NaN; those on a GPU are not looked at, since that waits."""
+    tensor("logits", value_BV, "(B, V)")
+    if value_BV.device.type == "cpu" and value_BV.numel():
+        finite(value_BV.detach().amax())
+
+
+def finite(most: Tensor) -> None:
+    """Refuse logits by the largest of them, which is NaN if any is. Reads the device."""
+    if not math.isfinite(most):
+        raise ValueError(
+            f"The model's logits are not numbers ({float(most)} among them), so no token is the "
+            "likeliest. Look for NaN in its weights; where float16 overflows, load it in float32."
+        )
+
+
+def tensor(
+    name: str,
+    value: object,
+    axes: str,
+    dtypes: tuple[torch.dtype, ...] = (),
+    n: int | None = None,
+) -> None:
+    """Refuse what is no dense tensor with as many axes as "(B, S)" names, or of another type, or
+    with another number of rows than n."""
+    n_axes = len(re.findall(r"\w+", axes.split(" or ")[0]))
+    fits = isinstance(value, Tensor) and value.layout == torch.strided and value.dim() == n_axes
+    if (
+        fits
+        and value.device.type != "meta"
+        and n in (None, len(value))
+        and (not dtypes or value.dtype in dtypes)
+    ):
+        return
+    rows = "" if n is None else f" of {n} rows"
+    words = f" of {' or '.join(map(str, dtypes))}" if dtypes else ""
+    words = " of whole token ids (torch.int64)" if dtypes is IDS else words
+    raise ValueError(f"{name} is {shown(value)}; expected a tensor {axes}{rows}{words}.")
+
+
+def shown(value: object) -> str:
+    """A value in a few words: numbers and short texts themselves, tensors by shape and type."""
+    if isinstance(value, Tensor):
+        where = "" if value.device.type == "cpu" else f" on {value.device}"
+        return f"a tensor of shape {tuple(value.shape)} and type {value.dtype}{where}"
+    text = repr(value)
+    return text if len(text) <= 60 and " at 0x" not in text else f"a {type(value).__name__}"
