@@ -44,6 +44,12 @@ def has(name: str, value: object, what: str, expected: str) -> None:
         raise ValueError(f"{name} is {shown(value)}; expected {expected}.")
 
 
+def functions(**named: object) -> None:
+    """Refuse what cannot be called."""
+    for name, value in named.items():
+        has(name, value, "__call__", "a function")
+
+
 def cache(value: object) -> None:
     """Refuse what keys and values cannot be read from."""
     has("cache", value, "read", "a cache, as model.new_cache makes it")

@@ -155,8 +155,7 @@ def stream(
     """
     tokens_BS, pos_BS = read(model, prompts, n_new)
     cache, pos_BS = _cache_for(model, tokens_BS, pos_BS, n_new, cache)
-    checks.has("pick", pick, "__call__", "a function of logits, like greedy")
-    checks.has("decode", decode, "__call__", "a function, like compiled_decode(model, cache)")
+    checks.functions(pick=pick, decode=decode)
     ends = model.config.eos_ids if eos is None else checks.ids("eos", eos)
     ends = torch.tensor(ends, dtype=torch.int64, device=model.device)
     watcher = None if prune is None else _watch(model, tokens_BS, pos_BS, cache, prune)

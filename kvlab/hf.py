@@ -235,7 +235,8 @@ class PolicyCache(Cache):
         batch, n_new = k_BGSD.shape[0], k_BGSD.shape[2]
         if self.kv is not None and batch != self.kv.batch:
             raise ValueError(f"{batch} rows came to a cache of {self.kv.batch}; make a new one.")
-        valid_BS = _valid(mask)
+        seen = 0 if self.kv is None else self.kv.seen
+        valid_BS = _valid(mask, seen)
         if self.kv is not None and n_new == 1 and not self._ended:
             self.prune()
         kv = self._new(k_BGSD) if self.kv is None else self.kv
@@ -439,7 +440,7 @@ def _mask(*args, **kwargs) -> Tensor | None:
     return mask
 
 
-def _valid(mask: Tensor | None) -> Tensor | None:
+def _valid(mask: Tensor | None, seen: int) -> Tensor | None:
     """Which new tokens are not padding, from their mask's diagonal; None for all."""
     if mask is None:
         return None
@@ -452,7 +453,7 @@ def _valid(mask: Tensor | None) -> Tensor | None:
     if not covers:
         raise ValueError(
             "attention_mask covers fewer tokens than there are: it needs one entry for each token "
-            "so far, evicted ones too, and each new one."
+            f"so far, evicted ones too, and each new one.{_used(seen)}"
         )
     return mask[:, 0].diagonal(dim1=-2, dim2=-1)
 
@@ -476,10 +477,22 @@ def _check_positions(position_ids: Tensor | None, pos_BS: Tensor | None, start: 
     if want is None:
         want = torch.arange(start, start + position_ids.shape[-1])
     if not ((position_ids == want) | (want < 0)).all():
+        if position_ids.amax() < start:
+            raise ValueError(f"A text came that begins before the cache ends.{_used(start)}")
         raise ValueError(
             "position_ids do not count each row's tokens from its first. Leave them out, or for "
             "padded rows pass attention_mask.cumsum(-1) - 1 of the new tokens, as generate does."
         )
+
+
+def _used(seen: int) -> str:
+    """What to do if a cache was meant to be new."""
+    if not seen:
+        return ""
+    return (
+        f" This cache has seen {seen} tokens: for another text make a new one, or call reset(); to "
+        "go on with this text give all of it, as generate expects."
+    )
 
 
 def _spare(used: int) -> int:

@@ -514,13 +514,26 @@ def test_what_does_not_go_with_what_was_read_is_refused(pairs):
     assert held(cache.kv) == before
 
 
-def test_a_budget_too_small_for_the_prompt_leaves_the_cache_as_it_was(pairs):
+def test_a_share_smaller_than_what_is_protected_keeps_that(pairs):
     theirs, _ = pairs("llama")
     ids, mask, _ = prompts(padded=False)
     cache = hf.cache(theirs, Evict(knorm, 0.1, **WINDOW))
-    with pytest.raises(ValueError, match="Of 44 tokens it keeps 4"):
+    n_new = say(theirs, ids, mask, past_key_values=cache)[0].shape[1]
+    kept = WINDOW["sink"] + WINDOW["recent"]
+    assert 4 < kept < N_PROMPT and cache.kv.used_L == (kept + n_new - 1,) * 3
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_used_cache_says_that_it_is_used(pairs, padded):
+    theirs, _ = pairs("llama")
+    ids, mask, _ = prompts(padded=padded)
+    cache = hf.cache(theirs, Evict(knorm, 20, **WINDOW))
+    first, _ = say(theirs, ids, mask, past_key_values=cache)
+    seen = cache.kv.seen
+    with pytest.raises(ValueError, match=f"has seen {seen} tokens: .* make a new one, or call"):
         say(theirs, ids, mask, past_key_values=cache)
-    assert cache.kv.used_L == (N_PROMPT,) * 3
+    cache.reset()
+    assert torch.equal(say(theirs, ids, mask, past_key_values=cache)[0], first)
 
 
 def test_a_forward_that_stopped_halfway_is_noticed(pairs):

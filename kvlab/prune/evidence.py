@@ -15,7 +15,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kvlab import ops
+from kvlab import checks, ops
+from kvlab.prune.missing import CURES, Missing
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Evidence:
     each pair of channels per position, (D/2,); `o_CI` the output projection's weight. `step` is 0
     after the prompt and counts decoded tokens after that. `n_B` is how many tokens each head may
     keep, where whole tokens are chosen.
+
+    What was not declared (see `needs`) is there too, and raises ValueError when it is used.
     """
 
     layer: int
@@ -44,6 +47,11 @@ class Evidence:
     o_CI: Tensor | None = None
     step: int = 0
     n_B: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in CURES:
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, Missing(name))
 
     @property
     def valid_BGT(self) -> Tensor:
@@ -65,11 +73,6 @@ class Evidence:
 
         Raises: ValueError when there are none, or when the groups do not divide.
         """
-        if self.q_BHWD is None:
-            raise ValueError(
-                "This score looks at queries that were not collected; declare how many it needs: "
-                "@needs(queries=32)."
-            )
         n_heads, n_groups = self.q_BHWD.shape[1], self.k_BGTD.shape[1]
         if n_heads % n_groups:
             raise ValueError(
@@ -148,10 +151,13 @@ def needs(
     queries, so a row that must lose some has to be longer than these.
     It also changes a score's window: `needs(queries=64)(partial(snapkv))`.
     """
-    if type(queries) is not int or queries < 0:
-        raise ValueError(f"A score asks for {queries!r} queries; expected 0 or more.")
+    queries = checks.whole("queries, of which a score asks for the latest so many,", queries, 0)
+    for name, asked in {"rope": rope, "output": output, "before": before}.items():
+        checks.kind(name, asked, bool, "True or False")
+    checks.functions(**({} if mass is None else {"mass": mass}))
 
     def declare(score: Score) -> Score:
+        checks.functions(score=score)
         score.needs = Needs(queries, mass, rope, output, before or needs_of(score).before)
         return score
 
@@ -165,10 +171,12 @@ def needs_of(score: Score) -> Needs:
     return getattr(score, "needs", Needs())
 
 
-def check_window(kept: int, seen: int, window: int) -> None:
+def check_window(kept: int, seen: int, window: int, row: int | None = None) -> None:
     """Refuse to judge a row's tokens by as many queries as it has."""
     if kept < seen <= window:
+        which = "A row" if row is None else f"Row {row}"
         raise ValueError(
-            f"A row of {seen} tokens is to keep {kept}, but the {window} queries that judge those "
-            "before them are all it has. Use a shorter window: needs(queries=...)(partial(score))."
+            f"{which} of {seen} tokens is to keep {kept}, but the {window} queries that judge "
+            "those before them are all it has. Use a shorter window: "
+            "needs(queries=...)(partial(score))."
         )

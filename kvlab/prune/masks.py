@@ -12,7 +12,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from kvlab import checks
 from kvlab.prune.evidence import Evidence, Score
+from kvlab.prune.missing import Missing
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,7 @@ def check_score(score: object) -> None:
 
 def check_counts(policy: object) -> None:
     for name in ("sink", "recent", "every"):
-        value = getattr(policy, name)
-        if type(value) is not int or value < 0:
-            raise ValueError(f"{name} is {value!r}; expected a whole number of at least 0.")
+        object.__setattr__(policy, name, checks.whole(name, getattr(policy, name), 0))
 
 
 def check_numbers(part: object, masks_L: list[Masks]) -> None:
@@ -57,6 +57,8 @@ def check_numbers(part: object, masks_L: list[Masks]) -> None:
 
 def scored(score: Score, e: Evidence, shapes: tuple) -> Tensor:
     got = score(e)
+    if isinstance(got, Missing):
+        got.refuse()
     if not isinstance(got, Tensor) or tuple(got.shape) not in map(tuple, shapes):
         came = f"shape {tuple(got.shape)}" if isinstance(got, Tensor) else type(got).__name__
         raise ValueError(

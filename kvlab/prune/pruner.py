@@ -155,7 +155,7 @@ class Pruner:
     def _summed(
         self, i: int, mass: Score, sum_BGT: Tensor | None, q_BHSD: Tensor, pos_BS: Tensor
     ) -> Tensor:
-        e = self._evidence(i, ())
+        e = self._evidence(i, None)
         block = max(1, BLOCK // (q_BHSD.shape[0] * q_BHSD.shape[1] * e.pos_BGT.shape[-1]))
         wide = torch.promote_types(q_BHSD.dtype, torch.float32)
         total_BGT = torch.zeros(e.pos_BGT.shape, dtype=wide, device=q_BHSD.device)
@@ -165,7 +165,9 @@ class Pruner:
             total_BGT += mass(replace(e, q_BHWD=q_BHWD, q_pos_BW=pos_BW)).sum((2, 3))
         return total_BGT
 
-    def _evidence(self, i: int, seen_B: tuple[int, ...], need: Needs | None = None) -> Evidence:
+    def _evidence(
+        self, i: int, seen_B: tuple[int, ...] | None, need: Needs | None = None
+    ) -> Evidence:
         cache, used = self.cache, self.cache.used_L[i]
         e = Evidence(
             layer=i,
@@ -178,7 +180,7 @@ class Pruner:
         )
         if need is None:
             return e
-        found: dict = {"turns": self._rope if need.rope else None}
+        found: dict = {"turns": self._rope} if need.rope else {}
         if need.queries:
             q_BHWD, pos_BW = self._q[i]
             found |= {

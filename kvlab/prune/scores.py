@@ -414,9 +414,9 @@ def _oldest(e: Evidence) -> Tensor:
 
 def _check_window(e: Evidence) -> None:
     window = e.q_BGRWD.shape[3]
-    kept_B = e.n_B if e.n_B is not None else (0,) * len(e.seen_B)
-    for seen, kept in zip(e.seen_B, kept_B, strict=True):
-        check_window(kept, seen, window)
+    kept_B = e.n_B if isinstance(e.n_B, tuple) else (0,) * len(e.seen_B)
+    for row, (seen, kept) in enumerate(zip(e.seen_B, kept_B, strict=True)):
+        check_window(kept, seen, window, row if len(kept_B) > 1 else None)
 
 
 def _pooled(x_BGRT: Tensor, valid_BGT: Tensor, kernel: int) -> Tensor:

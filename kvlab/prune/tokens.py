@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
+from kvlab import checks
 from kvlab.pack.body import Body
 from kvlab.prune.evidence import Evidence, Needs, Score, check_window, needs_of
 from kvlab.prune.masks import (
@@ -77,6 +79,20 @@ def uniform(n: int, free: int, layer: int, n_layers: int) -> int:
     return n
 
 
+def as_budget(budget: object) -> int | float:
+    """A budget in tokens as Python's int, a share as its float; 256.0 tokens are 256."""
+    if isinstance(budget, Real) and not isinstance(budget, bool):
+        if isinstance(budget, Integral) or (budget > 1 and float(budget).is_integer()):
+            if budget >= 1:
+                return int(budget)
+        elif 0 < budget <= 1:
+            return float(budget)
+    raise ValueError(
+        f"budget is {checks.shown(budget)}; expected tokens (a whole number of at least 1) or a "
+        "share of the text (a float above 0, at most 1.0)."
+    )
+
+
 Select = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 Layers = Callable[[int, int, int, int], int]
 
@@ -87,11 +103,11 @@ class Evict(Policy):
 
     `budget` counts all tokens that a head keeps, protected ones too: whole tokens, or a share in
     (0, 1] of those seen so far, rounded down, in each row by its own length. The first `sink` and
-    the latest `recent` tokens are protected. `select` is `per_head`, `all_heads` or `across_heads`;
+    the latest `recent` tokens are protected and stay whatever the share, so a row that is no longer
+    than these loses nothing. `select` is `per_head`, `all_heads` or `across_heads`;
     `layers` shares the unprotected budget out over layers (`uniform`, `scores.pyramid`). `every`
     is 0 (after the prompt only) or a number of decoded tokens between two evictions.
-    Raises: ValueError for a budget under sink + recent: budgets in tokens here, shares when a row's
-    length is known.
+    Raises: ValueError for a budget in tokens under sink + recent.
     """
 
     score: Score
@@ -105,14 +121,14 @@ class Evict(Policy):
     def __post_init__(self) -> None:
         check_score(self.score)
         check_counts(self)
-        tokens = type(self.budget) is int and self.budget >= 1
-        if not tokens and not (type(self.budget) is float and 0 < self.budget <= 1):
+        checks.functions(select=self.select, layers=self.layers)
+        object.__setattr__(self, "budget", as_budget(self.budget))
+        protected = self.sink + self.recent
+        if type(self.budget) is int and self.budget < protected:
             raise ValueError(
-                f"budget is {self.budget!r}; expected tokens (a whole number of at least 1) or a "
-                "share of the text (a float above 0, at most 1.0)."
+                f"A budget of {self.budget} tokens was asked for, fewer than {self.sink} sinks and "
+                f"{self.recent} recent tokens. Give more budget or protect fewer."
             )
-        if tokens:
-            self._check_budget(self.budget, "It")
 
     @property
     def needs(self) -> Needs:
@@ -128,23 +144,13 @@ class Evict(Policy):
         if type(self.budget) is int:
             return min(self.budget, seen)
         n = math.floor(self.budget * seen + 1e-9)
-        if n < seen:
-            self._check_budget(n, f"Of {seen} tokens it")
-        return n
-
-    def _check_budget(self, n: int, what: str) -> None:
-        if n < max(1, self.sink + self.recent):
-            raise ValueError(
-                f"A budget of {self.budget} was asked for. {what} keeps {n}, fewer than {self.sink}"
-                f" sinks and {self.recent} recent tokens. Give more budget or protect fewer."
-            )
+        return min(seen, max(n, 1, self.sink + self.recent))
 
     def check(self, seen_B: tuple[int, ...]) -> None:
-        """Refuse a budget that is too small, or a window too long, for rows of these lengths."""
-        for seen in seen_B:
-            kept = self.tokens(seen)
-            if self.needs.before:
-                check_window(kept, seen, self.needs.queries)
+        """Refuse a window that is too long for rows of these lengths."""
+        for row, seen in enumerate(seen_B if self.needs.before else ()):
+            which = row if len(seen_B) > 1 else None
+            check_window(self.tokens(seen), seen, self.needs.queries, which)
 
     @property
     def same_in_all_heads(self) -> bool:

@@ -32,6 +32,7 @@ from kvlab.prune import (
     needs_of,
     parts_of,
 )
+from kvlab.prune.missing import Missing
 from kvlab.quality.cases import Case, difference, few, stays
 from kvlab.quality.methods import Method, as_method
 
@@ -109,6 +110,8 @@ def _spied(score: Score, *, where: str) -> Score:
 
 
 def _check_scores(name: str, got: Tensor, e: Evidence, where: str) -> None:
+    if isinstance(got, Missing):
+        got.refuse()
     batch, heads, _, width = e.k_BGTD.shape
     shapes = [tuple(e.pos_BGT.shape), tuple(e.k_BGTD.shape), (batch, heads, width)]
     if not isinstance(got, Tensor) or tuple(got.shape) not in shapes:

@@ -1,6 +1,8 @@
+import copy
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,6 +27,7 @@ from kvlab import (
     Pruner,
     Sparsify,
     Then,
+    check_policy,
     density,
     generate,
     needs,
@@ -213,7 +216,7 @@ def test_evidence_refuses_what_it_does_not_have():
         e.over_group(q, "median")
     assert needs_of(partial(snapkv, kernel=7)).queries == 32
     assert needs_of(needs(queries=8)(partial(snapkv))).queries == 8
-    with pytest.raises(ValueError, match="-1 queries"):
+    with pytest.raises(ValueError, match="queries.* is -1"):
         needs(queries=-1)
 
 
@@ -482,8 +485,6 @@ def test_a_bad_score_changes_nothing(policy, message):
 def test_what_cannot_be_supplied_is_refused_before_anything_is_read():
     model = small()
     cache = model.new_cache(1, 40)
-    with pytest.raises(ValueError, match="Of 24 tokens it keeps 12, fewer than 4 sinks and 32"):
-        generate(model, PROMPT, 3, cache=cache, prune=Evict(knorm, 0.5))
     with pytest.raises(ValueError, match="came as a policy"):
         generate(model, PROMPT, 3, cache=cache, prune="snapkv")
     for n_queries in (24, 32):  # a window that is as long as the prompt, or longer
@@ -581,3 +582,87 @@ def test_allowed_is_what_evidence_allows():
     e = evidence(cache, q_BHWD=torch.ones(1, 2, 2, 8, dtype=torch.float64), q_pos_BW=q_pos)
     seen = e.weights_BGRWT()[:, 0, 0] > 0
     assert torch.equal(seen, allowed_BGST(cache.read(0), q_pos, 2)[:, 0].expand_as(seen))
+
+
+def test_a_text_with_nothing_to_evict_loses_nothing():
+    model = small()
+    texts = [list(range(1, 25)), [7, 8, 9]]
+    for policy in (Evict(knorm, 0.5), Evict(snapkv, 0.1), Evict(h2o, 36), Evict(tova, 1000)):
+        assert torch.equal(
+            generate(model, texts, 5, prune=policy), generate(model, texts, 5, prune=None)
+        )
+
+
+def test_what_is_protected_stays_whatever_the_share():
+    model = small()
+    tokens, pos = pad([list(range(24)), list(range(9)), list(range(4))])
+    cache = model.new_cache(3, 40)
+    prefill(model, tokens, cache, pos_BS=pos, prune=Evict(knorm, 0.3, sink=2, recent=4))
+    assert (cache.read(0).pos_BGT >= 0).sum(-1).tolist() == [[7, 7], [6, 6], [4, 4]]
+    left = cache.read(0).pos_BGT[1, 0]
+    assert left[left >= 0].tolist() == [0, 1, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("budget", [9, 9.0, np.int64(9), np.float64(9)])
+def test_a_whole_number_is_a_budget_in_tokens(budget):
+    assert Evict(knorm, budget, sink=0, recent=0).tokens(24) == 9
+    assert type(Evict(knorm, budget, sink=0, recent=0).budget) is int
+    assert Evict(knorm, np.float32(0.5), sink=np.int64(1), recent=0).tokens(24) == 12
+
+
+def test_a_window_that_is_too_long_names_the_row():
+    policy = Evict(snapkv, 9, sink=0, recent=2)
+    with pytest.raises(ValueError, match="Row 1 of 12 tokens is to keep 9, but the 32"):
+        generate(small(), [[1] * 40, [2] * 12], 3, prune=policy)
+
+
+def _beside(name):
+    return lambda e: torch.zeros(e.pos_BGT.shape) + getattr(e, name)
+
+
+@pytest.mark.parametrize(
+    ("score", "cure"),
+    [
+        *((_beside(n), "queries=32") for n in ("q_BHWD", "q_pos_BW")),
+        (lambda e: e.q_BHWD.sum(), "queries=32"),
+        (lambda e: e.q_BGRWD, "queries=32"),
+        (lambda e: e.over_queries(e.k_BGTD), "queries=32"),
+        (lambda e: e.weights_BGRWT(), "queries=32"),
+        (lambda e: -e.q_pos_BW, "queries=32"),
+        (lambda e: e.mass_BGT, "mass=attention_mass"),
+        (lambda e: e.mass_BGT / 2, "mass=attention_mass"),
+        (lambda e: torch.relu(e.mass_BGT), "mass=attention_mass"),
+        (lambda e: torch.stack([e.mass_BGT, e.mass_BGT]), "mass=attention_mass"),
+        (lambda e: max(e.mass_BGT), "mass=attention_mass"),
+        (lambda e: e.turns * 1, "rope=True"),
+        (lambda e: 1 + e.turns[0], "rope=True"),
+        (_beside("o_CI"), "output=True"),
+        (lambda e: e.o_CI.unflatten(1, (2, -1)), "output=True"),
+        (lambda e: e.v_BGTD @ e.o_CI, "output=True"),
+    ],
+)
+def test_a_score_that_looks_at_what_it_did_not_declare_is_told_which(score, cure):
+    with pytest.raises(ValueError, match=rf"was not collected; .*@needs\({cure}\)"):
+        generate(small(), PROMPT, 2, prune=Evict(score, 9, sink=0, recent=2))
+    with pytest.raises(ValueError, match=rf"was not collected; .*@needs\({cure}\)"):
+        check_policy(score)
+    with pytest.raises(ValueError, match=rf"was not collected; .*@needs\({cure}\)"):
+        generate(small(), PROMPT, 2, prune=Sparsify(k=Elements(score, 0.5), recent=2))
+
+
+def test_what_has_no_meaning_where_it_is_looked_at_says_so():
+    def mass(e):
+        return e.weights_BGRWT() * e.seen_B11
+
+    with pytest.raises(ValueError, match="a mass function is not told how long"):
+        score = needs(mass=mass)(lambda e: e.mass_BGT)
+        generate(small(), PROMPT, 2, prune=Evict(score, 9, sink=0, recent=2))
+    with pytest.raises(ValueError, match="only a score of whole tokens, in Evict"):
+        side = Elements(lambda e: e.k_BGTD * e.n_B[0], 0.5)
+        generate(small(), PROMPT, 2, prune=Sparsify(k=side, recent=2))
+
+
+def test_evidence_can_be_changed_and_copied_without_what_is_missing():
+    e = evidence(filled())
+    assert replace(e, step=3).step == 3 and "Missing('turns')" in repr(e)
+    assert copy.deepcopy(replace(e, step=3)).step == 3
