@@ -91,8 +91,7 @@ def _demo(args, _rest) -> int:
 def _generate(args, _rest) -> int:
     from kvlab import Sampler, load, stream
 
-    if not args.prompt.strip():
-        raise ValueError("The prompt is empty; expected some text.")
+    args.prompt = _read_prompt(args.prompt)
     sampler = Sampler(args.temperature, args.top_k, args.top_p, args.seed)
     model, tokenizer = load(args.model, device=args.device, dtype=args.dtype)
     chat = args.model == "pocket" and not args.raw
@@ -123,6 +122,18 @@ def _generate(args, _rest) -> int:
         if cache:
             print(f"cache: {cache.live_bytes:,} of {dense:,} bytes", file=sys.stderr)
     return 0
+
+
+def _read_prompt(given: str) -> str:
+    """The prompt itself, or what standard input holds for "-", less the line's end."""
+    if given == "-":
+        try:
+            given = sys.stdin.buffer.read().decode("utf-8-sig").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"Standard input is not text in UTF-8 (byte {error.start}).") from None
+    if not given.strip():
+        raise ValueError("The prompt is empty; expected some text.")
+    return given
 
 
 def _thinning(args, model, n_prompt: int) -> dict:

@@ -50,7 +50,7 @@ def _to_answer(command: Command) -> None:
     _model_arguments(demo)
 
     generate = command("generate", "answer a prompt")
-    generate.add_argument("prompt")
+    generate.add_argument("prompt", help='text, or "-" to read it from standard input: - < FILE')
     generate.add_argument("-n", "--new-tokens", type=int, default=64, help="at most this many")
     generate.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest token")
     generate.add_argument("--top-k", type=int)
@@ -58,7 +58,7 @@ def _to_answer(command: Command) -> None:
     generate.add_argument("--seed", type=int, default=0)
     generate.add_argument("--raw", action="store_true", help="no chat form around the prompt")
     generate.add_argument("--policy", metavar="NAME", help="thin the prompt: snapkv, h2o, ...")
-    generate.add_argument("--budget", type=float, help="share of tokens it keeps; default: 0.5")
+    generate.add_argument("--budget", type=_budget, help="tokens it keeps (256), or a share (0.5)")
     generate.add_argument("--sparsity", type=float, help="of keys and values, in packed rows")
     generate.add_argument("--json", action="store_true")
     _model_arguments(generate)
@@ -128,6 +128,11 @@ def _to_learn_and_write(command: Command) -> None:
     tidy = command("normalise", "remove from notebooks what differs from run to run")
     tidy.add_argument("files", nargs="+", metavar="FILE.ipynb")
     tidy.add_argument("--check", action="store_true", help="only say whether they are tidy")
+
+
+def _budget(text: str) -> int | float:
+    """Whole numbers are tokens, others a share."""
+    return int(text) if text.isdecimal() else float(text)
 
 
 def _model_arguments(parser: argparse.ArgumentParser) -> None:

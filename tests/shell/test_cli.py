@@ -1,3 +1,4 @@
+import io
 import json
 
 import pytest
@@ -172,3 +173,25 @@ def test_eval_refuses_in_one_sentence(line, named, capsys):
     assert cli.main(["eval", *line]) == 1
     seen = capsys.readouterr()
     assert named in seen.err and seen.out == "" and len(seen.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("held", [b"The cat\n", b"\xef\xbb\xbfThe cat\r\n"])
+def test_a_dash_reads_the_prompt_from_standard_input(held, capsys, monkeypatch):
+    assert cli.main(["generate", "The cat", "-n", "4"]) == 0
+    want = capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(held)))
+    assert cli.main(["generate", "-", "-n", "4"]) == 0
+    assert capsys.readouterr().out == want
+    for broken, named in ((b"\xff\xfe", "not text in UTF-8"), (b"", "prompt is empty")):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(broken)))
+        assert cli.main(["generate", "-"]) == 1
+        assert named in capsys.readouterr().err
+
+
+def test_a_budget_may_be_a_number_of_tokens(capsys):
+    line = ["generate", "word " * 60, "-n", "2", "--policy", "knorm"]
+    assert cli.main([*line, "--budget", "40", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    n_seen = len(found["prompt_tokens"]) + 1  # 40 stayed of the prompt, and one came after it
+    assert found["cache_bytes"] * n_seen == found["dense_bytes"] * 41
+    assert cli.main(["generate", "short", "-n", "2", "--policy", "snapkv"]) == 0
