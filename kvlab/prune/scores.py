@@ -298,10 +298,11 @@ def evictions(
     same = {"sink": sink, "recent": recent, "every": every}
     scores = [random, streaming, h2o, observed, scissorhands, snapkv, keyformer, knorm, keydiff]
     scores += [expected_attention, vatp, criticalkv]
+    scored = {score.__name__: Evict(score, budget, **same) for score in scores}
     return {
         "recency": Evict(recency, budget, sink=0, recent=recent, every=every),
         "tova": Evict(tova, budget, select=all_heads, **same),
-        **{score.__name__: Evict(score, budget, **same) for score in scores},
+        **scored,
         "pyramidkv": pyramidkv(budget, **same),
         "adakv": adakv(budget, **same),
     }
