@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kvlab.course.author.compare import came, describe, difference, picture
@@ -43,14 +44,14 @@ def judge(
             for case, called in drawn:
                 failed = _failure(exercise, law, answer, case, called)
                 if failed is not None:
-                    return failed
+                    return replace(failed, held=held)
             held += 1
         if exercise.clock is not None and clock:
-            return _timed(exercise, answer, drawn[-1][0])
+            return replace(_timed(exercise, answer, drawn[-1][0]), held=held)
     except NotAnswered:
         return not_answered(exercise, held)
     except Stopped as stop:
-        return Verdict(exercise, "failed", str(stop))
+        return Verdict(exercise, "failed", str(stop), held=held)
     laws = "; ".join(law.name for law in exercise.laws)
     return Verdict(
         exercise, "passed", exercise.because or f"Tried on {len(drawn)} random cases: {laws}."
@@ -69,7 +70,7 @@ def not_answered(exercise: Exercise, held: int = 0) -> Verdict:
         text = (
             f"A part of the stub is left. What is there holds {held} of {len(exercise.laws)} laws."
         )
-    return Verdict(exercise, "not answered", text)
+    return Verdict(exercise, "not answered", text, held=held)
 
 
 class NotAnswered(Exception):
@@ -91,7 +92,9 @@ def _failure(
         text = f'"{law.name}" does not hold on {called}.\n{text}'
     mistake = _known_mistake(exercise, law, case, outcome)
     inputs = {name: value for name, value in case.items() if not name.startswith("_")}
-    return Verdict(exercise, "failed", text, mistake, drawn, None if private else inputs)
+    if private:  # a picture would show it
+        return Verdict(exercise, "failed", text, mistake)
+    return Verdict(exercise, "failed", text, mistake, drawn, inputs)
 
 
 def _fault(law: Law, case: Case, outcome: Outcome) -> tuple[str, str]:

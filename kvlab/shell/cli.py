@@ -54,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
             "export": _export,
             "doctor": _doctor,
             "grade": _grade,
+            "marks": _marks,
+            "similar": _similar,
             "progress": _progress,
             "hint": _hint,
             "release": _release,
@@ -222,6 +224,18 @@ def _grade(args, _rest) -> int:
     from kvlab.course.grading import command
 
     return command.run(args)
+
+
+def _marks(args, _rest) -> int:
+    from kvlab.course.grading import after
+
+    return after.run_marks(args)
+
+
+def _similar(args, _rest) -> int:
+    from kvlab.course.grading import after
+
+    return after.run_similar(args)
 
 
 def _progress(_args, _rest) -> int:

@@ -109,12 +109,44 @@ def _to_grade(command: Command) -> None:
         "--json", nargs="?", const="-", metavar=out, help="marks and messages; alone: print them"
     )
     grade.add_argument("--csv", nargs="?", const="-", metavar=out, help="marks; alone: print them")
-    grade.add_argument("--gradescope", metavar=out, help="with one notebook: a results.json")
+    grade.add_argument("--gradescope", metavar=out, help="of one student: a results.json")
     grade.add_argument("--private-cases", metavar="FILE.py", help="the teacher's own cases too")
     grade.add_argument("--chapter", metavar="N", help="grade this chapter only")
     grade.add_argument("--workers", type=int, metavar="N", help="default: one per core")
+    _of_students(grade)
+
+    marks = command("marks", "put marks files together; gradebooks, feedback and analysis of them")
+    marks.add_argument("files", nargs="+", metavar="MARKS.json")
+    marks.add_argument("--json", nargs="?", const="-", metavar=out, help="all marks in one file")
+    marks.add_argument("--csv", nargs="?", const="-", metavar=out, help="a line per notebook")
+    _of_students(marks)
+
+    similar = command("similar", "answers that are much alike: a hint where to look, no proof")
+    similar.add_argument("files", nargs="+", metavar="FILE_OR_FOLDER")
+    similar.add_argument("--chapter", metavar="N", help="this chapter only")
+    similar.add_argument("--at-least", type=float, default=0.9, metavar="SHARE", help="default 0.9")
+    similar.add_argument("--roster", metavar="FILE.csv", help="to call students by their names")
+    similar.add_argument("--csv", nargs="?", const="-", metavar=out, help="alone: print it")
 
     command("progress", "which exercises are done, from a file on this computer")
+
+
+def _of_students(parser: argparse.ArgumentParser) -> None:
+    """What `grade` and `marks` write of a class, student by student."""
+    add, out = parser.add_argument, "FILE"
+    add("--per-student", nargs="?", const="-", metavar=out, help="CSV, a line per student")
+    add("--roster", metavar="FILE.csv", help="the class: id, name, section")
+    add("--moodle", metavar=out, help="marks as Moodle imports them")
+    add("--canvas", metavar=out, help="marks as Canvas imports them")
+    add("--title", action="append", metavar="N=TEXT", help="a chapter's column in a gradebook")
+    add("--feedback", metavar="FOLDER", help="a page per student, HTML and Markdown")
+    add("--analysis", nargs="?", const="-", metavar="FILE.html", help="of the class; alone: text")
+    add("--weights", metavar="N=W,...", help="what a chapter's points count; default: 1")
+    add("--partial", action="store_true", help="points for laws that held")
+    add("--deadline", action="append", metavar="[N=]TIME", help="as in 2026-05-04T23:59")
+    add("--late-share", type=float, metavar="SHARE", help="that each day begun costs; default 0.1")
+    add("--late-days", type=int, metavar="N", help="after which nothing counts")
+    add("--times", metavar="FILE.csv", help="submission times; default: those in the zip")
 
 
 def _to_learn_and_write(command: Command) -> None:

@@ -286,7 +286,7 @@ def test_bad_lines_are_named_before_anything_is_graded(tmp_path, capsys):
         ([str(tmp_path / "a"), str(tmp_path / "b")], "Two notebooks are called 06_kv_cache"),
         ([str(tmp_path / "none")], "is not there"),
         (["--one", str(tmp_path)], "is a folder"),
-        ([str(tmp_path), "--gradescope", "r"], "name one notebook"),
+        ([*two, "--gradescope", "r"], "name one notebook"),
         ([two[0], "--chapter", "99"], "'99'"),
         ([two[0], "--workers", "0"], "0 workers"),
         ([two[0], "--json", two[1]], "expected a new file's name"),

@@ -268,7 +268,7 @@ class Verdict:
     """What the judge found.
 
     `state` is "passed", "failed", "not answered", "too noisy", "no cell" or "error" (ours).
-    `case` holds the inputs that failed, for a reader who wants to try them; never a private case.
+    `case` holds the inputs that failed, unless they are private; `held` counts the laws that held.
     """
 
     exercise: Exercise
@@ -277,6 +277,7 @@ class Verdict:
     mistake: str | None = None
     picture: str = ""
     case: Case | None = field(default=None, compare=False)
+    held: int = field(default=0, compare=False)
 
     @property
     def passed(self) -> bool:

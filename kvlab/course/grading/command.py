@@ -6,15 +6,20 @@ import argparse
 import contextlib
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from kvlab import files
 from kvlab.course import record
-from kvlab.course.exercises import ALL
-from kvlab.course.grading import report
-from kvlab.course.grading.grade import Graded, Rules, find_submissions, grade_all, private_cases
+from kvlab.course.exercises import CHAPTERS
+from kvlab.course.grading import collect, grade, outputs, report
+from kvlab.course.grading.collect import Collected
+from kvlab.course.grading.grade import Graded, Rules, private_cases
+from kvlab.course.grading.marks import Klass, Scheme
+from kvlab.course.grading.names import padded, width
+from kvlab.course.grading.tables import printable
 from kvlab.course.sandbox import walls
 
 
@@ -26,55 +31,122 @@ def run(args: argparse.Namespace) -> int:
     """
     given = [*args.files, *([args.one] if args.one else [])]
     _check(args, given)
+    how = outputs.scheme(args)
     rules = _rules(args)
-    submissions = find_submissions(given)
-    a_class = any(Path(g).is_dir() for g in given)
-    quiet = "-" in (args.json, args.csv)
-    journal = _journal(args, rules, submissions) if a_class else None
+    with contextlib.ExitStack() as stack:
+        try:
+            found = stack.enter_context(collect.collected(given))
+        except ValueError as error:
+            if not args.gradescope:
+                raise
+            return _nothing_there(args, given[0], rules, str(error))
+        return _graded(args, found, rules, how, any(map(collect.is_class, given)))
+
+
+def _graded(
+    args: argparse.Namespace, found: Collected, rules: Rules, how: Scheme, a_class: bool
+) -> int:
+    journal = _journal(args, rules) if a_class else None
     if journal is not None:
         rules = replace(rules, seed=journal.seed)
-    rows, broken = {}, 0
-    for graded in _results(submissions, rules, args.workers, journal, rows, show=a_class):
-        rows[graded.name] = report.row(graded)
-        broken += _say(graded, a_class, quiet)
-        if Path(graded.path).resolve().parent == walls.ROOT / "exercises":
-            for verdict in graded.verdicts:
-                record.record(verdict)
-    ordered = [rows[name] for name in submissions]
-    _write(args, ordered, rules)
+    rows, broken, said = {}, 0, []
+    try:
+        for graded in _results(found, rules, args.workers, journal, rows, show=a_class):
+            rows[graded.name] = found.placed(report.row(graded))
+            faulty, text = _verdict(graded, a_class)
+            broken += faulty
+            said += text
+            if Path(graded.path).resolve().parent == walls.ROOT / "exercises":
+                for verdict in graded.verdicts:
+                    record.record(verdict)
+    except KeyboardInterrupt:
+        _say_kept(journal, len(found.names))
+        raise
+    names = found.names if a_class else found.submissions
+    ordered = [rows[name] for name in names]
+    klass = outputs.write(args, ordered, report.head(rules.level.says, rules.seed), how)
+    if args.gradescope:
+        report.write(args.gradescope, report.as_gradescope(_best(ordered)))
     if journal is not None:
         journal.close()
-    if a_class and not quiet:
-        print(_summary(ordered, rules))
+    _print(args, said, a_class, ordered, klass, rules)
     if args.one:
         return 0
     full = all(r["points"] == r["out_of"] for r in ordered)
     return 0 if not broken and (full or a_class) else 1
 
 
+def _nothing_there(args: argparse.Namespace, given: str, rules: Rules, why: str) -> int:
+    """Nothing for Gradescope to grade is a mark as well: 0, and the reason for the student."""
+    row = report.row(grade.unread(Path(given).stem, given, rules, rules.level, why))
+    report.write(args.gradescope, report.as_gradescope(row))
+    print(f"kvlab grade: {why}", file=sys.stderr)
+    return 0
+
+
+def _best(rows: list[report.Row]) -> report.Row:
+    """The one of a student's notebooks that counts: that with the most points."""
+    best = max(rows, key=lambda r: (r["points"], r["out_of"]))
+    if len(rows) > 1:
+        more = f"{len(rows)} notebooks came; this is {best['name']}, which has the most points"
+        best = best | {"note": "; ".join(filter(None, [more, best["note"]]))}
+    return best
+
+
+def _say_kept(journal: report.Journal | None, total: int) -> None:
+    """What an interruption leaves."""
+    if journal is not None:
+        said = (
+            f"Stopped: {journal.kept} of {total} are kept in {journal.path}; the same command "
+            "goes on with the rest."
+        )
+    else:
+        said = "Stopped: nothing is kept, as no file for the marks was named (--json, --csv)."
+    print(said, file=sys.stderr)
+
+
+def _print(
+    args: argparse.Namespace,
+    said: list[str],
+    a_class: bool,
+    rows: list[report.Row],
+    klass: Klass | None,
+    rules: Rules,
+) -> None:
+    """What a reader sees, once all files are written."""
+    quiet = outputs.to_screen(args)
+    for channel, text in said:
+        if channel is sys.stderr or not quiet:
+            print(text, file=channel)
+    if quiet or not a_class:
+        return
+    print(outputs.summary(klass) if klass else _summary(rows))
+    print(f"Isolation: {rules.level.name}. {rules.level.says}")
+
+
 def _check(args: argparse.Namespace, given: list[str]) -> None:
+    if args.gradescope and len(given) != 1:
+        raise ValueError(
+            "A Gradescope file holds one student's marks: name one notebook or folder."
+        )
     for path in given:
-        if not Path(path).exists():
+        if not Path(path).exists() and not args.gradescope:
             raise ValueError(f"{path} is not there; expected a notebook (.ipynb) or a folder.")
-    if args.one and Path(args.one).is_dir():
-        raise ValueError(f"{args.one} is a folder; --one takes one notebook. Leave out --one.")
-    if args.gradescope and (len(given) != 1 or Path(given[0]).is_dir()):
-        raise ValueError("A Gradescope file holds one notebook's marks: name one notebook.")
-    for target in (args.json, args.csv, args.gradescope):
-        if target in (None, "-"):
-            continue
-        if target.endswith(".ipynb") or Path(target).is_dir():
-            raise ValueError(
-                f"The marks were to be written to {target}; expected a new file's name."
-            )
-        if not Path(target).absolute().parent.is_dir():
-            raise ValueError(f"{target} cannot be written: its folder is not there.")
+    if args.one and collect.is_class(args.one):
+        what = "a folder" if Path(args.one).is_dir() else "a zip"
+        raise ValueError(f"{args.one} is {what}; --one takes one notebook. Leave out --one.")
+    outputs.check(args)
     if args.workers is not None and args.workers < 1:
         raise ValueError(f"{args.workers} workers were asked for; expected 1 or more.")
-    chapters = list(dict.fromkeys(e.chapter for e in ALL))
-    if args.chapter is not None and args.chapter not in chapters:
+    check_chapter(args.chapter)
+
+
+def check_chapter(chapter: str | None) -> None:
+    """Raises: ValueError for a chapter that has no exercises."""
+    known = [c.number for c in CHAPTERS]
+    if chapter is not None and chapter not in known:
         raise ValueError(
-            f"Chapter {args.chapter!r} was asked for; there are exercises of {', '.join(chapters)}."
+            f"Chapter {chapter!r} was asked for; there are exercises of {', '.join(known)}."
         )
 
 
@@ -83,12 +155,10 @@ def _rules(args: argparse.Namespace) -> Rules:
     return Rules(chapter=args.chapter, private=private, level=walls.best())
 
 
-def _journal(
-    args: argparse.Namespace, rules: Rules, submissions: Mapping[str, Path]
-) -> report.Journal | None:
+def _journal(args: argparse.Namespace, rules: Rules) -> report.Journal | None:
     """Where a class's results are kept while it is graded, if a report is written to a file."""
-    named = [t for t in (args.json, args.csv) if t not in (None, "-")]
-    target = next((t for t in named if files.is_ordinary(t)), None)
+    named = [getattr(args, name) for name in ("json", "csv", "per_student", "moodle", "canvas")]
+    target = next((t for t in named if t not in (None, "-") and files.is_ordinary(t)), None)
     if target is None:
         return None
     private = Path(args.private_cases).read_bytes() if args.private_cases else b""
@@ -98,7 +168,7 @@ def _journal(
 
 
 def _results(
-    submissions: Mapping[str, Path],
+    found: Collected,
     rules: Rules,
     workers: int | None,
     journal: report.Journal | None,
@@ -107,19 +177,23 @@ def _results(
 ) -> Iterator[Graded]:
     """What is not in the journal yet, graded; what is goes into `rows` as it stands."""
     left = {}
-    for name, path in submissions.items():
+    for name, why in found.refused.items():
+        refused = grade.unread(name, name, rules, rules.level, why)
+        rows[name] = found.placed(report.row(refused))
+    for name, path in found.submissions.items():
         known = journal.done.get(report.digest(path, name)) if journal else None
         if known is None:
             left[name] = path
         else:
-            rows[name] = known
-    if rows:
-        print(f"{len(rows)} of {len(submissions)} were graded before; going on.", file=sys.stderr)
-    with _bar(len(submissions), len(rows), show) as step:
-        for graded in grade_all(left, rules, workers=workers):
+            rows[name] = found.placed(known)
+    done = len(found.submissions) - len(left)
+    if done:
+        print(f"{done} of {len(found.names)} were graded before; going on.", file=sys.stderr)
+    with _bar(len(found.names), len(rows), show) as step:
+        for graded in grade.grade_all(left, rules, workers=workers):
             faulty = any(v.state == "error" for v in graded.verdicts)
             if journal is not None and not faulty:  # a fault of ours is tried again
-                journal.add(graded.path, report.row(graded))
+                journal.add(graded.path, found.placed(report.row(graded)))
             step()
             yield graded
 
@@ -151,36 +225,22 @@ def _bar(total: int, done: int, show: bool) -> Iterator[Callable[[], None]]:
     yield step
 
 
-def _say(graded: Graded, a_class: bool, quiet: bool) -> bool:
-    """Print one notebook's table, or what is wrong; True when nothing could be graded."""
+def _verdict(graded: Graded, a_class: bool) -> tuple[bool, list[tuple[Any, str]]]:
+    """Whether nothing could be graded, and what to print where: a table, or what is wrong."""
     unread = not graded.verdicts or all(v.state == "no cell" for v in graded.verdicts)
     faulty = any(v.state == "error" for v in graded.verdicts)
-    if not a_class and unread:
-        print(f"kvlab grade: {graded.note}", file=sys.stderr)
-    elif not a_class and not quiet:
-        print(report.as_text(graded))
-    return faulty or (unread and not a_class)
+    if a_class:
+        return faulty, []
+    if unread:
+        return True, [(sys.stderr, f"kvlab grade: {graded.note}")]
+    return faulty, [(sys.stdout, report.as_text(graded))]
 
 
-def _write(args: argparse.Namespace, rows: list[report.Row], rules: Rules) -> None:
-    texts = [
-        (args.json, lambda: report.as_json(rows, rules.level.says, rules.seed)),
-        (args.csv, lambda: report.as_csv(rows)),
-        (args.gradescope, lambda: report.as_gradescope(rows[0])),
-    ]
-    for target, text in texts:
-        if target == "-":
-            print(text(), end="")
-        elif target is not None:
-            report.write(target, text())
-
-
-def _summary(rows: list[report.Row], rules: Rules) -> str:
-    """A class in a few lines: marks, notes, isolation."""
-    width = max(len(r["name"]) for r in rows)
+def _summary(rows: list[report.Row]) -> str:
+    """A class in a few lines: marks and notes."""
+    columns = max(width(r["name"]) for r in rows)
     lines = [
-        f"{r['name']:<{width}}  {r['points']:>3} of {r['out_of']:<3} {r['note']}".rstrip()
+        f"{padded(r['name'], columns)}  {r['points']:>3} of {r['out_of']:<3} {r['note']}".rstrip()
         for r in rows
     ]
-    lines = [report.printable(line) for line in lines]
-    return "\n".join([*lines, f"Isolation: {rules.level.name}. {rules.level.says}"])
+    return "\n".join(map(printable, lines))

@@ -223,12 +223,17 @@ def _one(name: str, path: Path, rules: Rules, shared: Nursery, reading: threadin
         return replace(graded, name=name)
     except Exception as error:
         note = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        verdicts = tuple(
-            Verdict(e, "no cell", "Nothing of this notebook could be graded: see the note.")
-            for e in ALL
-            if e.chapter == _chapter_by_name(path, rules)
-        )
-        return Graded(str(path), verdicts, shared.level, note, name)
+        return unread(name, path, rules, shared.level, note)
+
+
+def unread(name: str, path: str | Path, rules: Rules, level: Level, note: str) -> Graded:
+    """The result where nothing could be graded: no points, and why."""
+    verdicts = tuple(
+        Verdict(e, "no cell", "Nothing of this notebook could be graded: see the note.")
+        for e in ALL
+        if e.chapter == _chapter_by_name(path, rules)
+    )
+    return Graded(str(path), verdicts, level, note, name)
 
 
 def _chapter_by_name(path: str | Path, rules: Rules) -> str | None:

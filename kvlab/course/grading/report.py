@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kvlab import __version__, files
+from kvlab.course.author.spec import Exercise
 from kvlab.course.grading.grade import Graded
+from kvlab.course.grading.marks import Row, in_order
+from kvlab.course.grading.tables import printable, table
 from kvlab.course.sandbox.walls import LEVELS
-
-Row = dict[str, Any]
 
 
 def row(graded: Graded) -> Row:
@@ -26,6 +25,7 @@ def row(graded: Graded) -> Row:
         "out_of": graded.out_of,
         "note": graded.note,
         "isolation": graded.level.name,
+        "submitted": None,
         "questions": [
             {
                 "number": v.exercise.number,
@@ -35,10 +35,18 @@ def row(graded: Graded) -> Row:
                 "state": v.state,
                 "message": v.message,
                 "mistake": v.mistake,
+                "held": _laws(v.exercise) if v.passed else v.held,
+                "laws": _laws(v.exercise),
+                "picture": v.picture,
             }
             for v in graded.verdicts
         ],
     }
+
+
+def _laws(exercise: Exercise) -> int:
+    """How many things must hold: its laws, and the clock where there is one."""
+    return len(exercise.laws) + (exercise.clock is not None)
 
 
 def as_text(graded: Graded) -> str:
@@ -60,45 +68,29 @@ def as_text(graded: Graded) -> str:
     return "\n".join(lines)
 
 
-def as_json(rows: Sequence[Row], says: str, seed: str) -> str:
-    """All verdicts with their messages."""
-    report = {"kvlab": __version__, "isolation": says, "seed": seed, "notebooks": list(rows)}
-    return json.dumps(report, indent=1) + "\n"
+def as_json(rows: Sequence[Row], head: Mapping[str, Any]) -> str:
+    """All verdicts with their messages; `head` says how they came about."""
+    return json.dumps({**head, "notebooks": list(rows)}, indent=1) + "\n"
+
+
+def head(says: str, seed: str) -> dict[str, str]:
+    """What holds for a whole run: the version, the isolation in words, the seed."""
+    return {"kvlab": __version__, "isolation": says, "seed": seed}
 
 
 def as_csv(rows: Sequence[Row]) -> str:
     """One line per notebook, one column per question."""
-    numbers = list(dict.fromkeys(q["number"] for r in rows for q in r["questions"]))
-    numbers.sort(key=lambda n: [int(part) for part in n.split(".")])
-    text = io.StringIO()
-    # quotes, so that a spreadsheet with another separator does not cut a name in two
-    table = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    table.writerow(["name", "points", "out_of", *numbers, "note", "isolation"])
+    numbers = sorted({q["number"] for r in rows for q in r["questions"]}, key=in_order)
+    lines = []
     for r in rows:
         marks = {q["number"]: q["points"] for q in r["questions"]}
         cells = [marks.get(n, "") for n in numbers]
-        table.writerow(
-            [_cell(r["name"]), r["points"], r["out_of"], *cells, _cell(r["note"]), r["isolation"]]
-        )
-    return text.getvalue()
-
-
-_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # the wide ones of East Asian keyboards too
-
-
-def _cell(text: str) -> str:
-    """Text that a spreadsheet will not take for a formula."""
-    text = printable(text)
-    return "'" + text if text[:1] in _FORMULA else text
-
-
-def printable(text: str) -> str:
-    """A stranger's text (a file's name, say) without what would steer a terminal."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+        lines.append([r["name"], r["points"], r["out_of"], *cells, r["note"], r["isolation"]])
+    return table(["name", "points", "out_of", *numbers, "note", "isolation"], lines)
 
 
 def as_gradescope(r: Row) -> str:
-    """One notebook's result as Gradescope's results.json."""
+    """One notebook's result as Gradescope's results.json; none handed in is a score of 0."""
     tests = [
         {
             "number": q["number"],
@@ -134,13 +126,14 @@ class Journal:
     def __init__(self, report: str | Path, key: Mapping[str, Any], seed: str) -> None:
         self.path = Path(f"{report}.part")
         self.done: dict[str, Row] = {}
-        self.seed = seed
-        head = {"kvlab": __version__, **key}
+        self.seed, self.kept = seed, 0
+        head = {"kvlab": __version__, "form": 2, **key}
         lines = self._lines()
         if lines and {k: v for k, v in lines[0].items() if k != "seed"} == head:
             self.seed = lines[0]["seed"]
             self.done = {line["sha256"]: line["row"] for line in lines[1:]}
         kept = lines if self.done else [{**head, "seed": seed}]
+        self.kept = len(self.done)
         write(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def _lines(self) -> list[dict[str, Any]]:
@@ -156,6 +149,7 @@ class Journal:
     def add(self, path: str | Path, r: Row) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"sha256": digest(path, r["name"]), "row": r}) + "\n")
+        self.kept += 1
 
     def close(self) -> None:
         self.path.unlink(missing_ok=True)
