@@ -39,7 +39,7 @@ class Cells:
         self.n_tokens, self.n_prompts = settings["tokens"], settings["prompts"]
         self.same = {"sink": settings["sink"], "recent": settings["recent"]}
         config = self.model.config
-        self.first = [] if config.bos_id is None else [config.bos_id]
+        self.first = _opening(self.tokenizer)
         self.questions = questions
         found = text_of(text, self.tokenizer) if "text" in tasks else None
         self.ids = [] if found is None else self.tokenizer.encode(found, special=False)
@@ -60,6 +60,13 @@ class Cells:
             return continuations(self.ids, rng, self.n_prompts, self.n_tokens, N_NEXT, self.first)
         made = self.questions(self.tokenizer, rng, self.n_prompts, self.n_tokens)
         return asked(self.tokenizer, made, question == "visible", self.first)
+
+
+def _opening(tokenizer: Tokenizer) -> list[int]:
+    """What a tokenizer puts before a text (BOS); many put nothing, whatever a config names."""
+    own, whole = (tokenizer.encode("a", special=special) for special in (False, True))
+    starts = [i for i in range(len(whole)) if whole[i : i + len(own)] == own]
+    return whole[: starts[0]] if starts else []
 
 
 def with_own_bytes(cells: Cells, own, budgets: Sequence[float]) -> list[float]:

@@ -23,6 +23,7 @@ from kvlab.model import Transformer
 from kvlab.old._names import former
 from kvlab.prune import Score, name_of
 from kvlab.quality.cells import Cells, Text, measured_cell, text_of, with_own_bytes
+from kvlab.quality.forecast import announce
 from kvlab.quality.held import storage
 from kvlab.quality.log import Key, Record, journal
 from kvlab.quality.methods import (
@@ -78,6 +79,7 @@ def run(
     is recalled, as `plain_questions` does in plain English; the pocket model's own, and its text,
     are `kvlab.pocket.asking.questions` and `own_text`. With `out` each record goes at once to a
     JSON-lines file beside it, and a second start does only what is not there; `own` is always done.
+    What takes long says on stderr how long at most, and then how far it is.
     Raises: ValueError, in one sentence, before anything is measured.
     """
     own, start = dict(own or {}), time.perf_counter()
@@ -90,6 +92,7 @@ def run(
         at_bytes((), budget, shape)
     cells = Cells(opened, settings, tasks, text, questions)
     budgets = with_own_bytes(cells, own, budgets)
+    announce(cells, 2 + len(budgets) * (len(BASELINES) + len(policies)) + len(own), seeds)
     with journal(out, settings) as log:
         found, refused = _all_cells(cells, policies, own, budgets, seeds, log)
     return {

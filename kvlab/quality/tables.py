@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kvlab.quality.log import Record
+from kvlab.quality.methods import DENSE
 from kvlab.quality.tasks import TASKS, TITLES
 
 
@@ -21,10 +22,22 @@ def as_text(report: dict[str, Any]) -> str:
         some = [r for r in report["rows"] if (r["task"], r["question"]) == (task, question)]
         if some:
             lines += ["", f"{title} ({some[0]['prompts']} prompts)", *_table(some, task)]
+            lines += _doubt(some)
     if "text" in report["tasks"] and not any(r["task"] == "text" for r in report["rows"]):
         lines += ["", "No text was given (--text FILE), so no continuation was measured."]
     lines += ["", *(f"Not measured: {what}. {why}" for what, why in report["refused"].items())]
     return "\n".join(lines).rstrip()
+
+
+def _doubt(some: list[Record]) -> list[str]:
+    """A warning where the model itself, with all of its cache, seldom gives the right answer."""
+    dense = next((r["recall"] for r in some if r["method"] == DENSE and "recall" in r), None)
+    if dense is None or 2 * dense["right"] > dense["of"]:
+        return []
+    return [
+        f"The dense model itself is right in {dense['right']} of {dense['of']} only, so recall says"
+        " little about what pruning costs here: go by KL, or ask what this model can answer."
+    ]
 
 
 def _table(some: list[Record], task: str) -> list[str]:
