@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from kvlab import hub
+from kvlab import gguf_file, hub
 from kvlab.config import ModelConfig
 from kvlab.families import as_ids
 from kvlab.model import Transformer
@@ -30,7 +30,8 @@ def load(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | str = torch.float32,
 ) -> tuple[Transformer, Tokenizer]:
-    """Open a model and its tokenizer: "pocket", a folder with Hugging Face files, or a hub id.
+    """Open a model and its tokenizer: "pocket", a folder with Hugging Face files, a GGUF
+    file, or a hub id.
 
     `dtype` is a torch type or its name ("bfloat16"); "auto" keeps the type of the file. A folder
     wins over a hub id ("owner/name"), which is fetched by `huggingface_hub` into its own cache.
@@ -38,6 +39,9 @@ def load(
     what was expected, or the hub cannot be reached.
     """
     device, dtype = check_device(device), as_dtype(dtype)
+    if str(name).endswith(".gguf"):
+        config, weights, tokenizer = gguf_file.read(Path(name).expanduser(), device, dtype)
+        return _assemble(config, weights, Path(name)), tokenizer
     folder = _find(name)
     config = _read_config(folder)
     weights = _read_weights(folder, device, dtype)

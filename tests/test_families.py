@@ -41,12 +41,13 @@ def peer(family, shape="gqa", *, seed=0, **changes):
     """A random model of `transformers`; no two tokens alike, no norm or bias at its default."""
     kind, extra = FAMILIES[family]
     n_heads, n_kv_heads, head_dim = SHAPES[shape]
+    sizes = {
+        "vocab_size": 101, "hidden_size": 48, "intermediate_size": 56, "num_hidden_layers": 3,
+        "num_attention_heads": n_heads, "num_key_value_heads": n_kv_heads, "head_dim": head_dim,
+        "max_position_embeddings": 512, "bos_token_id": None, "eos_token_id": None,
+    }  # fmt: skip
     # transformers checks that heads divide the hidden size even where head_dim says otherwise
-    config = getattr(transformers, f"{kind}Config")(
-        vocab_size=101, hidden_size=48, intermediate_size=56, num_hidden_layers=3,
-        num_attention_heads=n_heads, num_key_value_heads=n_kv_heads, head_dim=head_dim,
-        max_position_embeddings=512, bos_token_id=None, eos_token_id=None, **{**extra, **changes},
-    )  # fmt: skip
+    config = getattr(transformers, f"{kind}Config")(**sizes | extra | changes)
     torch.manual_seed(seed)
     model = getattr(transformers, f"{kind}ForCausalLM")(config)
     for name, weight in model.named_parameters():
