@@ -7,12 +7,14 @@ into one of the `tokenizers` library.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer as _Tokenizer
 from torch import Tensor
 
 from kvlab.config import ModelConfig
@@ -41,7 +43,11 @@ _INNER = {
     "ffn_down": "mlp.down_proj",
 }
 _FREQS = "rope_freqs.weight"
-_LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+_LLAMA3 = {
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 _LLAMA3_FACTORS = (8.0, 32.0)  # Llama 3.1's and 3.2's
 
 
@@ -77,7 +83,8 @@ def _package(path: Path) -> Any:
         import gguf
     except ImportError:
         raise ValueError(
-            f'{path} is a GGUF file, which the gguf package reads: pip install "gguf>=0.17" transformers'
+            f"{path} is a GGUF file, which the gguf package reads and transformers helps with: "
+            'pip install "gguf>=0.17" transformers'
         ) from None
     return gguf
 
@@ -91,7 +98,11 @@ def _parsed(package: Any, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             for name, field in reader.fields.items()
             if not name.startswith("tokenizer.ggml.") or len(field.data) == 1
         }
-        return entries, {tensor.name: tensor for tensor in reader.tensors}
+        tensors = {tensor.name: tensor for tensor in reader.tensors}
+        # a place so large that it wraps round the reader's 64 bits ends up before the data
+        if any(tensor.data_offset < reader.data_offset for tensor in tensors.values()):
+            raise ValueError("a tensor lies before the data")
+        return entries, tensors
     except OSError as error:
         raise ValueError(f"{path} cannot be opened: {error.strerror or error}.") from None
     except Exception as error:  # the package says what breaks in it, of whatever type
@@ -116,15 +127,8 @@ def _as_hf(entries: Mapping[str, Any], tensors: Mapping[str, Any], path: Path) -
             raise ValueError(f"{path} has no entry {kind}.{name}; expected a whole header.")
         return found
 
-    if "token_embd.weight" not in tensors:
-        raise ValueError(f"{path} has no token_embd.weight; expected a language model.")
-    for name in ("expert_count", "attention.sliding_window"):
-        if entry(name, 0):
-            raise ValueError(f"{path} asks for {name} = {entry(name)}; this engine has none.")
     n_heads, width = entry("attention.head_count"), entry("embedding_length")
-    head_dim = entry("attention.key_length", None)
-    if entry("attention.value_length", head_dim) != head_dim:
-        raise ValueError(f"{path} has keys and values of different widths; expected one width.")
+    _refuse_others(entry, tensors, path)
     eos = {entries.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")}
     return {
         "model_type": kind,
@@ -134,7 +138,7 @@ def _as_hf(entries: Mapping[str, Any], tensors: Mapping[str, Any], path: Path) -
         "num_hidden_layers": entry("block_count"),
         "num_attention_heads": n_heads,
         "num_key_value_heads": entry("attention.head_count_kv", n_heads),
-        "head_dim": head_dim,
+        "head_dim": entry("attention.key_length", None),
         "max_position_embeddings": entry("context_length"),
         "rms_norm_eps": entry("attention.layer_norm_rms_epsilon"),
         "rope_parameters": _rope(entry, tensors, path),
@@ -147,8 +151,18 @@ def _as_hf(entries: Mapping[str, Any], tensors: Mapping[str, Any], path: Path) -
     }
 
 
+def _refuse_others(entry: Callable[..., Any], tensors: Mapping[str, Any], path: Path) -> None:
+    if "token_embd.weight" not in tensors:
+        raise ValueError(f"{path} has no token_embd.weight; expected a language model.")
+    for name in ("expert_count", "attention.sliding_window"):
+        if entry(name, 0):
+            raise ValueError(f"{path} asks for {name} = {entry(name)}; this engine has none.")
+    if entry("attention.value_length", None) != entry("attention.key_length", None):
+        raise ValueError(f"{path} has keys and values of different widths; expected one width.")
+
+
 def _rope(entry: Callable[..., Any], tensors: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Rope's entries; Llama 3's stretching lies in the file as a factor for each pair of channels."""
+    """Rope's entries; Llama 3's stretching is in the file as a factor for each pair of channels."""
     kind = entry("rope.scaling.type", "none")
     if kind != "none" and entry("rope.scaling.factor", 1.0) != 1.0:
         raise ValueError(f"{path} asks for rope scaling {kind!r}; expected none, or llama3's.")
@@ -167,7 +181,7 @@ def _rope(entry: Callable[..., Any], tensors: Mapping[str, Any], path: Path) -> 
 
 
 def _stretched(theta: float, n_pairs: int, factor: float) -> Tensor:
-    """How many times slower each pair of channels turns under llama3's rule, see `ops.rope_turns`."""
+    """How many times slower each pair of channels turns by llama3's rule (`ops.rope_turns`)."""
     wave = 2 * math.pi * theta ** (torch.arange(n_pairs).double() / n_pairs)
     low, high, longest = _LLAMA3.values()
     share = ((longest / wave - low) / (high - low)).clamp(0, 1)
@@ -246,7 +260,7 @@ def _tokenizer(path: Path, config: ModelConfig) -> Tokenizer:
         ) from None
     try:
         found = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        tokenizer = Tokenizer(found.backend_tokenizer)
+        tokenizer = Tokenizer(_known_alone(found.backend_tokenizer, config.vocab_size))
     except Exception as error:  # whatever the converter raises
         raise ValueError(
             f"The tokenizer in {path} cannot be read by transformers "
@@ -258,3 +272,10 @@ def _tokenizer(path: Path, config: ModelConfig) -> Tokenizer:
             "expected both from one model."
         )
     return tokenizer
+
+
+def _known_alone(inner: _Tokenizer, n_tokens: int) -> _Tokenizer:
+    """Without special tokens that the converter adds by itself and the model has no row for."""
+    written = json.loads(inner.to_str())
+    written["added_tokens"] = [t for t in written["added_tokens"] if t["id"] < n_tokens]
+    return _Tokenizer.from_str(json.dumps(written))

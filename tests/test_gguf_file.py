@@ -1,12 +1,13 @@
-"""GGUF files, written here by the `gguf` package, beside `transformers`' reading and llama.cpp's."""
+"""GGUF files, written here by the `gguf` package, beside `transformers` and llama.cpp."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 import torch
 
-from kvlab import generate, gguf_file
+from kvlab import gguf_file
 from kvlab.checkpoint import load
 from tests.test_families import LLAMA3, peer
 
@@ -33,18 +34,29 @@ def spelled(vocab=300):
         vocab_size=vocab, special_tokens=["<|end|>"], show_progress=False,
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
     )  # fmt: skip
-    found.train_from_iterator(["the king and the queen live in the castle " * 9], trainer)
+    words = ["".join(word) for word in itertools.product("ktsl", "aeiou", "nrm", "aei")]
+    found.train_from_iterator([" ".join(words), "the queen"], trainer)
     model = json.loads(found.to_str())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].get)
     return tokens, [" ".join(m) if isinstance(m, list) else m for m in model["merges"]]
 
 
-def write(path, model, kind="F32", *, changes=(), tables=True):
+def write(
+    path,
+    model,
+    kind="F32",
+    *,
+    changes=(),
+    tables=True,
+    freqs=None,
+    n_layers=None,
+    architecture=None,
+):
     """A `transformers` model as a GGUF file, its matrices of one kind."""
     config = model.config
     name = ARCHITECTURE.get(config.model_type, config.model_type)
-    out = gguf.GGUFWriter(str(path), name)
-    out.add_block_count(config.num_hidden_layers)
+    out = gguf.GGUFWriter(str(path), architecture or name)
+    out.add_block_count(n_layers or config.num_hidden_layers)
     out.add_context_length(config.max_position_embeddings)
     out.add_embedding_length(config.hidden_size)
     out.add_feed_forward_length(config.intermediate_size)
@@ -68,6 +80,8 @@ def write(path, model, kind="F32", *, changes=(), tables=True):
         out.add_add_bos_token(False)
     for key, value in changes:
         out.add_uint32(key, value)
+    if freqs is not None:
+        out.add_tensor("rope_freqs.weight", freqs.astype(np.float32))
     for theirs, weight in model.state_dict().items():
         add(out, theirs, weight.float().numpy(), kind, config, name)
     out.write_header_to_file()
@@ -148,3 +162,129 @@ def test_each_kind_is_read_as_transformers_reads_it(tmp_path, family, kind):
     want = logits(theirs.eval()).logits
     assert want.std() > 0.01
     torch.testing.assert_close(model(TOKENS_BS, pos_BS), want, rtol=0, atol=1e-5)
+
+
+def test_the_tokenizer_comes_from_the_file(tmp_path):
+    model, tokenizer = load(write(tmp_path / "m.gguf", wide("llama")))
+    text = "the queen's castle, naïve\n  你好"
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text and len(ids) < len(text.encode())
+    assert len(tokenizer) == 300 and model.config.eos_ids == (0,)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("F32", "float32"), ("BF16", "bfloat16"), ("F16", "float16"), ("Q4_K", "float16")],
+)
+def test_auto_is_the_type_nearest_to_the_files(tmp_path, kind, dtype):
+    model, _ = load(write(tmp_path / "m.gguf", wide("llama"), kind), dtype="auto")
+    assert model.dtype == getattr(torch, dtype)
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_llama_3s_rope_is_known_by_its_factors(tmp_path, factor):
+    rope = LLAMA3 | {"factor": factor, "original_max_position_embeddings": 8192}
+    theirs = wide("llama3", rope_parameters=rope)
+    inv_freq = theirs.model.rotary_emb.inv_freq
+    plain = rope["rope_theta"] ** -(torch.arange(0, 64, 2) / 64)
+    write(tmp_path / "m.gguf", theirs, freqs=(plain / inv_freq).numpy())
+    model, _ = load(tmp_path / "m.gguf")
+    assert model.config.rope_scaling == (factor, 1.0, 4.0, 8192)
+    pos_BS = torch.arange(40).expand(2, -1)
+    torch.testing.assert_close(model(TOKENS_BS, pos_BS), logits(theirs).logits, rtol=0, atol=1e-5)
+    write(tmp_path / "own.gguf", theirs, freqs=(1.1 * plain / inv_freq).numpy())
+    with pytest.raises(ValueError, match=r"own\.gguf stretches rope by factors of its own"):
+        load(tmp_path / "own.gguf")
+
+
+def test_llama_cpp_gives_the_same_tokens(tmp_path):
+    """At each place where the two best logits are further apart than half precision rounds."""
+    llama_cpp = pytest.importorskip("xllamacpp", reason="needs xllamacpp (llama.cpp)")
+    model, tokenizer = load(write(tmp_path / "m.gguf", wide("llama"), "F16"))
+    # the end of a text, and parts of characters, which their answer leaves out
+    banned = [i for i in range(300) if i == 0 or "\ufffd" in tokenizer.decode([i])]
+    params = llama_cpp.CommonParams()
+    params.model.path, params.n_ctx, params.verbosity = str(tmp_path / "m.gguf"), 256, -1
+    server, prompt = llama_cpp.Server(params), TOKENS_BS[0].tolist()
+    asked = {"prompt": prompt, "n_predict": 48, "temperature": 0, "n_probs": 1}
+    never = {"logit_bias": [[i, False] for i in banned], "cache_prompt": False}
+    said = server.handle_completions(asked | never)
+    theirs = [place["id"] for place in said["choices"][0]["logprobs"]["content"]]
+    tokens_BS = torch.tensor([prompt + theirs])
+    with torch.no_grad():
+        all_BSV = model(tokens_BS, torch.arange(tokens_BS.shape[1])[None])
+    logits_NV = all_BSV[0, len(prompt) - 1 : -1]
+    logits_NV[:, banned] = -torch.inf
+    best, second = logits_NV.topk(2).values.T
+    clear = best - second > 0.05
+    assert len(theirs) == 48 and clear.sum() > 24
+    assert logits_NV.argmax(-1)[clear].tolist() == torch.tensor(theirs)[clear].tolist()
+
+
+def entry(name, value):
+    return {"changes": [(name, value)]}
+
+
+REFUSED = {
+    "unknown type": (lambda p: write(p, wide("llama"), "Q5_0"), r"stored as Q5_0; expected one of"),
+    "architecture": (
+        lambda p: write(p, wide("llama"), architecture="gemma3"),
+        r"of architecture 'gemma3'; expected one of llama, qwen2, qwen3",
+    ),
+    "experts": (
+        lambda p: write(p, wide("llama"), **entry("llama.expert_count", 8)),
+        r"asks for expert_count = 8",
+    ),
+    "sliding": (
+        lambda p: write(p, wide("llama"), **entry("llama.attention.sliding_window", 64)),
+        r"asks for attention.sliding_window = 64",
+    ),
+    "no tokenizer": (
+        lambda p: write(p, wide("llama"), tables=False), r"The tokenizer in .* cannot be read"
+    ),
+    "a thousand million layers": (
+        lambda p: write(p, wide("llama"), n_layers=10**9), r"counts 10{9} layers and holds 21 t"
+    ),
+    "a layer too few": (
+        lambda p: write(p, wide("llama"), n_layers=1), r"'blk\.1\.[a-z_.]+', which a llama of 1 lay"
+    ),
+    "a layer too many": (
+        lambda p: write(p, wide("llama"), n_layers=3), r"do not fit .*model\.layers\.2\.\S+ is miss"
+    ),
+    "no numbers": (lambda p: p.write_bytes(b""), r"is cut off or no GGUF file"),
+    "another file": (lambda p: p.write_bytes(b"PK\3\4" * 99), r"is cut off or no GGUF file"),
+    "no file": (lambda p: None, r"cannot be opened: No such file"),
+    "a folder": (lambda p: p.mkdir(), r"cannot be opened: Is a directory"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_not_read_is_refused_by_name(tmp_path, what):
+    made, said = REFUSED[what]
+    made(tmp_path / "m.gguf")
+    with pytest.raises(ValueError, match=said) as caught:
+        load(tmp_path / "m.gguf")
+    assert "m.gguf" in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_a_cut_or_lying_file_is_refused_wherever_it_is_cut(tmp_path):
+    whole = write(tmp_path / "m.gguf", wide("llama"), "Q8_0").read_bytes()
+    tensors = gguf.GGUFReader(tmp_path / "m.gguf").tensors
+    end = max(int(tensor.data_offset + tensor.n_bytes) for tensor in tensors)  # then it is padded
+    cuts = [*np.random.default_rng(0).integers(1, end, 12).tolist(), end - 1]
+    for n in cuts:
+        (tmp_path / "cut.gguf").write_bytes(whole[:n])
+        with pytest.raises(ValueError, match=r"cut\.gguf is cut off or no GGUF file"):
+            gguf_file._parsed(gguf, tmp_path / "cut.gguf")
+    # the last field of a tensor's description is where it lies
+    at = whole.index(b"output_norm.weight") + len(b"output_norm.weight") + 4 + 8 + 4
+    for lie in (len(whole), 2**62, 2**64 - 1):
+        bad = whole[:at] + lie.to_bytes(8, "little") + whole[at + 8 :]
+        (tmp_path / "lie.gguf").write_bytes(bad)
+        with pytest.raises(ValueError, match=r"lie\.gguf is cut off or no GGUF file"):
+            load(tmp_path / "lie.gguf")
+    for count in (8, 16):  # how many tensors, how many entries
+        bad = whole[:count] + (2**60).to_bytes(8, "little") + whole[count + 8 :]
+        (tmp_path / "many.gguf").write_bytes(bad)
+        with pytest.raises(ValueError, match=r"many\.gguf is cut off or no GGUF file"):
+            load(tmp_path / "many.gguf")

@@ -168,6 +168,8 @@ def _budget(text: str) -> int | float:
 
 
 def _model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="pocket", help='"pocket", a folder, or a hub id')
+    parser.add_argument(
+        "--model", default="pocket", help='"pocket", a folder, a GGUF file, or a hub id'
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
