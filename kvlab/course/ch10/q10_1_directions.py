@@ -158,6 +158,39 @@ def _(answer, case):
     return _both(answer, case, case["score_TD"].exp(), " of exp(score)")
 
 
+@Q.law("at least one stays, however sparse")
+def _(answer, case):
+    ways = ("per token", "per channel")
+    return {
+        f"{way} at a sparsity of {sparsity}, keep_TD": answer(
+            case["score_TD"], sparsity, way, case["group"]
+        )
+        for sparsity in (0.97, 1.0)
+        for way in ways
+    }
+
+
+@Q.law("a group competes when its last token is there")
+def _(answer, case):
+    """A text that lacks one token, one of a single group, and one of two."""
+    seen, group = {}, case["group"]
+    for n_tokens in (group - 1, group, 2 * group):
+        name = f"per channel, {n_tokens} tokens in groups of {group}, keep_TD"
+        seen[name] = _kept(answer, case, "per channel", case["score_TD"][:n_tokens])
+    return seen
+
+
+@Q.law("half is rounded as round does it")
+def _(answer, case):
+    """2.5 of five become 2, and 3.5 of seven become 4."""
+    x_TD = torch.cat((case["score_TD"], case["_ties"]), dim=1)
+    of_five = {
+        f"{way}, half of five, keep_TD": answer(x_TD[:, :5], 0.5, way, 5)
+        for way in ("per token", "per channel")
+    }
+    return of_five | {"per token, half of seven, keep_TD": answer(x_TD[:, :7], 0.5, "per token", 5)}
+
+
 # --- what goes wrong: each changes one thing of this ---
 
 
@@ -174,7 +207,7 @@ def _keep(
     rows="per token",
     count=_rounded,
     best=first_best,
-    whole_only=True,
+    competes=int.__ge__,  # the tokens that are left, and the group
 ):
     width = score_TD.shape[1]
     if direction == rows:
@@ -182,7 +215,7 @@ def _keep(
     keep_TD = torch.ones_like(score_TD, dtype=torch.bool)
     for start in range(0, len(score_TD), group):
         part_TD = score_TD[start : start + group]
-        if len(part_TD) == group or not whole_only:
+        if competes(len(score_TD) - start, group):
             keep_TD[start : start + group] = best(part_TD.T, count(len(part_TD), sparsity)).T
     return keep_TD
 
@@ -197,7 +230,7 @@ Q.mistakes(
         "the count is cut off (int) and not rounded: 7 elements at a sparsity of 0.6 are 2.8, so 3 "
         "stay.": {"count": lambda m, sparsity: max(1, int(m * (1 - sparsity)))},
         "the count is rounded up (ceil) and not to the nearest whole number.": {
-            "count": lambda m, sparsity: math.ceil(m * (1 - sparsity))
+            "count": lambda m, sparsity: max(1, math.ceil(m * (1 - sparsity)))
         },
         "the sparsity is used as the share that stays. It is the share that goes.": {
             "count": lambda m, sparsity: max(1, round(m * sparsity))
@@ -213,7 +246,15 @@ Q.mistakes(
             score_TD, sparsity, direction, len(score_TD)
         ),
         "the last group is pruned although it is not complete. It stays whole until it is.": {
-            "whole_only": False
+            "competes": lambda n_left, group: True
+        },
+        "a group whose last token is the text's last stays whole. It is complete, so it "
+        "competes.": {"competes": int.__gt__},
+        "nothing stays where the count is rounded to 0. At least one does: max(1, ...).": {
+            "count": lambda m, sparsity: round(m * (1 - sparsity))
+        },
+        "half is always rounded up. `round` takes it to the even neighbour: 2.5 become 2.": {
+            "count": lambda m, sparsity: max(1, math.floor(m * (1 - sparsity) + 0.5))
         },
         "of equal scores the last one stays. The first should: a stable sort keeps it.": {
             "best": last_best

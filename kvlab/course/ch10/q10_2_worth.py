@@ -126,6 +126,17 @@ def _(answer, case):
     return {"v_score added up over tokens, sum_GD": scores["v_score_GTD"].sum(1)}
 
 
+@Q.law("one head and one query; as many queries as tokens")
+def _(answer, case):
+    k_GTD, v_GTD, q_HWD = case["k_GTD"], case["v_GTD"], case["q_HWD"]
+    n_queries = q_HWD.shape[1]
+    one = _scores(answer, k_GTD[:1], v_GTD[:1], q_HWD[:1, -1:])
+    short = _scores(answer, k_GTD[:, :n_queries], v_GTD[:, :n_queries], q_HWD)
+    return {f"of one head and one query, {name}": x_GTD for name, x_GTD in one.items()} | {
+        f"of as many queries as tokens, {name}": x_GTD for name, x_GTD in short.items()
+    }
+
+
 # --- what goes wrong: each changes one thing of this ---
 
 
@@ -162,6 +173,12 @@ def _worth(
 Q.mistakes(
     _worth,
     {
+        "this is magnitude: the elements' size alone. Each is worth its size times what meets it, a "
+        "channel's queries or a token's attention.": lambda k_GTD, v_GTD, q_HWD: (
+            (k_GTD.abs(), v_GTD.abs())
+        ),
+        "an axis of one is lost: squeeze takes away every axis of size 1, also those that were "
+        "asked for.": lambda *given: tuple(x_GTD.squeeze() for x_GTD in _worth(*given)),
         "the elements keep their sign, so a large negative product counts as worthless. Take the "
         "absolute value.": {"size_k": _signed, "size_v": _signed},
         "the queries keep their sign, so inputs of opposite signs cancel. The input is the mean of "

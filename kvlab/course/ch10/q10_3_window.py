@@ -20,7 +20,8 @@ Q = Exercise(
     statement="""
 Rows of one head arrive, many at once or one by one. The latest `window` rows stay untouched. A row that leaves the
 window is pruned: it keeps its `n_keep` largest elements in size (of equal ones the first), the others become 0. `read`
-gives all rows so far. It must not matter in which pieces the text came.
+gives all rows so far. It must not matter in which pieces the text came. Do not change what you are given: the caller
+still has it.
 
 A text shorter than the window stays as it is. A window of 0 protects nothing.
 
@@ -152,6 +153,19 @@ def _(answer, case):
     return {"of rows with equal sizes, x_TD": _after(answer, case, [x_TD], window=0)}
 
 
+@Q.law("two windows know nothing of each other")
+def _(answer, case):
+    parts = case["x_TD"].split(case["chunks"])
+    one, other = (answer.make(case["window"], case["n_keep"]) for _ in range(2))
+    for ours, theirs in zip(parts, parts[::-1], strict=True):
+        one.call("append", ours)
+        other.call("append", theirs)
+    return {
+        "of the first window, x_TD": one.call("read"),
+        "of the second, x_TD": other.call("read"),
+    }
+
+
 # --- what goes wrong: each changes one method of this ---
 
 
@@ -179,6 +193,10 @@ Q.mistakes(
         "rows inside the window are pruned. Use max(0, ...).": {
             "leaving": lambda self, n_old, n: slice(0, n - self.window)
         },
+        "nothing is ever pruned: a row that leaves the window keeps its n_keep largest elements, and "
+        "the others become 0.": {"leaving": lambda self, n_old, n: slice(0)},
+        "what belongs to one object is kept on the class, so two of them share it. Set it on self in "
+        "__init__.": {"__setattr__": lambda self, name, value: setattr(type(self), name, value)},
         "there is no window: the latest tokens are pruned as well.": {
             "leaving": lambda self, n_old, n: slice(0, n)
         },

@@ -105,11 +105,24 @@ def by_sorting(mass_GT, budget, sinks, recent):
 
 # --- laws ---
 
-Q.agrees(
-    "sinks, the recent, and the heaviest of the rest",
-    *("mass_GT", "budget", "sinks", "recent"),
-    gives="keep_GT",
-)
+
+@Q.law("sinks, the recent, and the heaviest of the rest")
+def _(answer, case):
+    """Of a text twice as long too, where more than the budget is left to tell mistakes apart."""
+    mass_GT, *rest = (case[n] for n in ("mass_GT", "budget", "sinks", "recent"))
+    long_GT = torch.cat((mass_GT, mass_GT + 1), dim=1)
+    return {"keep_GT": answer(mass_GT, *rest), "_of a longer text, keep_GT": answer(long_GT, *rest)}
+
+
+@Q.law("a budget of exactly sinks + recent")
+def _(answer, case):
+    """No place is left for a heavy token, and nothing is wrong with that; 0 of 0 keep nothing."""
+    mass_GT, sinks, recent = case["mass_GT"], case["sinks"], case["recent"]
+    seen = {}
+    for first, last in ((sinks, recent), (sinks, 0), (0, recent), (0, 0)):
+        name = f"with a budget of {first} + {last}, keep_GT"
+        seen[name] = answer(mass_GT, first + last, first, last)
+    return seen
 
 
 @Q.law("equal masses: exactly the budget, and the protected are in it")
@@ -206,6 +219,11 @@ Q.mistakes(
         "nothing is protected: the heaviest tokens of all stay.": {
             "by_score": lambda mass_GT, safe_T: mass_GT
         },
+        "everything stays, whatever the budget. Each head keeps exactly `budget` tokens.": (
+            lambda mass_GT, *_: torch.ones_like(mass_GT, dtype=torch.bool)
+        ),
+        "a budget of exactly sinks + recent raises. It can be kept: nothing but the protected "
+        "stays.": {"refuses": lambda budget, n_safe, n_tokens: n_tokens > budget <= n_safe},
         "the budget counts the heavy ones alone, and the protected ones come on top. It counts "
         "everything that a head keeps.": {"on_top": True},
         "protected tokens take part in the contest, and a place that one of them wins is lost: "

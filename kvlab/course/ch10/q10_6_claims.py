@@ -46,5 +46,5 @@ True or false? Return a list of nine, in this order. If you are not sure, run it
         "q . k.",
         "Claims 2, 4 and three of the last four are false.",
     ),
-    because="All nine are right: the first five follow from which input a row or column shares.",
+    because="Your nine answers are right: the first five follow from which input a row or column shares.",
 )

@@ -79,8 +79,9 @@ class Race(Lent):
 
     lends = ("run",)
 
-    def __init__(self, kind: str, seed: int) -> None:
+    def __init__(self, kind: str, seed: int, noise: float = 0.02) -> None:
         self._gain, self._disturbed = KINDS[kind]
+        self._noise = noise
         self._rng = random.Random(seed)
         self.runs = {"slow": 0, "fast": 0}
         self.order: list[str] = []
@@ -89,11 +90,11 @@ class Race(Lent):
         if name not in self.runs:
             raise ValueError(f'run("slow") and run("fast") are there; not {name!r}')
         fast = name == "fast"
-        seconds = 0.01 if fast else 0.01 * self._gain
+        seconds = 0.25 if fast else 0.25 * self._gain  # exact in binary
         seconds *= self._disturbed(fast, self.runs[name], len(self.order))
         self.runs[name] += 1
         self.order.append(name)
-        return seconds * self._rng.uniform(0.98, 1.02)
+        return seconds * self._rng.uniform(1 - self._noise, 1 + self._noise)
 
     def plan(self, pairs: int) -> str:
         """What was run before the pairs, and what went first in them.
@@ -106,7 +107,7 @@ class Race(Lent):
         made = [timed[i : i + 2] for i in range(0, len(timed), 2)]
         if any(len(set(pair)) < 2 for pair in made):
             return f"{before}; no pairs"
-        if all(a == b for a, b in pairwise(made)):
+        if len(made) > 1 and all(a == b for a, b in pairwise(made)):
             return f"{before}; same order"
         turned = all(a == b[::-1] for a, b in pairwise(made))
         return f"{before}; {'in turn' if turned else 'in some order'}"
@@ -175,6 +176,21 @@ def _verdicts(answer, case, kinds, pairs):
     return seen
 
 
+@Q.law("both run once before; then pairs, each the other way round than the one before")
+def _(answer, case):
+    """Eight pairs: to turn once in the middle, or at every third, is not to turn in every other."""
+    seen = {}
+    for pairs in (1, 8):
+        race = Race("no faster", case["_seed"])
+        answer(race, pairs, case["at_least"])
+        right = Near("fast, slow; in turn")
+        seen[f"run before {pairs} pairs, and the order in them"] = right.of(race.plan(pairs))
+        for name, n in race.runs.items():
+            seen[f"runs of {name} for {pairs} pairs"] = AtMost(pairs + 1).of(n)
+        seen[f"_order of {pairs} pairs"] = race.order
+    return seen
+
+
 @Q.law("each workload gets the right verdict")
 def _(answer, case):
     return _verdicts(answer, case, case["_kinds"], case["pairs"])
@@ -187,11 +203,12 @@ def _(answer, case):
     return _verdicts(answer, case, kinds, 5)
 
 
-@Q.law("one run to warm up and one in each pair")
+@Q.law("a pair holds when it reaches the bound exactly")
 def _(answer, case):
-    race = Race("no faster", case["_seed"])
-    answer(race, case["pairs"], case["at_least"])
-    return {f"runs of {name}": AtMost(case["pairs"] + 1).of(n) for name, n in race.runs.items()}
+    """Three times as fast to the last bit, and exactly that is asked for."""
+    race = Race("three times as fast", case["_seed"], noise=0)
+    verdict = answer(race, case["pairs"], 3.0)
+    return {"verdict on three times as fast, asked for at_least=3.0": Near("faster").of(verdict)}
 
 
 # --- what goes wrong: each changes one thing of this ---
@@ -211,6 +228,7 @@ def _compare(
     ratios=_ratios,
     cut=float,
     reaches=ge,
+    holds=ge,
     between="too noisy",
 ):
     for name in warmed:
@@ -218,15 +236,27 @@ def _compare(
     seconds = {"slow": [], "fast": []}
     for name in (order * pairs)[: 2 * pairs]:
         seconds[name].append(race.run(name))
-    holds = [ratio >= at_least for ratio in ratios(**seconds)]
-    if reaches(sum(holds), cut(0.8 * len(holds))):
+    held = [holds(ratio, at_least) for ratio in ratios(**seconds)]
+    if reaches(sum(held), cut(0.8 * len(held))):
         return "faster"
-    return "not faster" if reaches(cut(0.2 * len(holds)), sum(holds)) else between
+    return "not faster" if reaches(cut(0.2 * len(held)), sum(held)) else between
+
+
+def _turned_once(race, pairs, at_least):
+    half = pairs // 2
+    order = ("slow", "fast") * (pairs - half) + ("fast", "slow") * half
+    return _compare(race, pairs, at_least, order=order)
 
 
 Q.mistakes(
     _compare,
     {
+        "the order is turned once, half-way. In every other pair the other one goes first: what "
+        "changes on the way must meet both alike.": _turned_once,
+        "the order is turned in every third pair. In every other one it should be.": {
+            "order": ("slow", "fast", "slow", "fast", "fast", "slow")
+        },
+        'a pair whose ratio is exactly at_least does not hold. "At least" is >=.': {"holds": gt},
         "all runs of one come before all runs of the other, so a machine that gets quicker on the "
         "way makes the second look faster. Run in pairs.": lambda race, pairs, at_least: _compare(
             race, pairs, at_least, order=("slow",) * pairs + ("fast",) * pairs

@@ -128,6 +128,20 @@ def _attend(q_BGD, k_BGTD, v_BGTD, seen_BGT):
     return (weights_BGT[:, :, None] @ v_BGTD)[:, :, 0]
 
 
+@Q.law("all stay, and heads that keep nothing")
+def _(answer, case):
+    """One head with a slot, all heads whole, a head without any, and nothing kept by anybody."""
+    none_BGT = torch.zeros_like(case["keep_BGT"])
+    part_BGT = case["keep_BGT"].clone()
+    part_BGT[0, 0] = False
+    choices = {"all": ~none_BGT, "all but of the first head": part_BGT, "nothing": none_BGT}
+    seen = {}
+    for what, keep_BGT in choices.items():
+        got = named(answer(*(case[name] for name in GIVEN[:3]), keep_BGT), *RESULTS)
+        seen |= {f"kept: {what}, {name}": x for name, x in got.items()}
+    return seen
+
+
 # --- what goes wrong: most change one thing of this ---
 
 

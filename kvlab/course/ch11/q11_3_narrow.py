@@ -19,7 +19,7 @@ Q = Exercise(
     minutes=15,
     difficulty=2,
     statement="""
-Each head keeps the `n` channels that `score_BGD` ranks highest, the same ones for all its tokens, in ascending order. Return the
+Each head keeps the `n` channels that `score_BGD` ranks highest (a score may be negative), the same ones for all its tokens, in ascending order. Return the
 narrow keys (B, G, T, n), and the attention of `q_BGRD` over them: the output must be that of keys whose other channels are zero. There is
 one query per query head and no mask. The model was trained with D channels.
 
@@ -106,8 +106,31 @@ GIVEN = ("q_BGRD", "k_BGTD", "v_BGTD", "score_BGD")
 Q.agrees(
     "narrower keys, and the output of zeroed ones",
     *(*GIVEN, "n"),
-    gives=("narrow keys, k_BGTD", "out_BGRD"),
+    gives=("narrow_BGTN", "out_BGRD"),
 )
+
+
+@Q.law("only the order of the scores counts")
+def _(answer, case):
+    """The same order below 0, where the highest are the smallest in size."""
+    q_BGRD, k_BGTD, v_BGTD, score_BGD = (case[name] for name in GIVEN)
+    got = answer(q_BGRD, k_BGTD, v_BGTD, score_BGD - score_BGD.max() - 1, case["n"])
+    return {
+        f"with scores below 0, {name}": x
+        for name, x in named(got, "narrow_BGTN", "out_BGRD").items()
+    }
+
+
+@Q.law("a single channel, one head, one query, one token")
+def _(answer, case):
+    one = answer(*(case[name][:1, :1, :1] for name in GIVEN[:3]), case["score_BGD"][:1, :1], 1)
+    few = answer(*(case[name] for name in GIVEN), 1)
+    seen = {"of one of each, ": one, "of one channel, ": few}
+    return {
+        when + name: x
+        for when, got in seen.items()
+        for name, x in named(got, "narrow_BGTN", "out_BGRD").items()
+    }
 
 
 @Q.law("with all channels kept it is plain attention")
@@ -116,7 +139,7 @@ def _(answer, case):
     got = answer(q_BGRD, k_BGTD, v_BGTD, score_BGD, k_BGTD.shape[-1])
     narrow, out = named(got, "narrow_BGTN", "out_BGRD").values()
     return {
-        "all channels kept, k_BGTD": Near(k_BGTD).of(narrow),
+        "all channels kept, narrow_BGTN": Near(k_BGTD).of(narrow),
         "all channels kept, out_BGRD": Near(_plain(q_BGRD, k_BGTD, v_BGTD)).of(out),
     }
 
@@ -160,6 +183,15 @@ Q.mistakes(
         "own.": {"pick_q": lambda q, channels: q[..., : channels.shape[-1]]},
         "scores are divided by the root of the kept width. The scale belongs to the model, which "
         "was trained with all D channels.": {"scale": lambda width, n: n**0.5},
+        "channels are ranked by the size of their scores. A score says by itself what is better, "
+        "below 0 too.": {"ranked": torch.abs},
+        "an axis of one is lost: squeeze takes away every axis of size 1, also those that were "
+        "asked for.": lambda *given: tuple(x.squeeze() for x in _narrow(*given)),
+        "the channels are in the order of their scores and scores are divided by the root of the "
+        "kept width. Sort the channels, and divide by the root of all D.": {
+            "ascending": False,
+            "scale": lambda width, n: n**0.5,
+        },
         "scores are not divided by the root of D.": {"scale": lambda width, n: 1},
         "the channels are in the order of their scores, as topk gives them. Sort them: ascending "
         "order was asked for.": {"ascending": False},

@@ -22,7 +22,7 @@ Hold rows that keep exactly `n` of their D numbers, those with the largest absol
 
 - `values()` gives them in the row's order, shape (T, n).
 - `marks()` gives a bitmap, `torch.uint8` of shape (T, D / 8): number j of a row is bit `j % 8` of byte `j // 8`, bit 0 being the lowest (worth 1).
-- `unpack(values_TN, marks_TX)` gives back the rows of which these are the values and marks, in the values' type and with zeros where a number was dropped. They may be those of other rows, as wide as yours: the dense rows are gone.
+- `unpack(values_TN, marks_TX)` gives back the rows of which these are the values and marks, in the values' type and with zeros where a number was dropped. They may be those of other rows, of more or fewer rows and with another n, but as wide as yours: the dense rows are gone.
 - `nbytes()` is what values and marks of all rows take; a number takes as many bytes as those of `x_TD` do (`x_TD.itemsize`).
 - `most_kept()` is the greatest N for which a row of this width and type, marks included, is smaller than a dense one.
 
@@ -153,7 +153,7 @@ def _packed(answer, case):
 @Q.law("values in the row's order, marks bit by bit")
 def stored(answer, case):
     packed = _packed(answer, case)
-    return {"values, x_TM": packed.call("values"), "marks, x_TX": packed.call("marks")}
+    return {"values_TN": packed.call("values"), "marks_TX": packed.call("marks")}
 
 
 @Q.law("unpack gives the rows of any values and marks, with zeros")
@@ -162,7 +162,9 @@ def _(answer, case):
     n_tokens, width = case["x_TD"].shape
     x_TD = normal(case["_other"], n_tokens + 1, width, dtype=case["x_TD"].dtype)
     packed, seen = _packed(answer, case), {}
-    for whose, rows in (("its own", case), ("other", {"x_TD": x_TD, "n": case["n"] + 1})):
+    others = {"x_TD": x_TD, "n": case["n"] + 1}
+    one = {"x_TD": x_TD[:1], "n": 1}
+    for whose, rows in (("its own", case), ("other", others), ("one", one)):
         dense_TD = packed.call("unpack", *Q.of_right(stored, rows).values())
         kind = str(getattr(dense_TD, "dtype", type(dense_TD).__name__))
         seen |= {f"{whose} rows unpacked, x_TD": dense_TD, f"type of {whose} rows unpacked": kind}
@@ -176,10 +178,22 @@ def _(answer, case):
     values_TN, marks_TX = first.call("values"), first.call("marks")
     second = answer.make(first.call("unpack", values_TN, marks_TX), case["n"])
     return {
-        "packed again, values x_TM": Near(values_TN).of(second.call("values")),
-        "packed again, marks x_TX": Near(marks_TX).of(second.call("marks")),
+        "packed again, values_TN": Near(values_TN).of(second.call("values")),
+        "packed again, marks_TX": Near(marks_TX).of(second.call("marks")),
         "_values": values_TN,
         "_marks": marks_TX,
+    }
+
+
+@Q.law("two packed at a time know nothing of each other")
+def _(answer, case):
+    """One row that keeps all its numbers, packed after the first; each is asked then."""
+    first = _packed(answer, case)
+    second = answer.make(case["x_TD"][:1], case["x_TD"].shape[1])
+    return {
+        f"{which}, {name}": thing.call(name.split("_")[0])
+        for which, thing in (("first", first), ("second", second))
+        for name in ("values_TN", "marks_TX", "nbytes")
     }
 
 

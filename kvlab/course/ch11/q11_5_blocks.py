@@ -163,6 +163,36 @@ def _(answer, case):
     return seen
 
 
+@Q.law("without sinks; a block of one")
+def _(answer, case):
+    """And a budget that holds nothing but sinks."""
+    seen, first = {}, case["_first"]
+    for budget, sinks, every in ((case["budget"], 0, 2), (case["budget"], 1, 1), (2, 2, 2)):
+        slots, what = Slots(budget + every), f"budget {budget}, sinks {sinks}, every {every}"
+        cache = answer.make(slots, budget, sinks, every)
+        for token in range(first, first + budget + 2 * every):
+            length = cache.call("append", token)
+        seen[f"{what}: the last append returned"] = length
+        for slot, token in enumerate(slots.first(length)):
+            seen[f"{what}: slot {slot} holds token"] = token
+    return seen
+
+
+@Q.law("two caches know nothing of each other")
+def _(answer, case):
+    seen, made = {}, []
+    for _which in range(2):
+        slots = Slots(case["budget"] + case["every"])
+        sizes = (case["budget"], case["sinks"], case["every"])
+        made.append((slots, answer.make(slots, *sizes)))
+    for token in range(case["n_tokens"]):
+        for i, (_, cache) in enumerate(made[: 1 + token % 2]):
+            seen[f"append of token {token} to cache {i} returned"] = cache.call("append", token)
+    for i, (slots, _) in enumerate(made):
+        seen[f"cache {i} holds"] = slots.first(case["sinks"] + 1)
+    return seen
+
+
 @Q.law("never beyond budget and block; sinks and newest stay")
 def _(answer, case):
     """What must hold whichever tokens were chosen."""
@@ -226,6 +256,8 @@ Q.mistakes(
             "full": lambda self: self.length > self.budget,
             "moves": lambda self: [(self.sinks + 1, self.length, self.sinks)],
         },
+        "what belongs to one object is kept on the class, so two of them share it. Set it on self in "
+        "__init__.": {"__setattr__": lambda self, name, value: setattr(type(self), name, value)},
         "the newest tokens go. The oldest ones after the sinks should.": {"moves": lambda self: []},
         "the sinks go with the oldest tokens. The first ones stay.": {
             "moves": lambda self: [(self.every, self.length, 0)]

@@ -36,13 +36,13 @@ True or false? Return a list of eight, `True` or `False` each.
         "Unpacking writes the dense rows to memory, and they are read again from there: more "
         "traffic than before.",
     ),
-    because="All eight are right: only what is no longer read, or no longer there, saves time or "
+    because="Your eight answers are right: only what is no longer read, or no longer there, saves time or "
     "bytes, and only in the part of the step that reads it.",
     hints=(
         "Ask of each claim: which bytes are read, and which are still there?",
-        "Three of the eight are true. One of these is about masks, one about a short row, one "
-        "about half of a step.",
         'Run the chapter\'s cells: "Zero it, and time it", the table of row bytes, and "A whole '
         'step gains less".',
+        "Three of the eight are true. One of these is about masks, one about a row's bytes, one "
+        "about half of a step.",
     ),
 )
