@@ -1,5 +1,6 @@
 """A class: hostile and broken submissions beside honest ones, and what a run leaves behind."""
 
+import contextlib
 import csv
 import io
 import json
@@ -150,6 +151,8 @@ def test_a_class_that_was_stopped_goes_on(class_of_three, tmp_path, capsys, monk
     monkeypatch.setattr(report.Journal, "add", add)
     assert main([*line, "--workers", "1"]) == 130
     assert not marks.exists() and len(asked) == 2
+    kept = f"2 of 3 are kept in {marks}.part; the same command goes on"
+    assert kept in capsys.readouterr().err
     assert main(line) == 0
     assert len(asked) == 3 and "2 of 3 were graded before" in capsys.readouterr().err
     found = json.loads(marks.read_text())
@@ -214,6 +217,63 @@ def test_one_notebook_for_a_cluster_job_and_for_gradescope(tmp_path, capsys):
     path.write_text("?")
     assert main(["grade", "--one", str(path), "--json"]) == 0
     assert "not JSON" in json.loads(capsys.readouterr().out)["notebooks"][0]["note"]
+
+
+def test_nothing_is_kept_where_no_file_was_named_and_that_is_said(
+    class_of_three, capsys, monkeypatch
+):
+    from kvlab.course.grading import grade
+
+    def stopped(*args, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(grade, "grade_all", stopped)
+    assert main(["grade", str(class_of_three)]) == 130
+    assert "nothing is kept" in capsys.readouterr().err
+
+
+def test_gradescope_gets_a_mark_whatever_was_handed_in(tmp_path, capsys):
+    results, folder = tmp_path / "results.json", tmp_path / "submission"
+    folder.mkdir()
+    line = ["grade", str(folder), "--chapter", "6", "--gradescope", str(results)]
+
+    def shown():
+        assert main(line) == 0
+        found = json.loads(results.read_text())
+        assert sum(t["max_score"] for t in found["tests"]) == OUT_OF
+        return found["score"], found["output"]
+
+    for path in (folder, tmp_path / "none.ipynb"):
+        line[1] = str(path)
+        assert shown()[0] == 0 and str(path) in shown()[1]
+    line[1] = str(folder)
+    (folder / "mine (2).ipynb").write_text("?")
+    score, said = shown()
+    assert score == 0 and "is not JSON" in said
+    (folder / "renamed.ipynb").write_text(stub(q6_3=ANSWERS["6.3"]))
+    score, said = shown()
+    assert score == 4 and "2 notebooks came; this is renamed" in said
+    (folder / "renamed.ipynb").unlink()
+    (folder / "mine (2).ipynb").write_text(stub())
+    assert shown()[0] == 0
+
+
+def test_marks_are_written_before_anything_is_printed(class_of_three, tmp_path, monkeypatch):
+    shutil.rmtree(class_of_three / "ann")
+    marks = tmp_path / "marks.json"
+
+    def refuses(*said, file=None, **more):
+        if file is None:
+            assert marks.exists() and (tmp_path / "s.csv").exists()
+            raise UnicodeEncodeError("ascii", "x", 0, 1, "not here")
+
+    monkeypatch.setattr("builtins.print", refuses)
+    line = ["grade", str(class_of_three), "--json", str(marks), "--per-student"]
+    with contextlib.suppress(UnicodeEncodeError, ValueError):
+        main([*line, str(tmp_path / "s.csv")])
+    monkeypatch.undo()
+    assert len(json.loads(marks.read_text())["notebooks"]) == 2
+    assert not (tmp_path / "marks.json.part").exists()
 
 
 CASES_FILE = """

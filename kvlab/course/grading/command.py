@@ -27,7 +27,8 @@ def run(args: argparse.Namespace) -> int:
     """Grade, report, and return the exit code.
 
     0: every submission has its marks. 1: one could not be graded; or, for notebooks that were
-    named one by one, somebody did not get all points.
+    named one by one, somebody did not get all points. With --one and --gradescope: 0 where there
+    are marks, be they 0.
     """
     given = [*args.files, *([args.one] if args.one else [])]
     _check(args, given)
@@ -70,7 +71,7 @@ def _graded(
     if journal is not None:
         journal.close()
     _print(args, said, a_class, ordered, klass, rules)
-    if args.one:
+    if args.one or args.gradescope:
         return 0
     full = all(r["points"] == r["out_of"] for r in ordered)
     return 0 if not broken and (full or a_class) else 1
