@@ -16,7 +16,7 @@ is, and, if it can tell, which well-known mistake you made.
 - Stuck? Call `hint("1.1")`. There are three to each question, from a nudge to nearly the answer.
 - Everything is in float64, so that right answers agree to nine digits.
 
-Letters: S tokens that ask, T tokens that are asked, N examples, C width of an embedding, D width of a query
+Letters: S tokens that ask, T tokens that are asked (a message calls one of them a slot), N examples, C width of an embedding, D width of a query
 and a key, E width of a value. A tensor's name ends in its axes.
 """
 

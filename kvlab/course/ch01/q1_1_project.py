@@ -91,6 +91,8 @@ Q.mistakes(
         "keys have a matrix of their own, w_k.": lambda x_SC, w_q, w_k, w_v: project(
             x_SC, w_q, w_q, w_v
         ),
+        "queries and keys are exchanged: w_q makes the queries, which come first, and w_k the "
+        "keys.": lambda x_SC, w_q, w_k, w_v: project(x_SC, w_k, w_q, w_v),
         "keys and values are swapped. The order is queries, keys, "
         "values.": lambda x_SC, w_q, w_k, w_v: project(x_SC, w_q, w_v, w_k),
         "the values are the embeddings themselves. What a token hands over is a reading of its "

@@ -19,8 +19,9 @@ Q = Exercise(
     difficulty=1,
     statement="""
 Every token asks every token: `scores_ST[s, t]` says how well the query of token s fits the key of token t
-(here T = S). Project, compare, and divide so that random tokens get scores of spread 1, however wide
-queries and keys are. Mind which of C, D and S the divisor is made of. About three lines.
+(here T = S). Project, compare, and divide by a number that depends on a width alone, and not on the scores: it
+is chosen such that random tokens get scores of spread 1 on average, however wide queries and keys are. Mind which of C,
+D and S it is made of. About three lines.
 """,
     hints=(
         "Three steps: project to queries and keys, compare each query with each key, divide. How "
@@ -88,6 +89,11 @@ def _(answer, case):
     return seen
 
 
+@Q.law("one token asks itself")
+def _(answer, case):
+    return {"scores_ST": answer(case["x_SC"][:1], case["w_q"], case["w_k"])}
+
+
 # --- what goes wrong: most change the divisor ---
 
 
@@ -100,9 +106,22 @@ def _cosine(x_SC, w_q, w_k):
     return (q_SD / q_SD.norm(dim=1, keepdim=True)) @ (k_TD / k_TD.norm(dim=1, keepdim=True)).T
 
 
+def _measured(x_SC, w_q, w_k):
+    scores_ST = _scores(x_SC, w_q, w_k, divisor=lambda *_: 1.0)
+    return scores_ST / scores_ST.std()
+
+
+def _weights(x_SC, w_q, w_k):
+    return scaled_scores(x_SC, w_q, w_k).softmax(-1)
+
+
 Q.mistakes(
     _scores,
     {
+        "the scores are divided by the spread that these very scores have, so a text of loud tokens "
+        "looks like a quiet one. The divisor is made of a width alone.": _measured,
+        "these are weights: a softmax was taken. Scores were asked for, and the softmax comes in "
+        "1.3.": _weights,
         "the scores are not divided, so they grow with the width: their spread is the root of D.": {
             "divisor": lambda x_SC, w_q: 1.0
         },

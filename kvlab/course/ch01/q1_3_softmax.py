@@ -96,6 +96,32 @@ def _(answer, case):
     return {"weights_ST": answer(huge_ST.masked_fill(case["_hidden_ST"], float("-inf")))}
 
 
+@Q.law("hidden scores among ordinary ones")
+def _(answer, case):
+    hidden_ST = case["_hidden_ST"]
+    return {"weights_ST": answer(case["scores_ST"].masked_fill(hidden_ST, float("-inf")))}
+
+
+@Q.law("equal scores, and a score of 0")
+def _(answer, case):
+    """All scores 0; then each row's largest score is 0, and the others lie below it."""
+    scores_ST = case["scores_ST"]
+    top_S1 = scores_ST.amax(-1, keepdim=True)
+    return {
+        "all scores 0, weights_ST": answer(torch.zeros_like(scores_ST)),
+        "the largest score 0, weights_ST": answer(scores_ST - top_S1),
+    }
+
+
+@Q.law("one row, and one score a row")
+def _(answer, case):
+    scores_ST = case["scores_ST"]
+    return {
+        "row, weights_ST": answer(scores_ST[:1]),
+        "column, weights_ST": answer(scores_ST[:, :1]),
+    }
+
+
 # --- what goes wrong: each changes one thing of this ---
 
 
@@ -134,6 +160,10 @@ Q.mistakes(
         },
         "one maximum is subtracted from all rows. A row far below it is left with zeros only; take "
         "each row's own.": {"top": torch.max, "total": _sum},
+        "one maximum is subtracted from all rows, and the nan of a row far below it is made 0: such a "
+        "row loses its weights. Take each row's own maximum.": lambda scores_ST: _softmax(
+            scores_ST, top=torch.max, total=_sum
+        ).nan_to_num(0.0),
         "scores are clamped to a range where the exponential is safe. That changes the weights of "
         "large scores; a shift does not.": lambda scores_ST: _softmax(scores_ST.clamp(-50, 50)),
         "scores are divided by their sum without the exponential. Negative scores then give "

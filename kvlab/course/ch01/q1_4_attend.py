@@ -104,6 +104,16 @@ def _(answer, case):
     }
 
 
+@Q.law("one query, and one pair")
+def _(answer, case):
+    q_SD, k_TD, v_TE = case["q_SD"], case["k_TD"], case["v_TE"]
+    return {
+        "one query, out_SE": answer(q_SD[:1], k_TD, v_TE),
+        "one pair, out_SE": answer(q_SD, k_TD[:1], v_TE[:1]),
+        "values of width 1, out_SE": answer(q_SD, k_TD, v_TE[:, :1]),
+    }
+
+
 # --- what goes wrong: most change one thing of this ---
 
 
@@ -140,6 +150,8 @@ Q.mistakes(
         "pairs. (Chapter 2 hides some.)": {"weigh": _causal},
         "the table of scores lies on its side: (T, S). Rows are those who ask: q_SD @ "
         "k_TD.T.": lambda q, k, v: attend(k, q, v),
+        "axes of length 1 are gone: squeeze() also takes the axis of a single query. The result is "
+        "(S, E), whatever S is.": lambda q, k, v: attend(q, k, v).squeeze(),
         "these are the weights, (S, T). What was asked for is what flows: the values mixed by "
         "them, (S, E).": lambda q, k, v: (q @ k.T / q.shape[1] ** 0.5).softmax(1),
         "the scores are divided by the root of E, the width of a value. A score adds up D "

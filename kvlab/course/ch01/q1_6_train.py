@@ -32,14 +32,15 @@ Return `w_q`, `w_k` (both (D, C), with a D of your choice; D = C is fine) and `w
 The check asks for names that no list of the training had. At least 0.8 of the attention must fall on the
 right pair, and what comes out must point along the right word (a cosine of at least 0.8). The same seed must
 give the same matrices. Any loss that is small when the right word comes out will do, such as the mean squared error. Keep
-the matrices in float64, as the lists are. A hundred steps of `torch.optim.Adam` with lr=0.05 are enough, less than a second.
-About fifteen lines.
+the matrices in float64, as the lists are, and return them so. Start from random matrices of spread 1 / √C, as the chapter
+does: larger ones begin with a softmax that is nearly one-hot, and a hundred steps do not get out of it. From there a hundred steps
+of `torch.optim.Adam` with lr=0.05 are enough, less than a second. About fifteen lines.
 """,
     hints=(
         "It is the training loop of the chapter with another loss. What comes out should be "
         "answers_NE; how far off it is, squared and averaged, is a loss.",
-        "Draw three random matrices from a generator with the seed, call requires_grad_() on each, "
-        "give them to torch.optim.Adam with lr=0.05, and take a hundred steps on 64 lists drawn "
+        "Draw three random matrices from a generator with the seed, divided by C ** 0.5, call "
+        "requires_grad_() on each, give them to torch.optim.Adam with lr=0.05, and take a hundred steps on 64 lists drawn "
         "at random. Attention: einsum('nd,ntd->nt', q, k), divide by the root of D, softmax, "
         "einsum('nt,nte->ne', weights, v).",
         "Each step: i = torch.randint(len(pairs_NTC), (64,), generator=rng); q = asks_NC[i] @ "
@@ -136,7 +137,7 @@ def linear_layers(pairs, asks, answers, seed):
 def _trained(answer, case) -> list[Tensor]:
     inputs = (case[name] for name in ("pairs_NTC", "asks_NC", "answers_NE", "seed"))
     found = named(answer(*inputs), "w_q", "w_k", "w_v")
-    w_q, w_k, w_v = (matrix(w, name).double() for name, w in found.items())
+    w_q, w_k, w_v = (matrix(w, name) for name, w in found.items())
     c, e = case["pairs_NTC"].shape[2], case["answers_NE"].shape[1]
     if w_q.shape != w_k.shape or w_q.shape[1] != c or tuple(w_v.shape) != (e, c):
         raise NotData(
@@ -170,6 +171,9 @@ def _(answer, case):
     the same way need not agree in their numbers.
     """
     trained = _trained(answer, case)
+    kinds = {str(w.dtype) for w in trained}
+    if kinds != {"torch.float64"}:
+        return {"the type of the matrices": Near(["torch.float64"]).of(sorted(kinds))}
     known_N, known_cosine_N = _recalled(*trained, case["_known"])
     mass_N, cosine_N = _recalled(*trained, case["_held_out"])
     scores = {
@@ -183,7 +187,7 @@ def _(answer, case):
         told = {"the same matrices from the same seed": Near(True).of(same)}
         return {**seen, **told} if same else told
     fault = _fault(trained, known_N, known_cosine_N, case)
-    return {fault: Near(False).of(True)} if fault else seen
+    return {"what went wrong": Near("nothing").of(fault)} if fault else seen
 
 
 def _fault(trained, known_N, known_cosine_N, case) -> str | None:
@@ -196,9 +200,21 @@ def _fault(trained, known_N, known_cosine_N, case) -> str | None:
     exactly, nearly = (int((known_cosine_N > bar).sum()) for bar in (0.99, 0.9))
     if 2 <= exactly <= 32 and nearly < 2 * exactly:
         return "it answers a few lists of the training exactly, and no others"
-    if known_N.mean() < 1 / case["pairs_NTC"].shape[1] + 0.1:
+    by_chance = known_N.mean() < 1 / case["pairs_NTC"].shape[1] + 0.1
+    if by_chance and known_cosine_N.mean().abs() < 0.1:
+        return "it neither finds the right pair nor hands over its word"
+    if known_N.mean() < _BAR and _sharpest(w_q, w_k, case["_known"]) > _BAR:
+        return "nearly all attention falls on one pair, and mostly on a wrong one"
+    if by_chance:
         return "it finds the right pair about as often as chance does"
     return None
+
+
+def _sharpest(w_q, w_k, lists) -> float:
+    """The largest share of attention that a list's question gives away, on average."""
+    pairs_NTC, asks_NC, *_ = lists
+    scores_NT = torch.einsum("nd,ntd->nt", asks_NC @ w_q.T, pairs_NTC @ w_k.T)
+    return (scores_NT / w_q.shape[0] ** 0.5).softmax(-1).amax(-1).mean().item()
 
 
 # --- what goes wrong: each changes one thing of this ---

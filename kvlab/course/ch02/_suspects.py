@@ -13,15 +13,23 @@ from torch import Tensor
 from kvlab.course.author import LentFunction
 
 Attention = Callable[[Tensor], Tensor]
-MAX_NUMBERS = 2**12
+MAX_NUMBERS, MAX_AXIS = 2**12, 64
 
 
 def lent(function: Attention) -> LentFunction:
-    """The function for an answer to call, with inputs of a bounded size."""
+    """The function for an answer to call, with inputs of a bounded size.
+
+    Each axis is bounded as well: a text without texts in it has no numbers, and its mask S x S.
+    """
 
     def call(x: Tensor) -> Tensor:
-        if not isinstance(x, Tensor) or x.numel() > MAX_NUMBERS:
-            raise ValueError(f"expected one tensor of at most {MAX_NUMBERS} numbers")
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise ValueError("expected one tensor of floating-point numbers")
+        if x.numel() > MAX_NUMBERS or not all(0 < n <= MAX_AXIS for n in x.shape):
+            raise ValueError(
+                f"a tensor of shape {tuple(x.shape)} came; expected 1 to {MAX_AXIS} along each axis "
+                f"and at most {MAX_NUMBERS} numbers"
+            )
         return function(x.double())
 
     return LentFunction(call)

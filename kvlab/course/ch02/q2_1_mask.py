@@ -80,6 +80,18 @@ def _(answer, case):
     }
 
 
+@Q.law(
+    "every token is new", shows=lambda case: f"causal_mask({case['n_slots']}, {case['n_slots']})"
+)
+def _(answer, case):
+    return {"allowed_ST": answer(case["n_slots"], case["n_slots"])}
+
+
+@Q.law("one new token", shows=lambda case: f"causal_mask(1, {case['n_slots']}), causal_mask(1, 1)")
+def _(answer, case):
+    return {"allowed_ST": answer(1, case["n_slots"]), "a text of one, allowed_ST": answer(1, 1)}
+
+
 # --- what goes wrong ---
 
 

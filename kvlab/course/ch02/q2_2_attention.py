@@ -123,6 +123,13 @@ def _(answer, case):
     return {"out_BHSD": Near(calm_BHSD).of(loud_BHSD), "_calm": calm_BHSD}
 
 
+@Q.law("one text, one head, one query")
+def _(answer, case):
+    """The last query of text 0, whose slots stand in another order than its positions."""
+    q, k, v, q_pos, pos = (case[name][:1] for name in _GIVEN)
+    return {"out_BHSD": answer(q[:, :1, -1:], k[:, :1], v[:, :1], q_pos[:, -1:], pos)}
+
+
 # --- what goes wrong: each changes one thing of this ---
 
 
@@ -171,6 +178,10 @@ Q.mistakes(
         "slots are counted, as if slot t held position t. Ask for their positions: some are "
         "padding, and they may stand in any order.": {
             "allows": lambda pos, q_pos: _counted(pos, q_pos, pos.shape[-1] - q_pos.shape[-2])
+        },
+        "a slot's number is taken for its position: slot t need not hold position t. Compare pos_BT "
+        "with the query's position.": {
+            "allows": lambda pos, q_pos: torch.arange(pos.shape[-1]) <= q_pos
         },
         "nothing is hidden: every query sees every slot. The positions have to be used.": {
             "allows": lambda pos, q_pos: pos >= -1

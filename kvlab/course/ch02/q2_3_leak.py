@@ -23,11 +23,12 @@ Q = Exercise(
 You are handed an attention function and cannot look inside. Call it with any texts `x_BSC` in float64, and it gives outputs
 `out_BSC` of the same shape. In causal attention, output i of a text may depend on the tokens 0 to i of *that text*, and on nothing
 else. So if output i moves when token j of the same text is changed, and j > i, it is a leak; if it moves when
-any token j of *another* text is changed, that is a leak as well.
+any token j of *another* text is changed, that is a leak as well, whatever i and j are: `[0, 0]`, `[3, 1]` and `[0, 5]` are
+possible there.
 
 Return the first leak as `[i, j]`: of all leaks, in whichever text, the smallest i, and for that i the smallest j. Of
 `[3, 4]` and `[0, 5]` that is `[0, 5]`. Return `None` if there is none. A move of more than 1e-9 counts; less is rounding. Try texts of `n_tokens` tokens, `n_texts` at
-a time: some bugs show only there. The check lends you twenty-two functions, and a false alarm is as wrong as a miss.
+a time: some bugs show only there. The check lends you twenty-seven functions, and a false alarm is as wrong as a miss.
 Roughly 12 lines.
 
 An example: off by one, each query sees one token too many. The answer is `[0, 1]`.
@@ -128,6 +129,14 @@ def _suspects(case) -> dict[str, tuple[Attention, list[int] | None]]:
         "one text sees far, one sees near": (_peeping(head, far, near), [0, n - 2]),
         "one text sees near, one sees far": (_peeping(head, near, far), [0, n - 2]),
         "a faint leak": (lambda x: clean(x) + 3e-8 * _next(x), [0, 1]),
+        "each channel rises with the next token": (_loud(head, 0.2), [0, 1]),
+        "each channel falls with the next token": (_loud(head, -0.2), [0, 1]),
+        "the last output sees another text": (_across(head, n - 1, 0), [n - 1, 0]),
+        "an output sees an earlier token of another text": (_across(head, row, 1), [row, 1]),
+        "a text is compared with another": (
+            lambda x: _at(head.masked(square)(x), 0, 0.2 * (x.roll(1, 0) - x)[:, 2]),
+            [0, 2],
+        ),
         "texts in one row": (lambda x: _in_one_row(head, x), [0, 0]),
         "texts in one row, backwards": (lambda x: _in_one_row(head, x.flip(0)).flip(0), [0, 0]),
     }
@@ -147,6 +156,24 @@ def _with_next_value(head, x_BSC):
     v_BSC = head.values(x_BSC)
     weights_BST = head.scores(x_BSC).masked_fill(~square(x_BSC.shape[1]), float("-inf"))
     return weights_BST.softmax(-1) @ (v_BSC + 0.5 * _next(v_BSC))
+
+
+def _loud(head, by):
+    """All channels of an output move the same way with the mean of the next token."""
+    clean = head.masked(square)
+    return lambda x: clean(x) + by * _next(x.tanh().mean(-1, keepdim=True))
+
+
+def _at(out_BSC, row, more_BC):
+    """Something more in one row."""
+    out_BSC[:, row] += more_BC
+    return out_BSC
+
+
+def _across(head, row, token):
+    """Causal, but that one row sees a token of the text before its own."""
+    clean = head.masked(square)
+    return lambda x: _at(clean(x), row, 0.2 * head.values(x).roll(1, 0)[:, token])
 
 
 def _wrapped_window(n):
@@ -182,7 +209,7 @@ def _said(found):
     return [found]
 
 
-@Q.law("twenty-two suspects, six of them clean")
+@Q.law("twenty-seven suspects, six of them clean")
 def _(answer, case):
     suspects = _suspects(case)
     order = list(suspects)
@@ -190,7 +217,7 @@ def _(answer, case):
     sizes = (case["n_texts"], case["n_tokens"], case["width"])
     found = {kind: answer(lent(suspects[kind][0]), *sizes) for kind in order}
     return {
-        f"first leak, {kind}": Near(_said(first)).of(_said(found[kind]))
+        f'first leak of the suspect "{kind}"': Near(_said(first)).of(_said(found[kind]))
         for kind, (_, first) in suspects.items()
     }
 
@@ -213,17 +240,20 @@ def _detect(
     itself=False,
     copy=True,
     choose=min,
+    excuses=False,
+    far=torch.abs,
+    spread=1.0,
 ):
     torch_rng = torch.Generator().manual_seed(5)
-    x = torch.randn(n_texts, n_tokens, width, generator=torch_rng, dtype=torch.float64)
+    x = torch.randn(n_texts, n_tokens, width, generator=torch_rng, dtype=torch.float64) * spread
     before, found = attention(x), []
     for b in texts or range(n_texts):
         for j in range(n_tokens)[tokens or slice(None)]:
             changed = x.clone() if copy else x
             changed[slice(None) if together else b, j] += by
-            moves = ~((attention(changed) - before).abs().amax(-1) <= move)
+            moves = ~(far(attention(changed) - before).amax(-1) <= move)
             moves[b, j + itself :] = False
-            if together:
+            if together or excuses:
                 moves[:, j:] = False
             if not across:
                 moves = moves[b : b + 1]
@@ -251,6 +281,14 @@ Q.mistakes(
         "lead from one text to another.": {"texts": [0], "across": False},
         "token j is changed in all texts at once, so a leak from one text to another cannot be "
         "told from a token's own effect.": {"together": True},
+        "a leak from one text to another is missed where i >= j: in the other texts nothing may move, "
+        "whatever its position. Only the changed text's own rows from j on may move.": {
+            "excuses": True
+        },
+        "the largest difference is taken without its absolute value, so an output that falls in all "
+        "channels goes unseen.": {"far": lambda moved_BSC: moved_BSC},
+        "the texts are zeros before the change. A softmax of equal scores, times values of 0, hides "
+        "much: try random texts.": {"spread": 0.0},
         "the change is not a finite number. Zero times NaN is NaN, so clean attention seems to "
         "leak.": {"by": float("nan")},
         "small moves are overlooked. A faint leak is a leak: everything above 1e-9 counts.": {

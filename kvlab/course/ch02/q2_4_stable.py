@@ -17,7 +17,8 @@ Q = Exercise(
     statement="""
 A function is prefix stable when adding tokens never moves the rows that are there already. You get a function of one text,
 `attention(x_SC)`, which takes texts of any length from 1 on, and a text. Return `True` if its rows stay
-for every beginning of this text, `False` if not. Moves up to 1e-9 are rounding. Roughly 4 lines.
+for every beginning of this text, from its first token alone to all but the last, and `False` if not. Moves up to 1e-9 are
+rounding. Roughly 4 lines.
 
 Changing a token is not enough here: some of the functions depend on how *long* the text is.
 """,
@@ -94,6 +95,7 @@ def _suspects(case) -> dict[str, tuple[Attention, bool]]:
         "falls with every token": (drifting(-0.1), False),
         "moves by a thousandth": (drifting(1e-3), False),
         "moves by a ten-millionth": (lambda x: 10 + drifting(1e-7)(x), False),
+        "moves by fifty billionths, near 0": (lambda x: 0 * x + 5e-8 * x.shape[1], False),
         "moves in the middle": (lambda x: _beside(head, x, n), False),
         "positions counted from the end": (
             lambda x: _causal(head, x, 1 + 0.2 * torch.arange(x.shape[1], 0, -1).double()),
@@ -134,14 +136,25 @@ def _of_one_text(function):
     return lambda x_SC: function(x_SC[None])[0]
 
 
-@Q.law("twenty suspects, six of them stable")
+@Q.law("twenty-one suspects, six of them stable")
 def _(answer, case):
     return {
-        f"old rows stay, {kind}": Near(stays).of(
+        f'old rows stay, the suspect "{kind}"': Near(stays).of(
             answer(lent(_of_one_text(function)), case["_x_SC"])
         )
         for kind, (function, stays) in _suspects(case).items()
     }
+
+
+@Q.law("functions that are off at a single length")
+def _(answer, case):
+    """One for every beginning; and one that is never asked for so many tokens."""
+    seen, n, head = {}, case["n_tokens"], Head(case["width"], case["_seed"])
+    for off in range(1, n + 2):
+        away = lent(_of_one_text(lambda x, off=off: head.values(x) - 0.3 * (x.shape[1] == off)))
+        name = f"old rows stay, off in texts of {off} token{'s' * (off > 1)} alone"
+        seen[name] = Near(off == n + 1).of(answer(away, case["_x_SC"]))
+    return seen
 
 
 # --- what goes wrong: each changes one thing of this ---
@@ -202,6 +215,14 @@ Q.mistakes(
         "are added go unseen.": {"same": lambda old, new: (old - new).max() <= 1e-9},
         "the largest difference is taken without its absolute value, so rows that fall when tokens "
         "are added go unseen.": {"same": lambda old, new: (new - old).max() <= 1e-9},
+        "moves below a millionth are overlooked: everything above 1e-9 counts.": {
+            "same": lambda old, new: _near(old, new, move=1e-6)
+        },
+        "the shortest beginning is left out: the first token alone is a text, too.": {
+            "lengths": lambda n: range(2, n)
+        },
+        "the longest beginning is left out, the text without its last token. range(1, n) ends at n - "
+        "1; range(1, n - 1) does not reach it.": {"lengths": lambda n: range(1, n - 1)},
         "torch.allclose allows a relative difference of 1e-5 unless told otherwise: give it "
         "rtol=0, atol=1e-9.": {"same": torch.allclose},
         "a beginning of n rows is compared with all rows of the whole. Its counterpart is "

@@ -139,6 +139,12 @@ def _(answer, case):
     return {name: Near(same[name]).of(shifted[name]) for name in _GIVES} | {"_same": same}
 
 
+@Q.law("two tokens, of which one is context")
+def _(answer, case):
+    weights_LHST, logits, _ = _given(case)
+    return named(answer(weights_LHST[:, :, :2, :2], logits, 2), *_GIVES)
+
+
 # --- what goes wrong: each changes one thing of this ---
 
 
@@ -193,6 +199,10 @@ Q.mistakes(
         },
         "only the probability of the likeliest word is compared. The divergence adds up over the "
         "whole vocabulary.": {"need": lambda p, other: (p.exp() - other.exp())[p.argmax()]},
+        "probabilities are compared by the sum of their differences. The divergence weighs the "
+        "difference of their logarithms by the full prediction.": {
+            "need": lambda p, other: (p.exp() - other.exp()).abs().sum()
+        },
         "the formula got logits where it needs probabilities and their logarithms: "
         "log_softmax(-1) first, then exp() for p.": {"reads": _as_they_are},
         "logits are compared as they are. They mean something up to a constant only: take "

@@ -10,31 +10,31 @@ Q = choice(
     minutes=3,
     difficulty=1,
     statement="""
-A model computes the attention output for the token at position 4, the fifth token. Which keys and values must the query
-at position 4 be given, so that it uses all that the model has seen and nothing else? Return the letter.
+A prompt of seven tokens was read at once, so the cache holds keys and values of positions 0 to 6. Those of position 1 were then
+thrown away to save memory. Which keys and values may the query at position 4 use, so that it uses all that is there for
+it and nothing else? Return the letter.
 
-- **a**: those of positions 0, 1, 2, 3
+- **a**: those of positions 0, 2, 3
 - **b**: those of position 4 alone
-- **c**: those of positions 0, 1, 2, 3, 4
-- **d**: those of all positions of the full text
-- **e**: those of positions 1, 2, 3, 4
+- **c**: those of positions 0, 2, 3, 4
+- **d**: those of positions 0, 2, 3, 4, 5, 6
+- **e**: those of positions 0, 2, 3, 4, 5
 """,
     asks='Return "a", "b", "c", "d" or "e".',
     solution='"c"',
     right="c",
     wrong={
-        "a": "without its own key and value a query could not take anything from its own token, "
-        "and position 0 would have nothing to see.",
+        "a": "its own key and value belong to what a query may use, too.",
         "b": "that is the token alone: it would know nothing of the text.",
-        "d": "positions after 4 are not there yet while the model writes; to use them in training "
-        "is a leak.",
-        "e": "that counts from 1 and starts too late: position 0 is the first token and may be "
-        "used by everybody.",
+        "d": "positions 5 and 6 are there, and later than the query: to use them is a leak.",
+        "e": "that counts five keys, as if slots were what matters. One was thrown away, and position "
+        "5 is later than the query.",
     },
-    because="0 <= position <= 4: five keys and five values, its own among them.",
+    because="0 <= position <= 4, and position 1 is gone: four keys and four values, its own among "
+    "them.",
     hints=(
         "Use the rule: 0 <= the slot's position <= the query's position.",
-        "Is the query's own position among them? Does counting start at 0 or at 1?",
-        "The fifth token stands at position 4. It may use its own slot and the four before it.",
+        "Is the query's own position among them? Does it matter that a slot is empty now?",
+        "Of 0, 1, 2, 3, 4 the key and the value of position 1 are gone.",
     ),
 )

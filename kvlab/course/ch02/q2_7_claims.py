@@ -38,7 +38,8 @@ Return a list of six, each `True` or `False`.
     ),
     because="What may be used is decided by positions alone, before the softmax.",
     hints=(
-        "Each of the claims is settled by a cell of the chapter.",
+        "Claims 1 and 2 are about `without_mask`, 3 and 4 about `mask_after` and the weights on later "
+        "tokens, 5 and 6 about the mask of a single row. Run those cells again.",
         "Which outputs of `without_mask` moved, and which of `mask_after`? What was the largest "
         "weight on a later token?",
         "Three of the false ones are about: all keys without a mask, striking out after the "

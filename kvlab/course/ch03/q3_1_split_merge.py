@@ -125,6 +125,23 @@ def _(answer, case):
     return {"q_BHSD": Near(heads.call("split", case["q_BSO"])).of(torch.cat(alone, dim=2))}
 
 
+@Q.law("one head, and one token of one text")
+def _(answer, case):
+    heads, width = answer.make(case["head_dim"]), case["head_dim"]
+    return {
+        "one head, q_BHSD": heads.call("split", case["q_BSO"][..., :width]),
+        "one head, out_BSO": heads.call("merge", case["out_BHSD"][:, :1]),
+        "one token, q_BHSD": heads.call("split", case["q_BSO"][:1, :1]),
+        "one token, out_BSO": heads.call("merge", case["out_BHSD"][:1, :, :1]),
+    }
+
+
+@Q.law("each object keeps its own width")
+def _(answer, case):
+    heads, _narrow = answer.make(case["head_dim"]), answer.make(1)
+    return {"q_BHSD": heads.call("split", case["q_BSO"])}
+
+
 Q.mistakes(
     Heads,
     {

@@ -73,10 +73,10 @@ def case(rng):
         tokens_S = torch.randint(vocab, (n_tokens,), generator=torch_rng)
         weights = (
             normal(vocab, width),
+            normal(n_layers, head_dim, width) * width**-0.5,
+            normal(n_layers, head_dim, width) * width**-0.5,
             normal(n_layers, head_dim, width) * width**-0.5 * 2,
-            normal(n_layers, head_dim, width) * width**-0.5 * 2,
-            normal(n_layers, head_dim, width) * width**-0.5 * 2,
-            normal(n_layers, width, head_dim) * head_dim**-0.5 * 2,
+            normal(n_layers, width, head_dim) * head_dim**-0.5,
         )
         guessed = [token_by_token(text_S, *weights)[0] for text_S in (tokens_S[:1], tokens_S)]
         if guessed[0] != guessed[1]:
@@ -146,6 +146,17 @@ def by_torchs_attention(tokens, embed, w_q, w_k, w_v, w_o):
 Q.agrees("the same as token by token", "tokens_S", *WEIGHTS, gives=GIVES)
 
 
+@Q.law("a prompt of one token")
+def _(answer, case):
+    return _call(answer, case, case["tokens_S"][:1])
+
+
+@Q.law("a model of one layer")
+def _(answer, case):
+    embed_VC, *weights = (case[name] for name in WEIGHTS)
+    return named(answer(case["tokens_S"], embed_VC, *(w[:1] for w in weights)), *GIVES)
+
+
 def _call(answer, case, tokens_S):
     return named(answer(tokens_S, *(case[name] for name in WEIGHTS)), *GIVES)
 
@@ -196,6 +207,8 @@ def _prefill(
     root=lambda head_dim, width: head_dim**0.5,
     residual=True,
     only_embedded=False,
+    onto_embedded=False,
+    over_all_rows=False,
     keep=lambda q_LSD, k_LSD, v_LSD: (k_LSD, v_LSD),
 ):
     n, _, head_dim, width = len(tokens_S), *w_k_LDC.shape
@@ -206,9 +219,11 @@ def _prefill(
         q_SD, k_SD, v_SD = in_SC @ w_q.T, in_SC @ w_k.T, in_SC @ w_v.T
         scores_SS = (q_SD @ k_SD.T / root(head_dim, width)).masked_fill(hidden_SS, hidden)
         out_SC = scores_SS.softmax(axis) @ v_SD @ w_o.T
-        x_SC = x_SC + out_SC if residual else out_SC
+        below_SC = embed_VC[tokens_S] if onto_embedded else x_SC
+        x_SC = below_SC + out_SC if residual else out_SC
         each_layers.append((q_SD, k_SD, v_SD))
-    token = int((embed_VC @ x_SC[row]).argmax())
+    logits_SV = x_SC @ embed_VC.T
+    token = int((logits_SV if over_all_rows else logits_SV[row]).argmax())
     return token, *keep(*map(torch.stack, zip(*each_layers, strict=True)))
 
 
@@ -223,6 +238,10 @@ Q.mistakes(
     {
         "the token comes from the first row's logits. That row saw one token; the last row saw the "
         "whole prompt.": {"row": 0},
+        "argmax runs over the logits of all rows and counts through them, so it may even be no token at "
+        "all. Take the last row's.": {"over_all_rows": True},
+        "the mixture is added to the embeddings in every layer. It is added to what went into this "
+        "layer.": {"onto_embedded": True},
         "queries are kept in the place of keys. A query is used once, by its own token; later "
         "tokens look at keys and values.": {"keep": lambda q, k, v: (q, v)},
         "the last prompt token's key and value are not kept, as if decode were to read it. Decode "

@@ -1,5 +1,7 @@
 """5.2: how many tokens each call reads, and how long the cache is after it."""
 
+from functools import lru_cache
+
 import torch
 
 from kvlab.course.author import Exercise, named, tiny_model
@@ -16,7 +18,8 @@ Q = Exercise(
     statement="""
 A prompt of `n_prompt` tokens is answered with prefill and decode. `would_write` are the tokens that the model
 would write if nobody stopped it. The answer ends after `n_new` tokens, or with the token `eos` if that comes
-first; `eos` is `None` if nothing ends the answer early. The ending token is written.
+first; `eos` is `None` if nothing ends the answer early. The ending token is written, and only its first appearance
+counts.
 
 Return two lists with one entry for **each new token**: `fed`, how many tokens were read by the call that made
 it; and `lengths`, how long the cache was after that call. Roughly 5 lines.
@@ -61,10 +64,15 @@ def trace(n_prompt, would_write, n_new, eos):
     ### END SOLUTION
 
 
+@lru_cache
+def _model():
+    return tiny_model(1)
+
+
 @Q.right
 def in_a_real_cache(n_prompt, would_write, n_new, eos):
     """A real model with a real cache, whose words are put into its mouth."""
-    model, script = tiny_model(1), iter(would_write)
+    model, script = _model(), iter(would_write)
     cache = model.new_cache(1, n_prompt + n_new)
     with Probe(model) as probe:
         steps = stream(
@@ -110,11 +118,31 @@ def _end_is_zero(case):
     return {"would_write": zeroed, "eos": 0}
 
 
+def _end_at(place):
+    return lambda case: {"eos": case["would_write"][place(case["n_new"])]}
+
+
+def _end_comes_again(case):
+    """Every second token is the ending one, within the limit and behind it."""
+    words = case["would_write"]
+    return {"would_write": [case["eos"] if i % 2 else token for i, token in enumerate(words)]}
+
+
+def _says_one_word(case):
+    return {"would_write": [case["would_write"][0]] * len(case["would_write"]), "eos": None}
+
+
 _as_a_cache_grows("no ending token", lambda case: {"eos": None})
 _as_a_cache_grows("with an ending token", lambda case: {})
 _as_a_cache_grows("an ending token beyond the limit", lambda case: {"eos": case["would_write"][-1]})
 _as_a_cache_grows("one new token", lambda case: {"n_new": 1, "eos": None})
 _as_a_cache_grows("the ending token 0", _end_is_zero)
+_as_a_cache_grows("the first token ends it", lambda case: {"eos": case["would_write"][0]})
+_as_a_cache_grows("an ending token at the limit", _end_at(lambda n_new: n_new - 1))
+_as_a_cache_grows("an ending token just beyond it", _end_at(lambda n_new: n_new))
+_as_a_cache_grows("an ending token that comes again", _end_comes_again)
+_as_a_cache_grows("the same token again and again", _says_one_word)
+_as_a_cache_grows("a prompt of one token", lambda case: {"n_prompt": 1})
 
 
 # --- what goes wrong: each changes one thing of this ---
@@ -137,6 +165,18 @@ def _trace(
     return returns([n_prompt] + [1] * (n - 1), [n_prompt + i for i in range(n)])
 
 
+def _ends_last(n_prompt, would_write, n_new, eos):
+    said = would_write[:n_new]
+    n = n_new - said[::-1].index(eos) if eos in said else n_new
+    return _trace(n_prompt, would_write, n, None)
+
+
+def _overlooks_first(n_prompt, would_write, n_new, eos):
+    said = would_write[:n_new]
+    n = said.index(eos, 1) + 1 if eos in said[1:] else n_new
+    return _trace(n_prompt, would_write, n, None)
+
+
 Q.mistakes(
     _trace,
     {
@@ -152,6 +192,8 @@ Q.mistakes(
         "the ending token 0 is taken for none: `if eos` is false for 0. Ask whether eos is None.": {
             "ending": lambda eos: eos or None
         },
+        "the last ending token is looked for. The answer ends with the first one.": _ends_last,
+        "an ending token that is the very first new token is overlooked.": _overlooks_first,
         "the ending token is fed before the loop stops: one call too many, and a token in the "
         "cache that does not belong to the text.": {"entries": lambda n, has_ended: n + has_ended},
         "the loop stops before the ending token is written. It is chosen from logits like any "

@@ -154,6 +154,12 @@ for name in COUNTS:
         return {name: Near(counted[name]).of(_asked(answer, case, *lengths)[name])}
 
 
+@Q.law("a prompt of one token, and one new token")
+def _(answer, case):
+    got, counted = _asked(answer, case, 1, 1), _counted(1, 1, **case["_model"])
+    return {name: Near(counted[name]).of(got[name]) for name in COUNTS}
+
+
 @Q.law("a step without a cache is a prefill")
 def _(answer, case):
     whole = _asked(answer, case, case["n_prompt"], case["n_new"])

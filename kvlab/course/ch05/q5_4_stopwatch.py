@@ -5,6 +5,7 @@ Long because the device that is timed is a part of the question.
 
 import statistics
 import time
+from itertools import pairwise
 
 from kvlab.course.author import AtLeast, AtMost, Exercise, Lent, Near, named
 
@@ -25,8 +26,9 @@ Two works are to be compared, and their names are `slow` and `fast`. The device 
 Take `n` pairs of readings, one of each work, and return `(slow_seconds, fast_seconds, ratio)`: the median
 seconds of a run of each, and the median of the `n` ratios slow over fast, one for each pair. The devices that
 you meet are not kind: the first run of each work takes longer; some runs are disturbed and take much too
-long, or too short; one device gets slower with every run, another one all at once. `n` may be 1. Run
-nothing much more often than you have to. Roughly 15 lines.
+long, or too short; one device gets slower with every run, another one all at once. So that neither work is always the
+later one, `slow` comes first in one pair and `fast` in the next, in turn. `n` may be even, or 1. Run nothing much more
+often than you have to. Roughly 15 lines.
 """,
     hints=(
         "Four things can go wrong: a cold start, a clock read too early, disturbed runs, a "
@@ -129,7 +131,7 @@ class Device(Lent):
         self._cold, self._drift = case["_cold"] * cold, case["_drift"] * drifts
         self._queues, self._disturbed, self._drops_after = queues, disturbed, drops_after
         self._time, self._free_at, self._pace = 1000.0, 0.0, 1.0
-        self.runs = dict.fromkeys(works, 0)
+        self.runs, self.ran = dict.fromkeys(works, 0), []  # how often, and each with its seconds
         self.looks, self.longest_row, self._row = 0, 0, ("", 0)  # a row: runs of one work, at once
 
     def now(self) -> float:
@@ -140,7 +142,8 @@ class Device(Lent):
         if work not in self.runs:
             raise ValueError(f"there is no work {work!r}; expected one of {', '.join(self.runs)}")
         self._time += 1e-6
-        self._free_at = max(self._free_at, self._time) + self._takes(work)
+        self.ran.append((work, self._takes(work)))
+        self._free_at = max(self._free_at, self._time) + self.ran[-1][1]
         self.runs[work] += 1
         self._row = (work, self._row[1] + 1 if self._row[0] == work else 1)
         self.longest_row = max(self.longest_row, self._row[1])
@@ -214,7 +217,33 @@ def _(answer, case):
     return {"the order of the runs": "in turn" if device.longest_row <= 4 else "not in turn"}
 
 
+@Q.law("each goes first in its turn", shows=_watched())
+def _(answer, case):
+    device, n = Device(case, queues=True), case["n"]
+    _timed(answer, case, device)
+    pairs = [work for work, _ in device.ran][-2 * n :]
+    same = sum(a == b for a, b in pairwise(pairs[::2]))
+    return {"times that the same work was first in two pairs running": AtMost(0).of(same)}
+
+
 _finds("the device slows down all the time", "ratio", queues=True, drifts=True)
+
+EVEN = 4
+
+
+@Q.law("an even number of pairs", shows=_watched(EVEN))
+def _(answer, case):
+    """The device slows down so fast that no two runs are alike; what it took is what is read."""
+    device = Device(case | {"_drift": 0.1}, queues=True, drifts=True)
+    found = _timed(answer, case, device, EVEN)
+    took = {work: [s for ran, s in device.ran if ran == work][-EVEN:] for work in device.runs}
+    ratios = _ratios(*took.values())
+    true = [statistics.median(some) for some in (*took.values(), ratios)]
+    return {
+        name: Near(value, rtol=2e-3).of(found[name])
+        for name, value in zip(RESULTS, true, strict=True)
+    }
+
 
 DROP_PAIRS, DROPS = 5, range(5, 13)
 
@@ -262,7 +291,7 @@ def _stopwatch(
     waits_before=True,
     waits_behind=True,
     now=None,
-    order=lambda slow, fast, n: (slow, fast) * n,
+    order=lambda slow, fast, n: ((slow, fast, fast, slow) * n)[: 2 * n],
     middle=statistics.median,
     ratio=lambda slow, fast: statistics.median(_ratios(slow, fast)),
 ):
@@ -321,6 +350,13 @@ Q.mistakes(
         "be told from another.": _one_reading_for_all,
         "all runs of one come before all runs of the other, so a device that slows down punishes "
         "the second. Take turns.": {"order": lambda slow, fast, n: [slow] * n + [fast] * n},
+        "the same work goes first in every pair, so the other one is always the later. Let each go "
+        "first in its turn.": {"order": lambda slow, fast, n: (slow, fast) * n},
+        "the middle of an even number of readings lies between two of them: half of their sum, as in "
+        "statistics.median.": {
+            "middle": statistics.median_high,
+            "ratio": lambda slow, fast: statistics.median_high(_ratios(slow, fast)),
+        },
         "the ratio is upside down: slow over fast says how many times as fast the second is.": {
             "ratio": lambda slow, fast: statistics.median(_ratios(fast, slow))
         },

@@ -173,6 +173,31 @@ def _(answer, case):
     return {"latencies an hour later": Near(before, atol=1e-6).of(later), "_before": before}
 
 
+@Q.law("the log begins at 0", shows=lambda case: f"latencies({_from_zero(case)})")
+def _(answer, case):
+    return {"latencies": _table(answer, _from_zero(case))}
+
+
+_AT_ONCE = [[0.0, who, what] for what in ("sent", "started", "token", "token") for who in "ab"]
+_AT_ONCE += [[0.0, "c", "sent"], [0.0, "c", "started"], [0.0, "c", "token"], [0.0, "d", "sent"]]
+
+
+@Q.law("a time and a gap of 0 are known", shows=lambda case: f"latencies({_AT_ONCE})")
+def _(answer, case):
+    """Everything comes at once: nobody waits, and 0.0 is not None."""
+    return {"latencies": _table(answer, _AT_ONCE)}
+
+
+@Q.law("a log without events", shows=lambda case: "latencies([])")
+def _(answer, case):
+    return {"latencies": _table(answer, [])}
+
+
+def _from_zero(case):
+    start = case["events"][0][0]
+    return [[round(at - start, 4), *rest] for at, *rest in case["events"]]
+
+
 # --- what goes wrong: each changes one thing of this ---
 
 
@@ -184,6 +209,7 @@ def _latencies(
     tpot=lambda began, came, before: (came[-1] - came[0]) / (len(came) - 1),
     single=None,
     skip_waiting=False,
+    known=lambda at: at is not None,
 ):
     """`before` holds, for each token of a request, the time of the log's token before it."""
     began, came, before, last = {}, {}, {}, None
@@ -196,7 +222,7 @@ def _latencies(
             last = at
     table = {}
     for who, times in came.items():
-        if times:
+        if times and known(times[0]) and known(began[who]):
             pace = tpot(began[who], times, before[who]) if len(times) > 1 else single
             table[who] = [ttft(events[0][0], began[who], times), pace]
         elif not skip_waiting:
@@ -226,6 +252,9 @@ Q.mistakes(
         },
         "TTFT starts with the log. Each request has its own `sent`.": {
             "ttft": lambda log_began, began, came: came[0] - log_began
+        },
+        "a time of 0.0 is taken for none: `if at` is false for 0.0. Ask whether it is None.": {
+            "known": bool
         },
         "the gaps go across requests: another reader's token ends the gap.": {
             "tpot": lambda began, came, before: _mean_gap(before, came)

@@ -10,13 +10,14 @@ Q = choice(
     minutes=3,
     difficulty=1,
     statement="""
-Where does the first token of an answer come from? Return one letter.
+A prompt of 12 tokens is too long for one call, so prefill reads it in two: tokens 0 to 7, then 8 to 11, both into the same
+cache. Where does the first token of the answer come from? Return one letter.
 
 - `"a"`: from the first call of decode
-- `"b"`: from the logits of prefill's first row
-- `"c"`: from the logits of prefill's last row
-- `"d"`: from the mean of all of prefill's rows of logits
-- `"e"`: from the MLP of the last layer
+- `"b"`: from the logits of the last row of the first call, token 7
+- `"c"`: from the logits of the last row of the second call, token 11
+- `"d"`: from the logits of the first row of the second call, token 8
+- `"e"`: from the mean of all rows of logits
 """,
     asks="Which letter?",
     right="c",
@@ -24,16 +25,15 @@ Where does the first token of an answer come from? Return one letter.
     wrong={
         "a": "decode has nothing to feed yet. It feeds the first token, so that token must be "
         "there.",
-        "b": "the first row saw only the first token of the prompt. Its guess is about the second.",
-        "d": "the mean of all rows belongs to no position. Each row guesses the token behind "
+        "b": "row 7 saw the tokens 0 to 7. Its guess is about token 8, which the prompt holds already.",
+        "d": "row 8 guesses token 9, which the prompt holds already.",
+        "e": "the mean of all rows belongs to no position. Each row guesses the token behind "
         "its own.",
-        "e": "the MLP of a layer puts out a vector of the model's width. Scores for tokens come "
-        "from the head, and from the last row.",
     },
-    because="The prompt's last row guesses the token behind the prompt: prefill ends with it.",
+    because="Token 11 is the prompt's last, wherever prefill was cut: its row guesses the token behind it.",
     hints=(
         "Each row of logits guesses the token behind its own.",
         "Which row's next token is not in the prompt?",
-        "The last one's, and it is there when prefill is done.",
+        "The last token's. It is read by the second call, and finds the first eight in the cache.",
     ),
 )

@@ -35,8 +35,11 @@ Six sentences from notes on inference, some a little sharpened. Return a list of
     ),
     because="Each of these was counted or timed in the chapter.",
     hints=(
-        "Each claim has its place in the chapter where something is counted or timed.",
-        "Which of them speak of arithmetic, and which of memory?",
-        "Three are true.",
+        "Claims 1 and 6 are about the same rows, read in one call or in many; 4 and 5 about the order in "
+        "which tokens are chosen and read; 2 and 3 about what is stored and what is computed.",
+        "For 2: how many numbers are one token's key and value in one layer, and do they depend on the "
+        "hidden size? For 3: what does a decoded token compute that a token of the prompt does not?",
+        "For 4 and 5: write down which token each call reads, and which one it chooses. Is the last "
+        "one read?",
     ),
 )
