@@ -1,6 +1,8 @@
 """1.6: train the three matrices.
 
 N lists of T pairs, C width of a pair, D width of a query and a key, E width of a value (C / 2).
+
+Long because a training that failed is told by what its matrices do.
 """
 
 from __future__ import annotations
@@ -229,6 +231,7 @@ def _train(
     steps=80,
     lists=None,
     tied=False,
+    looks=True,
     random_values=False,
     size=1.0,
     dtype=torch.float64,
@@ -242,7 +245,7 @@ def _train(
         size * torch.randn(d, width, generator=rng, dtype=dtype) / width**0.5
         for d in (width, width, out)
     )
-    learned = [w_q, w_v] if tied else [w_q, w_k, w_v]
+    learned = [w_q, w_v] if tied else [w_q, w_k, w_v] if looks else [w_v]
     for w in learned:
         w.requires_grad_(slopes)
     w_k = w_q if tied else w_k
@@ -269,11 +272,19 @@ def _exchanged(*given):
 Q.mistakes(
     _train,
     {
-        "it has not learned to look. Did the optimizer get all three matrices, is step() called in "
-        "the loop, does the softmax run over the T pairs of a list, and are the steps large "
+        "nothing was learned, neither where to look nor what to hand over. Is step() called in the "
+        "loop, did the optimizer get the very matrices that you return, and are the steps large "
         "enough? Adam's own lr, 0.001, needs far more of them than 0.05, and SGD more still.": {
             "steps": 0
         },
+        "it has learned what to hand over and not where to look. Did the optimizer get w_q and w_k, "
+        "too, and does the softmax run over the T pairs of a list?": {"looks": False, "steps": 40},
+        "the start is too large: random matrices of spread 1 make scores of spread √C or more, and a "
+        "softmax that is nearly one-hot hardly learns. Divide them by C ** 0.5.": lambda *given: (
+            _train(*given, steps=10, size=given[0].shape[-1] ** 0.5)
+        ),
+        "the matrices come back in float32. The lists are in float64: keep the matrices so, "
+        "too.": lambda *given: [w.float() for w in _train(*given, steps=1)],
         "the matrices begin as zeros. The slope of w_q is made of w_k and the other way round, so "
         "neither can begin to move. Draw small random numbers.": {"size": 0.0},
         "the slopes of all steps add up: backward() adds to what is there. Call "

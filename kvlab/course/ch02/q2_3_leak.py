@@ -1,6 +1,8 @@
 """2.3: which function lets a token look at a later one?
 
 B texts, S queries and slots, C width of a token's vector.
+
+Long because the functions that leak are a part of the question.
 """
 
 from __future__ import annotations
