@@ -16,7 +16,9 @@ SWEPT = [e for e in mutants.with_mutants() if e.number in SURVIVORS.keys() - COS
 @pytest.mark.parametrize("exercise", SWEPT, ids=lambda e: e.number)
 def test_a_sample_of_the_mutants_loses(exercise):
     known = SURVIVORS[exercise.number]
-    every = [m for m in mutants.mutants(exercise.cell) if m.name not in known]
+    # whether the type of a result is looked at is for the tests of compare.py to say
+    told = (m for m in mutants.mutants(exercise.cell) if "_narrow(" not in m.source)
+    every = [m for m in told if m.name not in known]
     drawn = random.Random(exercise.number).sample(every, min(SAMPLE, len(every)))
     passed = [m.name for m in drawn if mutants.tried(exercise, m, 0) == mutants.PASSED]
     assert passed == [], "a case that tells it from the right answer, or a reason in survivors.py"
