@@ -10,7 +10,7 @@ import random
 import torch
 from torch import Tensor
 
-from kvlab.course.author import Answer, Case, Outcome
+from kvlab.course.author import Answer, Case, Outcome, raised_by
 from kvlab.course.sandbox.answer import Object
 
 Chunks = list[list[tuple[Tensor, Tensor]]]
@@ -60,6 +60,17 @@ def fill(cache: Object, chunks: Chunks) -> None:
             cache.call("append", layer, k, v)
 
 
+def fill_or_raise(cache: Object, chunks: Chunks) -> Outcome:
+    """The kind of error that each append raises, "nothing" where there is none."""
+    return {
+        f"raised by appending chunk {i} to layer {layer}": raised_by(
+            cache.call, "append", layer, *kv
+        )
+        for i, chunk in enumerate(chunks)
+        for layer, kv in enumerate(chunk)
+    }
+
+
 def read_all(cache: Object, case: Case, when: str = "") -> Outcome:
     """Keys and values of every layer, by name, with `when` before each name."""
     seen = {}
@@ -68,4 +79,36 @@ def read_all(cache: Object, case: Case, when: str = "") -> Outcome:
         k, v = got if isinstance(got, list) and len(got) == 2 else (got, None)
         seen[f"{when}keys of layer {layer}, k_BGTD"] = k
         seen[f"{when}values of layer {layer}, v_BGTD"] = v
+    return seen
+
+
+def two_in_turn(answer: Answer, case: Case) -> Outcome:
+    """What two caches hold that are made first and filled in turn."""
+    one, other = (cache_with(answer, case, []) for _ in range(2))
+    for ours, theirs in zip(rows(case), rows(case, salt=1), strict=True):
+        fill(one, [ours])
+        fill(other, [theirs])
+    return {**read_all(one, case, "the first: "), **read_all(other, case, "the second: ")}
+
+
+def same_memory(cache: Object, case: Case) -> Outcome:
+    """Do two reads look at the same numbers, and do they before and after append and reset?
+
+    It is not compared: it tells apart who copies in read, in append and in reset.
+    """
+    views: list[Object] = []
+
+    def moved() -> bool:
+        views.append(cache.make("read", 0).make("__getitem__", 0))  # held, so none takes its place
+        return len(views) > 1 and views[-1].call("data_ptr") != views[-2].call("data_ptr")
+
+    seen, (k, v) = {}, kv(case, 1, torch.Generator().manual_seed(0))
+    steps = {"read": (), "append": ("append", 0, k, v), "reset": ("reset",)}
+    moved()
+    for name, step in steps.items():
+        if step:
+            cache.call(*step)
+        if name == "reset":
+            cache.call("append", 0, k, v)
+        seen[f"_{name} moves what is read"] = moved()
     return seen

@@ -5,11 +5,24 @@ L layers, B rows of the batch, G key/value heads, S new tokens, T slots, D head 
 
 from __future__ import annotations
 
+from functools import partialmethod
+from operator import ge, gt
+
 import torch
 from torch import Tensor
 
 from kvlab.course.author import Exercise, raised_by
-from kvlab.course.ch06._caches import cache_with, fill, kv, read_all, rows, sizes
+from kvlab.course.ch06._caches import (
+    cache_with,
+    fill,
+    fill_or_raise,
+    kv,
+    read_all,
+    rows,
+    same_memory,
+    sizes,
+    two_in_turn,
+)
 
 Q = Exercise(
     "6.1",
@@ -22,8 +35,8 @@ Q = Exercise(
 Write a cache that takes its memory once, in float64. `append` writes new keys and values of one layer behind those
 already there; each layer counts its own tokens, since in the middle of a step layer 0 has the new token
 and layer 3 does not yet. `read` returns keys and values as *views* (slices), not copies. Tokens that do
-not fit raise `ValueError` and change nothing. `reset` forgets everything and keeps the memory: what was
-read before it then shows the numbers that are appended after it.
+not fit raise `ValueError` and change nothing. `reset` only sets the counters to 0: a view that somebody read
+earlier still looks at the same memory, and shows what is appended next.
 """,
     hints=(
         "How many numbers will the cache hold when it is full? You know that before the first "
@@ -31,7 +44,7 @@ read before it then shows the numbers that are appended after it.
         "after another?",
         "Make one tensor for all keys, torch.zeros(n_layers, batch, n_kv_heads, capacity, "
         "head_dim, dtype=torch.float64), one like it for all values, and a list with one counter "
-        "per layer.",
+        "per layer. reset needs no tensor at all.",
         "append: start = self.used[layer]; stop = start + k_BGSD.shape[2]; raise ValueError if "
         "stop > capacity; then self.k[layer, :, :, start:stop] = k_BGSD (values alike) and "
         "self.used[layer] = stop. read returns the slices [layer, :, :, :self.used[layer]].",
@@ -113,7 +126,8 @@ class TensorPerLayer:
 
 @Q.law("read gives back what was appended")
 def _(answer, case):
-    seen = read_all(cache_with(answer, case, rows(case)), case)
+    cache = cache_with(answer, case, [])
+    seen = fill_or_raise(cache, rows(case)) | read_all(cache, case)
     kinds = {str(t.dtype) for t in seen.values() if isinstance(t, Tensor)}
     return {**seen, "the type of what read returns": sorted(kinds)}
 
@@ -138,10 +152,12 @@ def _(answer, case):
 
 @Q.law("the last slot can be filled")
 def _(answer, case):
-    """As many tokens as there are slots: nothing is too many."""
     rest = case["capacity"] - sum(case["chunks"])
-    chunks = rows({**case, "chunks": [*case["chunks"], rest]})
-    return read_all(cache_with(answer, case, chunks), case)
+    chunks, cache = rows({**case, "chunks": [*case["chunks"], rest]}), cache_with(answer, case, [])
+    return fill_or_raise(cache, chunks) | read_all(cache, case)
+
+
+Q.law("two caches know nothing of each other")(two_in_turn)
 
 
 @Q.law("memory is taken once, and read gives views of it")
@@ -158,7 +174,7 @@ def _(answer, case):
         k, v = view.now()
         seen[f"layer {layer}, read before reset, looked at after it, k_BGTD"] = k
         seen[f"layer {layer}, read before reset, looked at after it, v_BGTD"] = v
-    return {**seen, **read_all(cache, case)}
+    return {**seen, **read_all(cache, case), **same_memory(cache, case)}
 
 
 # --- what goes wrong: each replaces a method of this, or what it does with one tensor ---
@@ -197,18 +213,23 @@ class _Concatenates(KVCache):
         self.kv = [(self.k[0, :, :, :0], self.v[0, :, :, :0])] * len(self.k)
 
 
-def _one_counter(self, layer, k_BGSD, v_BGSD):
+def _one_counter(self, layer, k_BGSD, v_BGSD, refuses=False):
     start = self.used[0]
+    if refuses and start + k_BGSD.shape[2] > self.capacity:
+        raise ValueError("the cache is full")
     stop = min(start + k_BGSD.shape[2], self.capacity)
     self.k[layer, :, :, start:stop] = k_BGSD[:, :, : stop - start]
     self.v[layer, :, :, start:stop] = v_BGSD[:, :, : stop - start]
     self.used = [stop] * len(self.used)
 
 
-def _refuses_the_last_slot(self, layer, k_BGSD, v_BGSD):
-    if self.used[layer] + k_BGSD.shape[2] >= self.capacity:
-        raise ValueError("the cache is full")
-    KVCache.append(self, layer, k_BGSD, v_BGSD)
+def _refuses(too_many, kind=ValueError):
+    def append(self, layer, k_BGSD, v_BGSD):
+        if too_many(self.used[layer] + k_BGSD.shape[2], self.capacity):
+            raise kind("the cache is full")
+        KVCache.append(self, layer, k_BGSD, v_BGSD)
+
+    return append
 
 
 def _counts_before_check(self, layer, k_BGSD, v_BGSD):
@@ -237,11 +258,6 @@ def _token_by_token(self, layer, k_BGSD, v_BGSD):
         KVCache.append(self, layer, k_BG1D, v_BG1D)
 
 
-def _zeroes(self):
-    self.k.zero_()
-    self.v.zero_()
-
-
 Q.mistakes(
     _Cache,
     {
@@ -254,12 +270,18 @@ Q.mistakes(
         },
         "there is one counter for all layers, so it moves on once per layer and not once per "
         "token.": {"append": _one_counter},
+        "what belongs to one cache is kept on the class, so two of them share it. Set it on self in "
+        "__init__.": {"__setattr__": lambda self, name, value: setattr(type(self), name, value)},
+        "there is one counter for all layers, so the cache is full too early: it moves on once per "
+        "layer and not once per token.": {"append": partialmethod(_one_counter, refuses=True)},
+        "the error is a RuntimeError: your own, or torch's when what comes is longer than what is "
+        "free. Compare first, and raise ValueError.": {"append": _refuses(gt, RuntimeError)},
         "read returns copies. A view costs nothing; a copy of the whole cache at every step costs "
         "as much as reading it.": {"shown": lambda self, x_BGTD: x_BGTD.clone()},
         "reset makes new tensors. It only has to set the counters to 0: what they do not count is "
         "free.": {"reset": lambda self: self.__init__(*self.k.shape)},
         "the last slot can never be filled: stop is one behind the last slot, so only stop > "
-        "capacity is too many.": {"append": _refuses_the_last_slot},
+        "capacity is too many.": {"append": _refuses(ge)},
         "the counter moves before the check, so a refused append leaves it too far on. Check "
         "first.": {"append": _counts_before_check},
         "torch makes float32 unless it is told otherwise: half of the digits are lost. Ask for "
@@ -272,7 +294,7 @@ Q.mistakes(
         "too many tokens are written as far as they fit before the error comes. Check first, then "
         "write.": {"append": _token_by_token},
         "reset clears the numbers but not the counters, so old slots still count as used.": {
-            "reset": _zeroes
+            "reset": lambda self: (self.k.zero_(), self.v.zero_())
         },
     },
 )

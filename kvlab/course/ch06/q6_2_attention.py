@@ -26,7 +26,8 @@ new keys and values behind the past ones, and attend causally. However a text is
 position must come out as if the text had been read at once.
 
 - Weights have shape (heads × D, C): `q = x @ w_q.T`. Its first D numbers belong to head 0, the next D to
-  head 1, and so on.
+  head 1, and so on (cut into (B, S, H, D) and swap two axes). D is the last axis of `k_past_BGTD`, and H follows
+  from `w_q`.
 - The new tokens stand *behind* the past: what is the position of the first?
 - To turn is to rotate pairs of numbers by angles that depend on the position:
   `rope_angles(pos_BS, D, 10000.0, torch.float64)` gives cosine and sine, `apply_rope(x_BHSD, cos, sin)`
@@ -58,7 +59,7 @@ def case(rng):
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=torch_rng, dtype=torch.float64)
 
-    n_heads = n_groups * 2
+    n_heads = n_groups * rng.choice([2, 3])
     return {
         "x_BSC": normal(batch, sum(chunks), width),
         "w_q": normal(n_heads * head_dim, width) * width**-0.5,
@@ -189,7 +190,7 @@ def _attend(
     join=lambda past, new: torch.cat((past, new), dim=2),
     seen=lambda slot, pos, n_past: slot <= pos,
     spread=lambda x, share: x.repeat_interleave(share, dim=1),
-    scaled=True,
+    root=lambda x, width: width**0.5,
     kept=lambda x, n_new, n_past: x,
 ):
     x, w_q, w_k, w_v, k_past, v_past = given
@@ -201,9 +202,10 @@ def _attend(
 
     q, k, v = (cut(x @ w.T, width) for w in (w_q, w_k, w_v))
     q, k = turn(q, "q", start(n_past)), turn(k, "new k", start(n_past))
+    v = turn(v, "new v", start(n_past))
     k, v = join(turn(k_past, "past k", 0), k), join(v_past, v)
     share = q.shape[1] // k.shape[1]
-    score = q @ spread(k, share).transpose(-1, -2) / (width**0.5 if scaled else 1.0)
+    score = q @ spread(k, share).transpose(-1, -2) / root(x, width)
     pos = torch.arange(n_past, n_past + n_new)[:, None]
     mask = seen(torch.arange(n_past + n_new), pos, n_past)
     out = score.masked_fill(~mask, float("-inf")).softmax(-1) @ spread(v, share)
@@ -245,7 +247,19 @@ Q.mistakes(
         },
         "positions are one too far. With n_past tokens before it, the first new token stands at "
         "position n_past.": {"start": lambda n_past: n_past + 1},
-        "scores are not divided by the root of D.": {"scaled": False},
+        "scores are not divided by the root of D.": {"root": lambda x, width: 1.0},
+        "scores are divided by the root of C, the model's width. A score is a sum over the D "
+        "channels of a head: divide by the root of D.": {
+            "root": lambda x, width: x.shape[2] ** 0.5
+        },
+        "scores are divided by D itself, and not by its root.": {"root": lambda x, width: width},
+        "the past is given back but never looked at: new tokens attend to one another alone. They "
+        "may use every slot up to their own.": {
+            "seen": lambda slot, pos, n_past: (slot <= pos) & (slot >= n_past)
+        },
+        "values are turned as well. Only queries and keys are: a value has no position.": {
+            "turned": ("q", "new k", "new v")
+        },
         "the projection is cut into (B, H, S, D) at once, which mixes tokens and heads. Cut into "
         "(B, S, H, D), then transpose axes 1 and 2.": {
             "cut": lambda y, width: y.reshape(len(y), -1, y.shape[1], width)

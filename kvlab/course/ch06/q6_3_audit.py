@@ -26,6 +26,8 @@ Somebody hands you a generator and says that it uses a cache. Find out. All you 
 which generates `n_new` tokens behind a prompt of `n_prompt`, and returns the attention output behind
 each new token and the number of token rows whose key was computed. With `poison=j` slot j of the cache
 (0 to `capacity - 1`) is overwritten with noise right after the prompt was read; with `None` nothing is.
+The slots behind the prompt are empty when they are poisoned, and the run writes over those that it needs. Runs
+with the same poison give the same bits: any difference counts.
 
 Return one of four verdicts:
 
@@ -43,9 +45,9 @@ Return one of four verdicts:
         "token is never fed. If the count is right, poison slots one at a time and see whether the "
         "outputs move.",
         "honest, rows = subject.run(None). More rows than P + N - 1: 'recomputes'. A prompt slot j "
-        "(0 <= j < P) whose poison leaves torch.equal(outputs, honest): 'ignores a row'. The last "
-        "slot (capacity - 1) whose poison changes the outputs: 'reads an empty slot'. Else "
-        "'reuses'.",
+        "(0 <= j < P) whose poison leaves torch.equal(outputs, honest): 'ignores a row'. A slot "
+        "behind the prompt (P <= j < capacity) whose poison changes them: 'reads an empty slot'. "
+        "Else 'reuses'.",
     ),
     size=lambda case: case["capacity"],
 )
@@ -55,8 +57,14 @@ SUBJECTS = {
     "reuses": "reuses",
     "recomputes": "recomputes",
     "recomputes one row": "recomputes",
+    "recomputes two rows": "recomputes",
     "ignores a row": "ignores a row",
+    "looks at one row in its first step alone": "reuses",
+    "looks at one row in its last step alone": "reuses",
     "reads an empty slot": "reads an empty slot",
+    "reads the first empty slot in its first step": "reads an empty slot",
+    "reads another empty slot in its first step": "reads an empty slot",
+    "reads the last empty slot in its last step": "reads an empty slot",
 }
 
 
@@ -83,9 +91,10 @@ def audit(subject, n_prompt, n_new, capacity):
         poisoned_ND, _ = subject.run(slot)
         if torch.equal(poisoned_ND, honest_ND):
             return "ignores a row"
-    poisoned_ND, _ = subject.run(capacity - 1)
-    if not torch.equal(poisoned_ND, honest_ND):
-        return "reads an empty slot"
+    for slot in range(n_prompt, capacity):
+        poisoned_ND, _ = subject.run(slot)
+        if not torch.equal(poisoned_ND, honest_ND):
+            return "reads an empty slot"
     return "reuses"
     ### END SOLUTION
 
@@ -98,7 +107,7 @@ def poisons_every_slot(subject, n_prompt, n_new, capacity):
         return "recomputes"
     if not all(moved[:n_prompt]):
         return "ignores a row"
-    return "reads an empty slot" if any(moved[n_prompt + n_new :]) else "reuses"
+    return "reads an empty slot" if any(moved[n_prompt:]) else "reuses"
 
 
 # --- what is lent ---
@@ -110,7 +119,7 @@ class Subject(Lent):
     `run(poison)` generates afresh and returns [outputs_ND, rows]: the attention output behind each
     new token, and how many token rows had their key computed. With `poison` = j, slot j of the
     cache is overwritten with noise right after the prompt was read. One that "recomputes one row"
-    does so once, in the first step after the prompt.
+    does so in the first step after the prompt, one that recomputes two in each of the first two.
     """
 
     lends = ("run",)
@@ -127,6 +136,11 @@ class Subject(Lent):
         self._noise = 4 * normal(2, width)
         # the row that one who "ignores a row" never looks at: any of the prompt's
         self._blind = int(torch.randint(n_prompt, (1,), generator=torch_rng))
+        # and the step in which one is looked at, or an empty slot read, and that slot
+        self._when = n_new - 1 if "last" in kind else 0
+        self._empty = n_prompt if "the first" in kind else capacity - 1
+        if "another" in kind:
+            self._empty = int(torch.randint(n_prompt + 1, capacity - 1, (1,), generator=torch_rng))
 
     def run(self, poison: int | None = None) -> list:
         if poison is not None and not 0 <= poison < self._capacity:
@@ -150,15 +164,19 @@ class Subject(Lent):
         """Where a step begins to compute: the prompt's start, the newest token, or before it."""
         if step == 0 or self._kind == "recomputes":
             return 0
-        return stop - 2 if self._kind == "recomputes one row" and step == 1 else stop - 1
+        again = {"recomputes one row": 1, "recomputes two rows": 2}.get(self._kind, 0)
+        return stop - 2 if step <= again else stop - 1
 
     def _seen(self, stop: int) -> torch.Tensor:
         """The slots that a step looks at."""
         slots_T = torch.arange(self._capacity)
         if self._kind == "reads an empty slot":
             return slots_T >= 0
-        if self._kind == "ignores a row":
+        now = stop == self._n_prompt + self._when
+        if self._kind == "ignores a row" or (self._kind.startswith("looks") and not now):
             return (slots_T < stop) & (slots_T != self._blind)
+        if "empty slot in" in self._kind and now:
+            return (slots_T < stop) | (slots_T == self._empty)
         return slots_T < stop
 
 
@@ -174,40 +192,80 @@ def _(answer, case):
 # --- what goes wrong: each changes one thing of this ---
 
 
+def _differs(a_ND, b_ND):
+    return not torch.equal(a_ND, b_ND)
+
+
 def _audit(
-    subject, n_prompt, n_new, capacity, *, spare=0, exact=False, tries=None, used=True, empty=True
+    subject,
+    n_prompt,
+    n_new,
+    capacity,
+    *,
+    allowed=lambda n_prompt, n_new: n_prompt + n_new - 1,
+    exact=False,
+    prompt_slots=range,
+    used=_differs,
+    empty_slots=range,
+    empty=_differs,
 ):
     honest_ND, rows = subject.run(None)
-    allowed = n_prompt + n_new - 1 + spare
-    if rows > allowed:
+    if rows > allowed(n_prompt, n_new):
         return "recomputes"
-    if exact and rows < allowed:
+    if exact and rows < allowed(n_prompt, n_new):
         return "ignores a row"
-    for slot in range(n_prompt)[:tries]:
-        moved = not torch.equal(subject.run(slot)[0], honest_ND)
-        if moved != used:
+    for slot in prompt_slots(n_prompt):
+        if not used(subject.run(slot)[0], honest_ND):
             return "ignores a row"
-    if empty and not torch.equal(subject.run(capacity - 1)[0], honest_ND):
-        return "reads an empty slot"
+    for slot in empty_slots(n_prompt, capacity):
+        if empty(subject.run(slot)[0], honest_ND):
+            return "reads an empty slot"
     return "reuses"
+
+
+def _poisons_what_the_run_fills(subject, n_prompt, n_new, capacity):
+    return _audit(subject, n_prompt, n_new, capacity, prompt_slots=lambda n: range(n + n_new - 1))
 
 
 Q.mistakes(
     _audit,
     {
         "the count alone is trusted. One who stores rows and never looks at some of them has the "
-        "right count too.": {"tries": 0, "empty": False},
+        "right count too.": {"prompt_slots": lambda n: (), "empty_slots": lambda *_: ()},
         "the honest count is taken to be P + N. The last new token is returned but never fed, so "
-        "it is P + N - 1.": {"spare": 1, "exact": True},
+        "it is P + N - 1.": {"allowed": lambda p, n: p + n, "exact": True},
         "P + N rows are let through. The last new token is returned but never fed, so P + N - 1 "
-        "are enough, and one more was computed again.": {"spare": 1},
+        "are enough, and one more was computed again.": {"allowed": lambda p, n: p + n},
+        "the bound on the rows is too high (P x N, or P + N and more): who computes two rows again "
+        "gets through. A cache needs P + N - 1.": {"allowed": lambda p, n: p * n},
         "the rows are not counted. Poison alone does not show who computes again: the first output "
-        "behind the prompt is made from the poisoned slot.": {"spare": math.inf},
-        "only slot 0 is poisoned. The row that is ignored may be another.": {"tries": 1},
-        "no unused slot is ever poisoned, so reading empty slots goes unseen.": {"empty": False},
+        "behind the prompt is made from the poisoned slot.": {"allowed": lambda p, n: math.inf},
+        "only slot 0 is poisoned. The row that is ignored may be another.": {
+            "prompt_slots": lambda n: range(1)
+        },
+        "no unused slot is ever poisoned, so reading empty slots goes unseen.": {
+            "empty_slots": lambda *_: ()
+        },
+        "only the first slot behind the prompt is poisoned. The empty one that is read may be "
+        "another.": {"empty_slots": lambda first, stop: range(first, first + 1)},
+        "only the last slot is poisoned. The empty one that is read may be another.": {
+            "empty_slots": lambda first, stop: range(stop - 1, stop)
+        },
+        "slots behind the prompt are written over by the run: that poison there does not show is "
+        "no proof that a row is ignored.": _poisons_what_the_run_fills,
+        "only the first output is compared. A row may be looked at later, and an empty slot "
+        "read.": {
+            "used": lambda a_ND, b_ND: _differs(a_ND[0], b_ND[0]),
+            "empty": lambda a_ND, b_ND: _differs(a_ND[0], b_ND[0]),
+        },
+        "only the last output is compared. A row may have been looked at earlier, and an empty "
+        "slot read.": {
+            "used": lambda a_ND, b_ND: _differs(a_ND[-1], b_ND[-1]),
+            "empty": lambda a_ND, b_ND: _differs(a_ND[-1], b_ND[-1]),
+        },
         "everyone is acquitted.": lambda subject, n_prompt, n_new, capacity: "reuses",
         "poison is read the wrong way round: outputs that move are proof that a row is used.": {
-            "used": False
+            "used": torch.equal
         },
     },
 )

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 
 from kvlab.course.author import Exercise, LentModel, paired, tiny_model
+from kvlab.course.author.compare import difference
+from kvlab.course.sandbox.answer import Stopped
 from kvlab.measure.uncached import generate_uncached
 
 Q = Exercise(
@@ -114,19 +116,40 @@ def _(answer, case):
     return {"tokens_BN": answer(model, case["tokens_BS"], case["n_new"])}
 
 
+@Q.law("one new token; one row; a prompt of one token")
+def _(answer, case):
+    seen, tokens_BS = {}, case["tokens_BS"]
+    for what, text_BS, n_new in (
+        ("of one new token", tokens_BS, 1),
+        ("of one row", tokens_BS[:1], case["n_new"]),
+        ("behind one token", tokens_BS[:, :1], case["n_new"]),
+    ):
+        model = LentModel(tiny_model(case["_seed"]))
+        seen[f"{what}, tokens_BN"] = answer(model, text_BS, n_new)
+        seen[f"{what}, rows projected"] = model.rows
+    return seen
+
+
 N_TIMED_PROMPT, N_TIMED = 384, 24
 
 
 @Q.timed(f"{N_TIMED} tokens behind {N_TIMED_PROMPT}, against the loop without a cache", 1.3)
 def _(answer, case):
-    model = tiny_model(
-        1, torch.float32, hidden_size=128, intermediate_size=256, head_dim=32, n_layers=2
+    model = tiny_model(1, hidden_size=128, intermediate_size=256, head_dim=32, n_layers=2)
+    torch_rng = torch.Generator().manual_seed(case["_seed"])
+    tokens_BS, lent = torch.randint(61, (1, N_TIMED_PROMPT), generator=torch_rng), LentModel(model)
+    made = {"slow": [], "fast": []}
+    comparison = paired(
+        lambda: made["slow"].append(generate_uncached(model, tokens_BS, N_TIMED)),
+        lambda: made["fast"].append(answer(lent, tokens_BS, N_TIMED)),
     )
-    tokens_BS, lent = torch.arange(N_TIMED_PROMPT)[None] % 61, LentModel(model)
-    return paired(
-        lambda: generate_uncached(model, tokens_BS, N_TIMED),
-        lambda: answer(lent, tokens_BS, N_TIMED),
-    )
+    wanted_BN = made["slow"][0]
+    if any(difference("tokens_BN", came_BN, wanted_BN) for came_BN in made["fast"]):
+        raise Stopped(
+            f"The tokens of the timed run, {N_TIMED} behind {N_TIMED_PROMPT}, are not those of the "
+            "loop without a cache."
+        )
+    return comparison
 
 
 # --- what goes wrong: most change one thing of this ---
@@ -184,9 +207,25 @@ def _prompt_token_by_token(model, tokens_BS, n_new):
     return text_BS[:, n_prompt:]
 
 
+def _item(model, tokens_BS, n_new):
+    batch, n_prompt = tokens_BS.shape
+    cache = model.new_cache(batch, n_prompt + n_new)
+    pos_BS = torch.arange(n_prompt).expand(batch, n_prompt)
+    return model(tokens_BS, pos_BS, cache)[:, -1].argmax(-1).item()
+
+
 Q.mistakes(
     _generate,
     {
+        ".item() takes the number out of a tensor that has one. A batch has a token in each row: "
+        "keep the tensor.": _item,
+        "the prompt is returned as well. Return the new tokens alone, shape (B, N).": (
+            lambda model, tokens_BS, n_new: torch.cat(
+                (tokens_BS, _generate(model, tokens_BS, n_new)), dim=1
+            )
+        ),
+        "an axis of one is lost: squeeze takes away every axis of size 1, also those that were "
+        "asked for.": lambda *given: _generate(*given).squeeze(),
         "every step reads the whole text again. The tokens are right, but nothing is "
         "reused.": _whole_text_each_step,
         "the prompt is fed token by token. All its tokens are known: read it in one "

@@ -179,14 +179,37 @@ def _(answer, case):
     return {"raised by rewind to what only layer 0 holds": too_far, **seen}
 
 
+@Q.law("a fork in the middle of a step, and a fork of the fork")
+def _(answer, case):
+    """Each goes its own way, also back."""
+    first, second = rows(case)
+    cache = cache_with(answer, case, [first])
+    cache.call("append", 0, *second[0])
+    twin = cache.make("fork")
+    third = twin.make("fork")
+    for layer in range(1, case["n_layers"]):
+        twin.call("append", layer, *second[layer])
+    third.call("rewind", 0)
+    fill(third, rows(case, salt=1)[:1])
+    whose = {"the first": cache, "its fork": twin, "the fork's fork": third}
+    seen = {}
+    for name, each in whose.items():
+        seen |= read_all(each, case, f"{name}: ")
+    return seen
+
+
 # --- what goes wrong: each changes one thing of this ---
 
 
 class _Forking(ForkingCache):
     shared = ()  # what a fork has in common with its first
 
+    def counters(self):
+        return list(self.used)
+
     def fork(self):
         twin = super().fork()
+        twin.__class__, twin.used = type(self), self.counters()
         for name in self.shared:
             setattr(twin, name, getattr(self, name))
         return twin
@@ -218,6 +241,8 @@ Q.mistakes(
         },
         "the fork has keys of its own but shares the values.": {"shared": ("v",)},
         "both share one list of counters, so one moves the other along.": {"shared": ("used",)},
+        "all layers of the fork have the count of layer 0. In the middle of a step each has its "
+        "own: copy the list.": {"counters": lambda self: self.used[:1] * len(self.used)},
         "only layer 0 is rewound. Each layer counts its own tokens.": {
             "left": lambda self, length: [length, *self.used[1:]]
         },
