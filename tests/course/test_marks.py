@@ -523,7 +523,7 @@ def test_the_analysis_counts_names_and_groups():
 
 def test_messages_of_one_mistake_are_alike_and_others_are_not():
     one = '"law" does not hold on f(x=tensor([1.0, 2])).\nout[0, 1]: expected 1.5, got -2e-07.'
-    other = '"law" does not hold on f(x=tensor([3])).\nout[2, 0]: expected 0.25, got 3.'
+    other = '"law" does not hold on a longer text, n 3.\nout[2, 0]: expected 0.25, got 3.'
     assert analysis.signature(one) == analysis.signature(other)
     assert analysis.signature(one) != analysis.signature(one.replace("law", "rule"))
 
@@ -543,7 +543,8 @@ def test_the_page_of_the_class_is_one_file_with_plots():
 def test_answers_that_differ_in_names_and_comments_alone_are_alike(tmp_path):
     pytest.importorskip("rapidfuzz")
     answer = hostile.ANSWERS["6.3"]
-    renamed = "# mine\n" + answer.replace("moved", "m").replace("rows", "count")
+    renamed = "# mine\n" + answer.replace("subject", "suspect").replace("rows", "count")
+    assert renamed.count("suspect") > 2
     other = "def audit(s, p, n, c):\n    return " + " + ".join(
         f"len(str(s)[{i}:])" for i in range(9)
     )
@@ -558,6 +559,7 @@ def test_answers_that_differ_in_names_and_comments_alone_are_alike(tmp_path):
         with pytest.raises(ValueError, match="share up to 1"):
             similarity.alike(there.submissions, at_least=1.5)
     pairs = [(f.question, f.one, f.other) for f in found]
+    assert [f.share for f in found if (f.one, f.other) == ("ann", "bob")] == [1]
     assert ("6.3", "ann", "bob") in pairs and not any("cy" in p or "dan" in p for p in pairs)
     assert "no proof" in similarity.as_text(found)
     assert similarity.shape("def f(:") == () and similarity.shape("x = '''\n") == ()

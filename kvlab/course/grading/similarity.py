@@ -120,8 +120,9 @@ def as_text(found: list[Alike]) -> str:
         f"{f.share:>4.0%}  {f.question:<5} {f.one} and {f.other} ({f.n_tokens} tokens)"
         for f in found
     ]
+    n = "1 pair of answers is" if len(found) == 1 else f"{len(found)} pairs of answers are"
     lines.append(
-        f"{len(found)} pairs of answers are much alike. That is a hint where to look and no proof: "
+        f"{n} much alike. That is a hint where to look and no proof: "
         "short answers, and those learned from one page, come out alike by themselves."
     )
     return "\n".join(tables.printable(line) for line in lines)
