@@ -38,6 +38,11 @@ def load(
     Raises: ValueError when the name, the folder, a file, the architecture or the device is not
     what was expected, or the hub cannot be reached.
     """
+    if not isinstance(name, (str, Path)):
+        raise ValueError(
+            f'A model\'s name was asked for and {type(name).__name__} came; expected "pocket", a '
+            "path, or a hub id. A model that is open already is used as it is."
+        )
     device, dtype = check_device(device), as_dtype(dtype)
     if str(name).endswith(".gguf"):
         config, weights, tokenizer = gguf_file.read(Path(name).expanduser(), device, dtype)
@@ -70,9 +75,14 @@ def check_device(device: str | torch.device) -> torch.device:
 
 
 def _find(name: str | Path) -> Path:
-    folder = _SHIPPED.get(str(name), Path(name).expanduser())
-    if (folder / "config.json").is_file():
-        return folder
+    try:
+        folder = _SHIPPED.get(str(name)) or Path(name).expanduser()
+        if (folder / "config.json").is_file():
+            return folder
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a NUL
+        raise ValueError(
+            f"Model {str(name)[:80]!r} was asked for: no path at all ({error})."
+        ) from None
     if not folder.exists() and isinstance(name, str) and hub.ID.fullmatch(name):
         # the config comes first: nothing large is fetched for a model that would be refused
         ModelConfig.from_hf(_read_json(hub.fetched(name, ("config.json",)) / "config.json"))
@@ -87,7 +97,12 @@ def _find(name: str | Path) -> Path:
 
 def _read_config(folder: Path) -> ModelConfig:
     """The architecture; ids that end a text are those of generation_config.json, if it has any."""
-    config = ModelConfig.from_hf(_read_json(folder / "config.json"))
+    path = folder / "config.json"
+    try:
+        config = ModelConfig.from_hf(_read_json(path))
+    except ValueError as error:
+        said = str(error)
+        raise error if str(path) in said else ValueError(f"{said} ({path})") from None
     generation = folder / "generation_config.json"
     ends = as_ids(_read_json(generation).get("eos_token_id")) if generation.is_file() else ()
     return replace(config, eos_ids=ends) if ends else config
@@ -109,8 +124,8 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype | None:
 def _read_json(path: Path) -> dict:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not readable JSON: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable JSON: {str(error)[:200]}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds a {type(found).__name__}; expected a JSON object.")
     return found
@@ -176,6 +191,11 @@ def _tensors(
 
 
 def _assemble(config: ModelConfig, weights: dict[str, torch.Tensor], folder: Path) -> Transformer:
+    if config.n_layers > len(weights):  # a layer has nine tensors or more
+        raise ValueError(
+            f"The config in {folder} asks for {config.n_layers} layers, but the file holds "
+            f"{len(weights)} tensors. Check that both belong to the same model."
+        )
     with torch.device("meta"):
         model = Transformer(config)
     head = weights.pop("lm_head.weight", None) if config.tie_embeddings else None

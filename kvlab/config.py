@@ -52,12 +52,13 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type == "int" and (type(value) is not int or value < 1):
+            if field.type == "int" and (type(value) is not int or not 0 < value < 2**31):
                 raise ValueError(
-                    f"{field.name} is {value!r}; expected a whole number of at least 1."
+                    f"{field.name} is {str(value)[:40]}; expected a whole number of at least 1, "
+                    "below 2**31."
                 )
-            if field.type == "float" and (type(value) not in (int, float) or not value > 0):
-                raise ValueError(f"{field.name} is {value!r}; expected a number above 0.")
+            if field.type == "float" and not families.is_positive(value):
+                raise ValueError(f"{field.name} is {value!r}; expected a finite number above 0.")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(
                 f"{self.n_heads} query heads cannot share {self.n_kv_heads} key/value heads "

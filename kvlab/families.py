@@ -57,7 +57,7 @@ def read(hf: Mapping[str, Any]) -> dict[str, Any]:
         return {
             **{ours: hf[theirs] for ours, theirs in _NAMES.items()},
             "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
-            "bos_id": hf.get("bos_token_id"),
+            "bos_id": _id(hf.get("bos_token_id")),
             "eos_ids": as_ids(hf.get("eos_token_id")),
             "family": family,
             "qkv_bias": biased or family == "qwen2",
@@ -95,21 +95,40 @@ def written(config: Any, dtype: str) -> dict[str, Any]:
     return found
 
 
+def is_positive(number: Any) -> bool:
+    """Whether it is a number above 0 that float32 can hold."""
+    return type(number) in (int, float) and 0 < number < 2.0**127
+
+
+def _short(came: Any) -> str:
+    try:
+        found = repr(came)
+    except (RecursionError, ValueError):  # nested too deep, or a number of too many digits
+        return type(came).__name__
+    return found if len(found) <= 80 else f"{found[:80]} …"
+
+
+def _id(came: Any) -> int | None:
+    if came is not None and type(came) is not int:
+        raise ValueError(f"bos_token_id is {_short(came)}; expected a whole token id or null.")
+    return came
+
+
 def as_ids(ids: Any) -> tuple[int, ...]:
     """Token ids as Hugging Face writes them: none, one, or a list."""
     found = () if ids is None else tuple(ids) if isinstance(ids, list) else (ids,)
     for i in found:
         if type(i) is not int:
-            raise ValueError(f"eos_token_id holds {i!r}; expected whole token ids or null.")
+            raise ValueError(f"eos_token_id holds {_short(i)}; expected whole token ids or null.")
     return found
 
 
 def _family(hf: Mapping[str, Any]) -> dict[str, Any]:
     """What the config's family means where it says nothing."""
     kind = hf.get("model_type")
-    if kind not in _FAMILIES:
+    if not isinstance(kind, str) or kind not in _FAMILIES:
         raise ValueError(
-            f"This config is of architecture {kind!r}; kvlab {__version__} runs "
+            f"This config is of architecture {_short(kind)}; kvlab {__version__} runs "
             f"{', '.join(map(repr, _FAMILIES))}. Choose a checkpoint of one of these."
         )
     return _FAMILIES[kind]
@@ -141,9 +160,10 @@ def _scaling(rope: Mapping[str, Any], max_positions: int) -> tuple[float, ...] |
         return None
     given = {"original_max_position_embeddings": max_positions, **rope}
     scaling = tuple(given[name] for name in _LLAMA3)
-    if any(type(number) not in (int, float) or not number > 0 for number in scaling):
+    if not all(map(is_positive, scaling)):
         raise ValueError(
-            f"The config's llama3 rope entries are {dict(rope)}; expected numbers above 0."
+            f"The config's llama3 rope entries are {_short(dict(rope))}; expected finite numbers "
+            "above 0."
         )
     _, low, high, _ = scaling
     if high <= low:
@@ -162,6 +182,7 @@ def _refuse_unsupported(hf: Mapping[str, Any]) -> None:
         "attention_bias": off if hf["model_type"] == "mistral" else (True, *off),
         "mlp_bias": (True, *off) if hf["model_type"] == "llama" else off,
         "is_causal": (True, None),
+        "tie_word_embeddings": (False, True),
         "per_layer_config": (None, {}),
         "quantization_config": (None,),
         "compression_config": (None,),
@@ -180,7 +201,7 @@ def _refuse_unsupported(hf: Mapping[str, Any]) -> None:
 def _refuse_unless(name: str, came: Any, supported: tuple) -> None:
     if came not in supported:
         raise ValueError(
-            f"The config asks for {name} = {came!r}; kvlab {__version__} runs "
+            f"The config asks for {name} = {_short(came)}; kvlab {__version__} runs "
             f"{' or '.join(map(repr, supported))} only and will not run it wrongly."
         )
 

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import pytest
@@ -215,3 +216,53 @@ def test_an_index_that_leaves_its_folder_is_named(folder):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     with pytest.raises(ValueError, match=r"expected a file beside it"):
         load(folder)
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+LIES = {
+    "layers": (
+        {"num_hidden_layers": 10**9},
+        r"asks for 1000000000 layers, but .* holds \d+ tensors",
+    ),
+    "width": ({"hidden_size": 2**63}, r"hidden_size is 9223372036854775808; expected a whole"),
+    "heads": ({"num_attention_heads": 2**70}, r"n_heads is 1180591620717411303424; expected"),
+    "digits": ({"hidden_size": 10**4000}, r"hidden_size is 1000\d+; expected a whole number"),
+    "a list": ({"model_type": []}, r"architecture \[\]; kvlab"),
+    "an object": ({"model_type": {}}, r"architecture \{\}; kvlab"),
+    "a long one": ({"model_type": "x" * 10**6}, r"architecture 'x+ …; kvlab"),
+    "endless eps": ({"rms_norm_eps": float("inf")}, r"norm_eps is inf; expected a finite number"),
+    "endless theta": ({"rope_theta": float("inf")}, r"rope_theta is inf; expected a finite"),
+    "tied in words": ({"tie_word_embeddings": "false"}, r"tie_word_embeddings = 'false'"),
+    "bos": ({"bos_token_id": {}}, r"bos_token_id is \{\}; expected a whole token id or null"),
+    "bos in words": ({"bos_token_id": ""}, r"bos_token_id is ''; expected a whole"),
+    "bos not a number": ({"bos_token_id": float("nan")}, r"bos_token_id is nan; expected"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_what_a_config_says_is_checked_before_anything_is_built(folder, lie):
+    changes, said = LIES[lie]
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(ValueError, match=said) as caught:
+        load(folder)
+    assert str(folder) in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_json_that_is_nested_too_deep_is_refused(folder, name):
+    (folder / name).write_text('{"a": ' + DEEP + "}")
+    with pytest.raises(ValueError, match=rf"{re.escape(name)} is not readable JSON"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "~no_such_user_of_this_name/x", "a\0b"])
+def test_what_is_no_path_is_no_name_of_a_model(name):
+    with pytest.raises(ValueError, match=r"was asked for"):
+        load(name)
+
+
+@pytest.mark.parametrize("name", [None, 5, b"pocket"])
+def test_a_name_is_text_or_a_path(name):
+    with pytest.raises(ValueError, match=rf"and {type(name).__name__} came"):
+        load(name)
