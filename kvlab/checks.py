@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Callable, Sequence, Set
+from functools import wraps
 from numbers import Integral, Real
 
 import torch
@@ -55,13 +57,13 @@ def cache(value: object) -> None:
     has("cache", value, "read", "a cache, as model.new_cache makes it")
 
 
-def model(value: object) -> None:
+def model(value: object, name: str = "model") -> None:
     """Refuse what is no model of ours, and say what makes one of it."""
     if not isinstance(getattr(value, "config", None), ModelConfig):
         cure = "model, tokenizer = kvlab.load(...)"
         if hasattr(value, "get_decoder"):
             cure = "kvlab.load(its folder), or kvlab.hf.cache(model) to work inside it"
-        raise ValueError(f"model is {shown(value)}; expected a Transformer, as in {cure}.")
+        raise ValueError(f"{name} is {shown(value)}; expected a Transformer, as in {cure}.")
 
 
 def ids(name: str, value: object) -> list[int]:
@@ -120,3 +122,65 @@ def shown(value: object) -> str:
         return f"a tensor of shape {tuple(value.shape)} and type {value.dtype}{where}"
     text = repr(value)
     return text if len(text) <= 60 and " at 0x" not in text else f"a {type(value).__name__}"
+
+
+def takes(**tests: type | Callable[[str, object], object]) -> Callable:
+    """A decorator: arguments by name that must be of a type, or that a check of these must pass."""
+
+    def wrap(function: Callable) -> Callable:
+        signature = inspect.signature(function)
+
+        @wraps(function)
+        def called(*args, **given):
+            for name, value in signature.bind(*args, **given).arguments.items():
+                test = tests.get(name)
+                if isinstance(test, type):
+                    kind(name, value, test, f"a {test.__name__}")
+                elif test:
+                    test(name, value)
+            return function(*args, **given)
+
+        return called
+
+    return wrap
+
+
+def named(test: Callable, *more: object) -> Callable[[str, object], object]:
+    """A check of these with its further arguments: `named(whole, 0)`."""
+    return lambda name, value: test(name, value, *more)
+
+
+def or_none(test: Callable[[str, object], object]) -> Callable[[str, object], object]:
+    """A check of what may be left out."""
+    return lambda name, value: None if value is None else test(name, value)
+
+
+def function(name: str, value: object) -> None:
+    """Refuse what cannot be called."""
+    has(name, value, "__call__", "a function")
+
+
+def listed(name: str, value: object) -> None:
+    """Refuse what has no items, and a text, whose items are letters."""
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+        raise ValueError(f"{name} is {shown(value)}; expected several, as in a list.")
+
+
+def numbers(name: str, value: object) -> None:
+    """Refuse what are not several numbers."""
+    listed(name, value)
+    for one in value:
+        number(f"One of {name}", one, lambda _: True, "a number")
+
+
+def device(name: str, value: object) -> None:
+    """Refuse what torch knows no device by."""
+    try:
+        torch.device(value)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"{name} is {shown(value)}; expected one like 'cpu' or 'cuda'.") from None
+
+
+def a_model(name: str, value: object) -> None:
+    """`model`, as a check for `takes`."""
+    model(value, name)

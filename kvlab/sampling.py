@@ -78,9 +78,9 @@ class Sampler:
         return probs_BV
 
     def __call__(self, logits_BV: Tensor) -> Tensor:
+        probs_BV = self.probabilities(logits_BV)
         if self._generator is None or self._generator.device != logits_BV.device:
             self._generator = torch.Generator(logits_BV.device).manual_seed(self.seed)
-        probs_BV = self.probabilities(logits_BV)
         # torch.multinomial draws in just this way, but first reads the device back to validate
         waits_BV = torch.empty_like(probs_BV).exponential_(generator=self._generator)
         return (probs_BV / waits_BV).argmax(-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from numbers import Integral
 from pathlib import Path
 
 from tokenizers import Tokenizer as _Tokenizer
@@ -53,8 +54,21 @@ class Tokenizer:
         return encoding.ids
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
-        """The text of some token ids; special tokens (EOS) are left out unless asked for."""
-        return self.inner.decode(list(ids), skip_special_tokens=not special)
+        """The text of some token ids; special tokens (EOS) are left out unless asked for.
+
+        One row of a batch (1, N), as `generate` gives it, counts as its ids.
+        Raises: ValueError for several rows, and for what are no ids.
+        """
+        given = ids.tolist() if hasattr(ids, "tolist") else ids
+        given = [given] if isinstance(given, Integral) else list(given)
+        given = given[0] if len(given) == 1 and isinstance(given[0], list) else given
+        for i in given:
+            if not isinstance(i, Integral) or not 0 <= i < 2**32:
+                raise ValueError(
+                    f"A token id is {i!r:.40}; expected whole numbers of one row. Of several rows "
+                    "decode each: [tokenizer.decode(row) for row in rows]."
+                )
+        return self.inner.decode([int(i) for i in given], skip_special_tokens=not special)
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """Each token's own text, special tokens by name; for tables and figures."""

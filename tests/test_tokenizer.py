@@ -1,4 +1,5 @@
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Inner
@@ -85,3 +86,14 @@ def test_an_unknown_character_of_a_unigram_vocabulary_is_named():
 def test_half_a_character_is_named(pocket):
     with pytest.raises(ValueError, match="half a character"):
         pocket.encode("a\udcff")
+
+
+def test_one_row_of_a_batch_is_decoded_as_its_ids():
+    _, tokenizer = load("pocket")
+    ids = tokenizer.encode("The cat sat.")
+    for row in (ids, tuple(ids), torch.tensor(ids), torch.tensor([ids]), [ids], iter(ids)):
+        assert tokenizer.decode(row) == "The cat sat."
+    assert tokenizer.decode(torch.tensor(ids[1])) == tokenizer.decode([ids[1]])
+    for wrong in (torch.tensor([ids, ids]), [-1], [1.5], [None], [2**40]):
+        with pytest.raises(ValueError, match="A token id is .*; expected whole numbers of one row"):
+            tokenizer.decode(wrong)

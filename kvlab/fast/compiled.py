@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kvlab import checks
 from kvlab.attention import chosen
 from kvlab.cache import Cache, KVCache, LayerKV
 from kvlab.fast.fused import FusedDecode
@@ -30,6 +31,7 @@ def compiled_decode(model: Transformer, cache: Cache) -> CompiledDecode:
     Raises: ValueError when model and cache do not fit each other, for a packed cache on a GPU or
     of other rules, or on a CPU without numba.
     """
+    checks.model(model)
     return CompiledDecode(model, cache)
 
 

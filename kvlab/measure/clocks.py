@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
+from kvlab import checks
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -23,6 +25,8 @@ class Comparison:
     fast_seconds: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        for name in ("slow_seconds", "fast_seconds"):
+            checks.numbers(name, getattr(self, name))
         n_slow, n_fast = len(self.slow_seconds), len(self.fast_seconds)
         if n_slow != n_fast or n_slow == 0:
             raise ValueError(f"{n_slow} and {n_fast} times came; expected pairs, and at least one.")
@@ -99,6 +103,9 @@ def interleaved(
     runs: Mapping[str, Callable[[], object]], *, rounds: int = 5, warm_up: int = 1
 ) -> dict[str, tuple[float, ...]]:
     """Seconds of each of several functions, run in turn, every other round in reverse order."""
+    checks.kind("runs", runs, Mapping, "functions by name")
+    checks.functions(**runs)
+    rounds, warm_up = checks.whole("rounds", rounds, 0), checks.whole("warm_up", warm_up, 0)
     if rounds < 1 or not runs:
         raise ValueError(f"{rounds} rounds of {len(runs)} runs were asked for; expected one each.")
     for _ in range(warm_up):
@@ -113,6 +120,7 @@ def interleaved(
 
 def clock(run: Callable[[], object]) -> float:
     """Seconds that one call takes, device work included."""
+    checks.functions(run=run)
     synchronize()
     start = time.perf_counter()
     run()

@@ -7,16 +7,20 @@ from collections.abc import Sequence
 
 import torch
 
+from kvlab import checks
 
+
+@checks.takes(n_right=checks.named(checks.whole, None), n=checks.named(checks.whole, None))
 def wilson(n_right: int, n: int, z: float = 1.96) -> tuple[float, float]:
     """The 95 % interval of a share, from n_right of n. Source: Wilson 1927."""
     if not 0 <= n_right <= n or n == 0:
-        raise ValueError(f"{n_right} of {n} is no share.")
+        raise ValueError(f"{n_right} of {n} is no share; expected at most all of at least one.")
     p, zz = n_right / n, z * z / n
     middle, half = p + zz / 2, z * math.sqrt(p * (1 - p) / n + zz / (4 * n))
     return max(0.0, (middle - half) / (1 + zz)), min(1.0, (middle + half) / (1 + zz))
 
 
+@checks.takes(values=checks.numbers, draws=checks.whole, seed=checks.named(checks.whole, None))
 def bootstrap(values: Sequence[float], draws: int = 1000, seed: int = 0) -> tuple[float, float]:
     """The 95 % interval of a mean: from the 2.5th to the 97.5th percentile over draws of as many.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from kvlab import checks
 from kvlab.config import ModelConfig
 from kvlab.measure.clocks import interleaved, threads
 
@@ -25,6 +26,10 @@ class Work:
     flops: int
     bytes: int
     masked_flops: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("flops", 0), ("bytes", 1), ("masked_flops", 0)):
+            checks.whole(name, getattr(self, name), least)
 
     @property
     def intensity(self) -> float:
@@ -42,6 +47,11 @@ class Roofline:
     gigabytes_per_second: float
     gigaflops: float
 
+    def __post_init__(self) -> None:
+        for name in ("gigabytes_per_second", "gigaflops"):
+            checks.number(name, getattr(self, name), lambda x: x > 0, "a number above 0")
+
+    @checks.takes(work=Work)
     def seconds(self, work: Work) -> float:
         """The least time that some work takes."""
         return max(work.bytes / self.gigabytes_per_second, work.flops / self.gigaflops) / 1e9
@@ -69,6 +79,7 @@ def prefill_work(
     S (S - 1) / 2 are masked. Numbers moved: as in `decode_work`, with S keys and values read and S
     written for each row.
     """
+    checks.whole("prompt", prompt)
     later = prompt * (prompt - 1) // 2
     return _work(config, batch, prompt, prompt, bytes_per_number, later)
 
@@ -77,8 +88,10 @@ def _work(
     config: ModelConfig, batch: int, n_new: int, n_slots: int, bytes_per_number: int, n_masked: int
 ) -> Work:
     """`n_new` tokens a row look at `n_slots` each; of these pairs `n_masked` a row are masked."""
-    if min(batch, n_new, n_slots) < 1:
-        raise ValueError(f"{batch} rows and {n_slots} tokens came; expected at least one of each.")
+    checks.kind("config", config, ModelConfig, "a ModelConfig, as model.config")
+    sizes = {"batch": batch, "tokens": n_slots, "bytes_per_number": bytes_per_number}
+    for name, value in sizes.items():
+        checks.whole(name, value)
     c, width, f = config.hidden_size, config.head_dim, config.intermediate_size
     projections = 2 * c * (config.n_heads + config.n_kv_heads) * width
     matrices = config.n_layers * (projections + 3 * c * f)
@@ -90,6 +103,16 @@ def _work(
     return Work(flops, (weights + rows) * bytes_per_number, pair * n_masked)
 
 
+_sized = checks.takes(
+    n_bytes=checks.whole,
+    rounds=checks.whole,
+    device=checks.device,
+    dtype=torch.dtype,
+    size=checks.or_none(checks.whole),
+)
+
+
+@_sized
 def read_bandwidth(n_threads: int | None = None, *, n_bytes: int = 2**28, rounds: int = 7) -> float:
     """GB/s at which the processor reads: torch's sum over far more than its caches hold.
 
@@ -101,6 +124,7 @@ def read_bandwidth(n_threads: int | None = None, *, n_bytes: int = 2**28, rounds
         return numbers.nbytes / _best(numbers.sum, rounds) / 1e9
 
 
+@_sized
 def copy_bandwidth(
     device: torch.device | str = "cuda", *, n_bytes: int = 2**31, rounds: int = 7
 ) -> float:
@@ -110,6 +134,7 @@ def copy_bandwidth(
     return 2 * source.nbytes / _best(lambda: target.copy_(source), rounds) / 1e9
 
 
+@_sized
 def gemm_rate(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
@@ -126,6 +151,7 @@ def gemm_rate(
     return 2 * size**3 / _best(lambda: a @ b, rounds) / 1e9
 
 
+@_sized
 def roofline(
     device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, *, rounds: int = 7
 ) -> Roofline:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from kvlab import checks
 from kvlab.cache import KVCache
 from kvlab.measure.taps import LayerListener, listen, refuse_compiled
 from kvlab.model import Transformer
@@ -57,6 +58,9 @@ class Probe:
         self, model: Transformer, cache: KVCache | None = None, *, keep: Sequence[str] = ()
     ) -> None:
         _refuse_what_passes_no_taps(model)
+        checks.listed("keep", (keep,) if isinstance(keep, str) else keep)
+        if cache is not None:
+            checks.has("cache", cache, "bytes_read", "a cache that counts bytes, as KVCache")
         keep = {keep} if isinstance(keep, str) else set(keep)
         unknown = keep - set(_TAPS)
         if unknown:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from kvlab import checks
 from kvlab.model import Transformer
 from kvlab.prompts import Prompt, check_positions, read
 from kvlab.sampling import Pick, greedy
@@ -31,6 +32,7 @@ def stream_uncached(
     model: Transformer, prompts: Prompt, n_new: int, *, pick: Pick = greedy
 ) -> Iterator[Tensor]:
     """`generate_uncached`, one token_B at a time."""
+    checks.functions(pick=pick)
     tokens_BS, pos_BS = read(model, prompts, n_new)
     if pos_BS is not None:
         raise ValueError("Prompts of different lengths came; this baseline takes equal ones.")

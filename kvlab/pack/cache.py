@@ -16,6 +16,7 @@ from math import lcm
 import torch
 from torch import Tensor
 
+from kvlab import checks
 from kvlab.cache import KVCache
 from kvlab.old import Former, renamed
 from kvlab.pack.body import check_goes_on
@@ -58,6 +59,8 @@ class PackedKVCache(Slots):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
+        for name, rule in (("k", k), ("v", v)):
+            checks.has(name, rule, "unit_bytes", "a rule, like PerToken(19)")
         unit = lcm(k.unit, v.unit)
         at_once = -(-32 // max(1, unit)) * unit if at_once is None else at_once
         self.rules, self.window = (k, v), Window(sink, recent, at_once, unit)
@@ -88,6 +91,7 @@ class PackedKVCache(Slots):
     @_renamed
     def of(cls, cache: KVCache, *, capacity: int | None = None, **how: object) -> PackedKVCache:
         """Pack a dense cache, which stays as it is; `how` is what the constructor takes by name."""
+        checks.kind("cache", cache, KVCache, "a KVCache, which is dense")
         sizes = (cache.n_layers, cache.batch, cache.n_kv_heads, capacity or cache.capacity)
         twin = cls(*sizes, cache.head_dim, **how, dtype=cache.dtype, device=cache.device)
         twin.take(cache)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kvlab import checks
 from kvlab.pack import rows
 from kvlab.pack.format import Format
 from kvlab.pack.rows import Codes
@@ -23,6 +24,9 @@ class CodesPerToken(Format):
     bits: int
     group: int = 32
     unit = 1
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
     def mask(self, score_BGTD: Tensor) -> Tensor:
         return torch.ones_like(score_BGTD, dtype=torch.bool)
@@ -46,6 +50,9 @@ class CodesPerChannel(Format):
     bits: int
     group: int = 32
 
+    def __post_init__(self) -> None:
+        check_numbers(self)
+
     @property
     def unit(self) -> int:
         return self.group
@@ -62,6 +69,23 @@ class CodesPerChannel(Format):
 
     def unit_bytes(self, width: int, dtype: torch.dtype) -> int:
         return width * rows.code_bytes(self.group, self.bits, dtype)
+
+
+def check_numbers(rule: object) -> None:
+    """Refuse settings of a rule that are of another type; what fits is known with the width."""
+    may_lack = {
+        "n_kept": True,
+        "group": hasattr(rule, "head_bytes"),
+        "bits": hasattr(rule, "marks"),
+    }
+    for name, free in may_lack.items():
+        value = getattr(rule, name, None if free else 1)
+        if value is not None or not free:
+            checks.whole(name, value, None)
+    if getattr(rule, "marks", None) not in (None, "bitmap", "index"):
+        raise ValueError(f"marks is {rule.marks!r}; expected 'bitmap', 'index' or None.")
+    if getattr(rule, "sparsity", None) is not None:
+        checks.number("sparsity", rule.sparsity, lambda _: True, "a share of a row")
 
 
 def code_parts(codes: Codes) -> tuple[Tensor, ...]:

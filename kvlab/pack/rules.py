@@ -17,7 +17,14 @@ from torch import Tensor
 from kvlab import kernels
 from kvlab.ops import wide
 from kvlab.pack import rows
-from kvlab.pack.codes import CodesPerChannel, CodesPerToken, channels, code_parts, grouped
+from kvlab.pack.codes import (
+    CodesPerChannel,
+    CodesPerToken,
+    channels,
+    check_numbers,
+    code_parts,
+    grouped,
+)
 from kvlab.pack.format import Format
 from kvlab.pack.rows import Codes, PackedRows
 from kvlab.pack.rule import Rule
@@ -34,6 +41,7 @@ class _Keeps(Format):
     sparsity: float | None
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if (self.n_kept is None) == (self.sparsity is None):
             raise ValueError(
                 f"{self} came; expected either how many numbers of a row stay, as in "

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kvlab import checks
+
 
 @dataclass
 class Stretch:
@@ -42,6 +44,8 @@ class Window:
     unit: int = 1
 
     def __post_init__(self) -> None:
+        for name in ("sink", "recent", "at_once", "unit"):
+            checks.whole(name, getattr(self, name), None)
         if self.recent < 1 or self.sink < 0:
             raise ValueError(
                 f"A window of {self.recent} recent tokens and {self.sink} sinks was asked for; "

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kvlab import checks
 from kvlab.cache import KVCache
 
+_slots = checks.named(checks.has, "next_pos_B", "a cache with slots, as KVCache")
 
+
+@checks.takes(cache=_slots)
 def seen_in(cache: KVCache) -> tuple[int, ...]:
     """Tokens that each row was given, without padding. Asks the device where rows are padded."""
     if cache.counts_positions:
@@ -26,6 +30,7 @@ class Density:
     v: float
 
 
+@checks.takes(cache=KVCache)
 def density(cache: KVCache) -> Density:
     """The true shares of tokens and elements that are left. Reads the device."""
     seen = sum(seen_in(cache)) * cache.n_layers * cache.k_LBGTD.shape[2]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from kvlab import checks
 from kvlab.old._selections import as_rule
 from kvlab.pack.body import Body
 from kvlab.pack.rules import Channels, PerChannel, PerToken, Rule
@@ -65,6 +66,7 @@ class Elements:
                 f"{self.sparsity!r} came with select={self.select!r}; a rule says already along "
                 "what. Give one of them."
             )
+        checks.functions(select=self.select)
         object.__setattr__(self, "select", as_rule(self.select))
         if self.rule is not None:
             _check_rule(self.rule)

@@ -173,6 +173,7 @@ def needs_of(score: Score) -> Needs:
 
 def check_window(kept: int, seen: int, window: int, row: int | None = None) -> None:
     """Refuse to judge a row's tokens by as many queries as it has."""
+    kept, seen, window = (checks.whole("A count", n, 0) for n in (kept, seen, window))
     if kept < seen <= window:
         which = "A row" if row is None else f"Row {row}"
         raise ValueError(

@@ -32,6 +32,8 @@ def parts_of(policy: object) -> tuple[Part, ...]:
 
 def check_once(policy: object) -> None:
     """Refuse a policy that goes on pruning where what it left is to be packed."""
+    if policy is not None:
+        check_policy(policy)
     if any(part.every for part in parts_of(policy)):
         raise ValueError(
             f"{policy} goes on pruning while text is generated, but packed rows stay as they are. "

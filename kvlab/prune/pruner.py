@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from kvlab import ops
+from kvlab import checks, ops
 from kvlab.cache import KVCache
 from kvlab.measure.taps import listen, refuse_compiled
 from kvlab.protocol import Policy
@@ -40,6 +40,7 @@ class Pruner:
     """
 
     def __init__(self, model: nn.Module, cache: KVCache, policy: Policy) -> None:
+        checks.has("model", model, "attentions", "a Transformer")
         check_policy(policy)
         if not hasattr(cache, "keep"):
             raise ValueError(

@@ -30,7 +30,11 @@ from kvlab.prune.masks import (
 )
 from kvlab.prune.policy import Policy
 
+_three = checks.named(checks.tensor, "(B, G, T)")
+_masked = checks.takes(score_BGT=_three, first_BGT=_three, valid_BGT=_three, n_B=Tensor)
 
+
+@_masked
 def ranks(score_BGT: Tensor, first_BGT: Tensor, valid_BGT: Tensor) -> Tensor:
     """Each slot's place when the best stays longest: 0, 1, ... along the last axis.
 
@@ -43,11 +47,13 @@ def ranks(score_BGT: Tensor, first_BGT: Tensor, valid_BGT: Tensor) -> Tensor:
     return places(order)
 
 
+@_masked
 def per_head(score_BGT: Tensor, first_BGT: Tensor, valid_BGT: Tensor, n_B: Tensor) -> Tensor:
     """The best n tokens of each head by itself. Shapes: -> keep_BGT."""
     return (ranks(score_BGT, first_BGT, valid_BGT) < n_B[:, None, None]) & valid_BGT
 
 
+@_masked
 def all_heads(score_BGT: Tensor, first_BGT: Tensor, valid_BGT: Tensor, n_B: Tensor) -> Tensor:
     """The same n tokens in all heads of a layer, best by the mean of the heads' scores.
 
@@ -58,6 +64,7 @@ def all_heads(score_BGT: Tensor, first_BGT: Tensor, valid_BGT: Tensor, n_B: Tens
     return per_head(mean_BGT, first_BGT, valid_BGT, n_B)
 
 
+@_masked
 def across_heads(
     score_BGT: Tensor, first_BGT: Tensor, valid_BGT: Tensor, n_B: Tensor, *, alpha: float = 0.2
 ) -> Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kvlab import checks
 from kvlab.attention import attend
 from kvlab.cache import KVCache
 from kvlab.measure.taps import listen
@@ -32,6 +33,7 @@ class Recorded:
     pos_BS: Tensor
 
 
+@checks.takes(model=checks.a_model, base=Pruner, prompts=Prompts)
 @torch.inference_mode()
 def record(model: Transformer, base: Pruner, prompts: Prompts) -> tuple[Answers, Recorded]:
     """The dense answers, and what each layer's attention was asked meanwhile and gave."""
@@ -48,6 +50,7 @@ def record(model: Transformer, base: Pruner, prompts: Prompts) -> tuple[Answers,
     return found, Recorded(q_L, k_L, v_L, out_L, pos_BS)
 
 
+@checks.takes(cache=KVCache, dense=Recorded)
 @torch.inference_mode()
 def output_errors(cache: KVCache, dense: Recorded) -> Tensor:
     """Relative error of each layer's attention output, asked what the dense run was asked.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kvlab import checks
 from kvlab.cache import KVCache
 from kvlab.model import Transformer
 from kvlab.pack import Body
@@ -15,11 +16,13 @@ from kvlab.prune import seen_in
 from kvlab.quality.methods import Method
 
 
+@checks.takes(model=checks.a_model)
 def storage(model: Transformer) -> torch.dtype:
     """The type that bytes are counted in: the model's own where it has 16 bits, else float16."""
     return model.dtype if model.dtype.itemsize == 2 else torch.float16
 
 
+@checks.takes(cache=KVCache, dtype=torch.dtype)
 def held_bytes(cache: KVCache, method: Method | None, dtype: torch.dtype) -> int:
     """Bytes of what a method left, packed: all values, marks, scales and zeros, sinks and window.
 

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from kvlab import checks
 from kvlab.cache import KVCache
 from kvlab.generation import generate
 from kvlab.measure.random_model import random_model
@@ -51,7 +52,8 @@ def check_policy(policy: Method | Score, *, model: Transformer | None = None) ->
     functions raise.
     """
     policy = as_method(policy, 0.5)
-    model = model or random_model()
+    model = random_model() if model is None else model
+    checks.model(model)
     for part in parts_of(policy):
         case = Case.of(model, part)
         for law in _LAWS:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from kvlab import checks
 from kvlab.model import Transformer
 from kvlab.prune import (
     density,
@@ -21,6 +22,7 @@ from kvlab.quality.prompts import Prompts
 from kvlab.quality.reading import answers, needs_of_all, pruned, read
 
 
+@checks.takes(model=checks.a_model, prompts=Prompts, methods=Mapping)
 @torch.inference_mode()
 def measure(
     model: Transformer,

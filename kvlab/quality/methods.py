@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 
+from kvlab import checks
 from kvlab.pack import (
     Channels,
     CodesPerChannel,
@@ -44,6 +45,12 @@ class Shape:
     sink: int = 4
     recent: int = 32
 
+    def __post_init__(self) -> None:
+        checks.number("n_tokens", self.n_tokens, lambda n: n > 0, "a number above 0")
+        checks.whole("width", self.width)
+        checks.kind("dtype", self.dtype, torch.dtype, "a type of torch's")
+        checks.whole("sink", self.sink, 0), checks.whole("recent", self.recent, 0)
+
     @property
     def same(self) -> dict[str, int]:
         return {"sink": self.sink, "recent": self.recent}
@@ -62,6 +69,9 @@ class Shape:
                 " dense (sinks, window, a group that is not full). Give more bytes or longer texts."
             )
         return 1 - (1 - share) * n / body
+
+
+_share_of = checks.named(checks.number, lambda _: True, "a share of the bytes")
 
 
 def _evict(name: str, share: float, shape: Shape) -> Method:
@@ -187,6 +197,7 @@ def as_method(own: Method | Score, share: float, shape: Shape | None = None) -> 
     return Evict(own, share, **({} if shape is None else shape.same))
 
 
+@checks.takes(names=checks.listed, share=_share_of, shape=Shape, own=Mapping)
 def at_bytes(
     names: Iterable[str], share: float, shape: Shape, own: Mapping[str, Method | Score] = {}
 ) -> tuple[dict[str, Method], dict[str, str]]:
@@ -209,6 +220,7 @@ def at_bytes(
     return found | {name: as_method(one, share, shape) for name, one in own.items()}, refused
 
 
+@checks.takes(names=checks.listed)
 def check_names(names: Iterable[str]) -> None:
     """Refuse a name that no method has."""
     unknown = [name for name in names if name not in METHODS]
@@ -218,6 +230,7 @@ def check_names(names: Iterable[str]) -> None:
         )
 
 
+@checks.takes(shape=Shape)
 def window_only(shape: Shape) -> Evict:
     """All of the text gone but sinks and window: what a method must beat at any budget."""
     n = max(1, shape.sink + shape.recent)

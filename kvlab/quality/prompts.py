@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kvlab import checks
 from kvlab.tokenizer import Tokenizer
 
 
@@ -38,6 +39,8 @@ class Prompts:
     depths: list[float] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("texts", "rests", "scored"):
+            checks.listed(name, getattr(self, name))
         for text, rest, n in zip(self.texts, self.rests, self.scored, strict=True):
             if not text or not 0 < n < len(rest):
                 raise ValueError(
@@ -51,6 +54,7 @@ class Prompts:
         return sum(map(len, self.texts)) / len(self.texts)
 
 
+@checks.takes(tokenizer=Tokenizer, questions=checks.listed, first=checks.ids)
 def asked(
     tokenizer: Tokenizer, questions: Sequence[Question], visible: bool, first: Sequence[int] = ()
 ) -> Prompts:
@@ -73,6 +77,13 @@ def asked(
     return Prompts(texts, rests, scored, "visible" if visible else "unseen", depths)
 
 
+@checks.takes(
+    ids=checks.ids,
+    rng=random.Random,
+    n_prompts=checks.whole,
+    n_tokens=checks.whole,
+    n_next=checks.whole,
+)
 def continuations(
     ids: Sequence[int], rng: random.Random, n_prompts: int, n_tokens: int, n_next: int,
     first: Sequence[int] = (),
@@ -112,6 +123,7 @@ FILLER = (
 )
 
 
+@checks.takes(tokenizer=Tokenizer, rng=random.Random, n_prompts=checks.whole, n_tokens=checks.whole)
 def plain_questions(
     tokenizer: Tokenizer, rng: random.Random, n_prompts: int, n_tokens: int
 ) -> list[Question]:

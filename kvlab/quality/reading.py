@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kvlab import checks
 from kvlab.model import Transformer
 from kvlab.prompts import pad
 from kvlab.prune import (
@@ -27,11 +28,13 @@ from kvlab.quality.prompts import Prompts
 from kvlab.quality.stored import Stored
 
 
+@checks.takes(methods=checks.listed)
 def needs_of_all(methods: Iterable[Method]) -> Then:
     """A policy that looks at whatever any of the methods looks at: one reading serves them all."""
     return Then(Evict(scores.recency, 1.0), *(p for m in methods for p in parts_of(m)))
 
 
+@checks.takes(model=checks.a_model, prompts=Prompts)
 @torch.inference_mode()
 def read(model: Transformer, prompts: Prompts, collect: Policy) -> Pruner:
     """Read all texts into one cache, collecting what `collect` looks at; nothing is pruned.
@@ -52,6 +55,7 @@ def read(model: Transformer, prompts: Prompts, collect: Policy) -> Pruner:
     return pruner
 
 
+@checks.takes(base=Pruner)
 @torch.inference_mode()
 def pruned(base: Pruner, method: Method | None) -> Pruner:
     """A method applied to a fork of what was read; None leaves it dense."""
@@ -96,6 +100,7 @@ class Answers:
         return self.logp_NV.argmax(-1) == dense.logp_NV.argmax(-1)
 
 
+@checks.takes(model=checks.a_model, prompts=Prompts)
 def fed_tokens(model: Transformer, prompts: Prompts) -> tuple[Tensor, Tensor]:
     """What is fed after pruning, and its positions, -1 where padded. Shapes: (B, S) both."""
     tokens_BS, pos_BS = pad([rest[:-1] for rest in prompts.rests], model.device)
@@ -105,6 +110,7 @@ def fed_tokens(model: Transformer, prompts: Prompts) -> tuple[Tensor, Tensor]:
     return tokens_BS, torch.where(pos_BS >= 0, pos_BS + seen_B1, -1)
 
 
+@checks.takes(model=checks.a_model, pruner=Pruner, prompts=Prompts)
 @torch.inference_mode()
 def answers(model: Transformer, pruner: Pruner, prompts: Prompts) -> Answers:
     """Feed the rest of each prompt, the right tokens whatever the model would say.
