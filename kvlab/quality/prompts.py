@@ -54,7 +54,13 @@ class Prompts:
         return sum(map(len, self.texts)) / len(self.texts)
 
 
-@checks.takes(tokenizer=Tokenizer, questions=checks.listed, first=checks.ids)
+def _tokenizer(name: str, value: object) -> None:
+    """Refuse what encodes nothing."""
+    if not hasattr(value, "inner"):
+        raise ValueError(f"{name} is {checks.shown(value)}; expected a Tokenizer.")
+
+
+@checks.takes(tokenizer=_tokenizer, questions=checks.listed, first=checks.ids)
 def asked(
     tokenizer: Tokenizer, questions: Sequence[Question], visible: bool, first: Sequence[int] = ()
 ) -> Prompts:
@@ -123,7 +129,9 @@ FILLER = (
 )
 
 
-@checks.takes(tokenizer=Tokenizer, rng=random.Random, n_prompts=checks.whole, n_tokens=checks.whole)
+@checks.takes(
+    tokenizer=_tokenizer, rng=random.Random, n_prompts=checks.whole, n_tokens=checks.whole
+)
 def plain_questions(
     tokenizer: Tokenizer, rng: random.Random, n_prompts: int, n_tokens: int
 ) -> list[Question]:
