@@ -52,6 +52,13 @@ def functions(**named: object) -> None:
         has(name, value, "__call__", "a function")
 
 
+def units(**named: object) -> list[int]:
+    """How many tokens each rule holds together; what is no rule is refused."""
+    for name, value in named.items():
+        has(name, value, "unit_bytes", "a rule, like PerToken(19)")
+    return [value.unit for value in named.values()]
+
+
 def cache(value: object) -> None:
     """Refuse what keys and values cannot be read from."""
     has("cache", value, "read", "a cache, as model.new_cache makes it")

@@ -59,15 +59,13 @@ class PackedKVCache(Slots):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        for name, rule in (("k", k), ("v", v)):
-            checks.has(name, rule, "unit_bytes", "a rule, like PerToken(19)")
-        unit = lcm(k.unit, v.unit)
+        unit = lcm(*checks.units(k=k, v=v))
         at_once = -(-32 // max(1, unit)) * unit if at_once is None else at_once
         self.rules, self.window = (k, v), Window(sink, recent, at_once, unit)
-        for rule in self.rules:
-            check_goes_on(rule, head_dim)
-        sizes = (n_layers, batch, n_kv_heads, capacity, head_dim)
-        super().__init__(*sizes, dtype=dtype, device=device)
+        check_goes_on(k, head_dim), check_goes_on(v, head_dim)
+        super().__init__(
+            n_layers, batch, n_kv_heads, capacity, head_dim, dtype=dtype, device=device
+        )
         self.bytes_unpacked = 0
         self._stretches = [self.window.empty() for _ in range(n_layers)]
         self._scratch: Tensor | None = None
@@ -89,9 +87,9 @@ class PackedKVCache(Slots):
 
     @classmethod
     @_renamed
+    @checks.takes(cache=KVCache)
     def of(cls, cache: KVCache, *, capacity: int | None = None, **how: object) -> PackedKVCache:
         """Pack a dense cache, which stays as it is; `how` is what the constructor takes by name."""
-        checks.kind("cache", cache, KVCache, "a KVCache, which is dense")
         sizes = (cache.n_layers, cache.batch, cache.n_kv_heads, capacity or cache.capacity)
         twin = cls(*sizes, cache.head_dim, **how, dtype=cache.dtype, device=cache.device)
         twin.take(cache)

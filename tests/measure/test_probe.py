@@ -175,7 +175,7 @@ def hooks(model):
 
 def test_nothing_is_left_behind_even_after_an_error():
     model = tiny_model()
-    with pytest.raises(IndexError), Probe(model, keep=("weights", "queries")):
+    with pytest.raises(ValueError), Probe(model, keep=("weights", "queries")):
         model(torch.tensor([[99]]))
     assert hooks(model) == 0 and not watched(taps(model))
     with Probe(model) as outer:
