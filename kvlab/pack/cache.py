@@ -63,12 +63,10 @@ class PackedKVCache(Slots):
         at_once = -(-32 // max(1, unit)) * unit if at_once is None else at_once
         self.rules, self.window = (k, v), Window(sink, recent, at_once, unit)
         check_goes_on(k, head_dim), check_goes_on(v, head_dim)
-        super().__init__(
-            n_layers, batch, n_kv_heads, capacity, head_dim, dtype=dtype, device=device
-        )
-        self.bytes_unpacked = 0
+        sizes = (n_layers, batch, n_kv_heads, capacity, head_dim)
+        super().__init__(*sizes, dtype=dtype, device=device)
         self._stretches = [self.window.empty() for _ in range(n_layers)]
-        self._scratch: Tensor | None = None
+        self.bytes_unpacked, self._scratch = 0, None
         # the latest tokens as they came, if some of them are packed already: (layer, slot, k, v)
         self._fresh: tuple[int, int, Tensor, Tensor] | None = None
 
