@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from kvlab.course.author.compare import came, describe, difference, picture
-from kvlab.course.author.laws import is_stub
+import torch
+
+from kvlab.course.author.compare import came, describe, difference
+from kvlab.course.author.laws import is_stub, narrow
+from kvlab.course.author.picture import picture
 from kvlab.course.author.spec import Case, Exercise, Law, Outcome, Verdict
 from kvlab.course.sandbox.answer import (
     Answer,
@@ -32,8 +35,29 @@ def judge(
 ) -> Verdict:
     """Try an answer against every law.
 
-    `private` makes as many cases again, which no message describes.
+    `private` makes as many cases again, which no message describes. A fault of the judge's own on
+    this very answer, which no law foresaw, is a verdict too: "not judged".
     """
+    try:
+        return _judged(exercise, answer, seed, clock, private)
+    except Unavailable:
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"[:500]
+        return Verdict(
+            exercise,
+            "not judged",
+            f"The judge met something that it cannot judge ({text}). Read this answer by hand.",
+        )
+
+
+def _judged(
+    exercise: Exercise,
+    answer: Answer,
+    seed: int | str,
+    clock: bool,
+    private: Callable[[random.Random], Case] | None,
+) -> Verdict:
     drawn = [(case, describe(case)) for case in draw(exercise, exercise.cases, seed)]
     if private is not None:
         drawn += [(case, PRIVATE) for case in draw(exercise, private, f"private {seed}")]
@@ -124,8 +148,8 @@ def _outcome(law: Law, answer: Answer, case: Case) -> Outcome:
     except (Stopped, Unavailable):
         raise
     except Exception as error:  # a law may take an answer's result apart without looking first
-        kind = type(error).__name__
-        return {"not data": f"your code returned something of another form ({kind}: {error})."}
+        found = narrow(error) or f"{type(error).__name__}: {error}"
+        return {"not data": f"your code returned something of another form ({found})."}
 
 
 def _known_mistake(exercise: Exercise, law: Law, case: Case, outcome: Outcome) -> str | None:
@@ -157,7 +181,12 @@ def _same_outcome(a: Outcome, b: Outcome) -> bool:
         return a.get("raised") == b.get("raised")
     if a.keys() != b.keys():
         return False
-    return all(not difference(name, came(a[name]), came(b[name])) for name in a)
+    return all(_same(name, came(a[name]), came(b[name])) for name in a)
+
+
+def _same(name: str, a: Any, b: Any) -> bool:
+    both = isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)
+    return not (both and a.dtype != b.dtype) and not difference(name, a, b)
 
 
 # --- the clock ------------------------------------------------------------------------------------

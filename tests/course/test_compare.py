@@ -1,9 +1,11 @@
 """What came against what was expected, in words and in a picture."""
 
+import pytest
 import torch
 
 from kvlab import check
 from kvlab.course.author import compare
+from kvlab.course.author.picture import picture
 from kvlab.course.grading import notebooks
 from tests.course.answering import SOLUTION, run_cell
 
@@ -13,7 +15,7 @@ def test_bars_and_tolerances():
     assert fault("x", 0.9, compare.AtLeast(0.9)) is None is fault("x", 3, compare.AtMost(3))
     assert "at least 0.9, got 0.89" in fault("x", 0.89, compare.AtLeast(0.9))
     assert "at most 3, got 4" in fault("x", 4, compare.AtMost(3))
-    for odd in (float("nan"), "1", None, True, torch.tensor(5.0)):
+    for odd in (float("nan"), "1", None, True, torch.tensor([5.0])):
         assert fault("x", odd, compare.AtLeast(0)) and fault("x", odd, compare.AtMost(10))
     wanted = compare.Near(torch.ones(3), rtol=0.01)
     assert fault("x_T", torch.full((3,), 1.005), wanted) is None
@@ -27,6 +29,55 @@ def test_bars_and_tolerances():
     assert fault("x_T", torch.tensor([float("nan")]), torch.tensor([float("nan")])) is None
     assert fault("x", float("nan"), float("nan")) is None and fault("x", 0.0, float("nan"))
     assert "torch.int64, got torch.int32" in fault("x", torch.ones(2).int(), torch.ones(2).long())
+
+
+def test_numbers_that_differ_never_look_alike():
+    fault, third = compare.difference, 0.211561
+    pairs = [(third, third + 4e-7), (2, 2.0), (27, 27.5), (1.0, 1.0 + 1e-6)]
+    for wanted, came in [*pairs, ([1, 2], [1, 2.0]), (1, True), (1.0, "1.0")]:
+        said = fault("x", came, wanted)
+        a, b = said.split("expected ")[1].rstrip(".").split(", got ")
+        assert a != b, said
+    assert fault("x", 27.0000001, compare.AtMost(27)).endswith("at most 27, got 27.0000001.")
+    x_T = torch.tensor([third], dtype=torch.float64)
+    assert fault("x_T", x_T + 4e-7, x_T).endswith("expected 0.211561, got 0.2115614.")
+
+
+def test_float64_is_asked_for_by_name_where_the_tolerance_is_its_own():
+    x_T = torch.ones(3).double()
+    for narrow in (torch.float32, torch.float16, torch.float8_e4m3fn):
+        said = compare.difference("x_T", x_T.to(narrow), x_T)
+        assert f"x_T is {narrow}; expected torch.float64" in said and "dtype=x.dtype" in said
+    assert compare.difference("x_T", x_T.float(), compare.Near(x_T, rtol=1e-3)) is None
+    assert compare.difference("x_T", x_T, x_T) is None
+
+
+ODD = [torch.uint16, torch.uint32, torch.uint64, torch.float8_e5m2, torch.bool, torch.int8]
+
+
+@pytest.mark.parametrize("dtype", ODD, ids=str)
+@pytest.mark.parametrize("expected", [torch.ones(2, 3).bool(), torch.ones(2, 3).double()])
+def test_a_result_of_any_type_gets_a_sentence_and_no_traceback(dtype, expected):
+    came = torch.zeros(2, 3).to(dtype)
+    assert compare.difference("x_ST", came, expected)
+    assert isinstance(picture("x_ST", came, expected), str)
+
+
+def test_huge_numbers_and_tensors_among_numbers_get_a_sentence():
+    for came in (10**400, 10**5000, [10**5000], torch.ones(3), torch.tensor([1, 2]), "x" * 10**6):
+        for expected in (1.0, 1, [1.0], [1], {"a": 1.0}, True, None, compare.AtMost(3)):
+            assert len(compare.difference("x", came, expected)) < 300
+
+
+def test_what_stands_for_the_same_numbers_is_right():
+    fault = compare.difference
+    assert fault("x", torch.tensor(3), 3) is None is fault("x", torch.tensor(0.5).double(), 0.5)
+    assert fault("x_ST", [[True, False]], torch.tensor([[True, False]])) is None
+    assert fault("x_T", [1, 2.5], torch.tensor([1, 2.5]).double()) is None
+    assert fault("x", torch.tensor([1, 2]), [1, 2]) is None
+    assert fault("x_T", [[1.0], [1.0, 2.0]], torch.ones(2, 1).double())
+    assert fault("x_T", [1, 0], torch.tensor([True, False])), "0 and 1 are no booleans"
+    assert "tensor(" not in fault("x", [torch.ones(3), torch.ones(2, 2)], [torch.ones(3)])
 
 
 def test_a_picture_shows_where_it_is_wrong_and_only_then():

@@ -82,7 +82,10 @@ def test_changing_an_input_is_named():
         return out
 
     verdict = check("6.2", careless)
-    assert not verdict.passed and "changed its argument number 1" in verdict.message
+    assert (
+        not verdict.passed
+        and "changed its argument number 1 (x); work on x.clone()" in verdict.message
+    )
 
 
 def test_a_failure_names_the_smallest_case_and_the_first_wrong_index():
@@ -183,3 +186,83 @@ def test_the_line_that_failed_is_the_learners_wherever_their_file_lies(whose, fo
     with pytest.raises(AnswerRaised) as caught:
         LocalAnswer(names["f"])(1)
     assert caught.value.where == f"line 5: return {DEEP[whose]}"
+
+
+def test_a_fault_of_the_judge_is_a_verdict_of_its_own(nursery):
+    def expect(case, outcome):
+        raise ZeroDivisionError("nobody thought of this")
+
+    odd = small(laws=(spec.Law("x", lambda a, c: {"x": a(c["x_ST"])}, expect),))
+    source = "def sum_rows(x):\n    return 1\n"
+    for verdict in (local(odd, source), grade_source(odd, source, 1, nursery)):
+        assert verdict.state == "not judged" and "nobody thought of this" in verdict.message
+
+
+def test_a_law_that_meets_another_dtype_says_whose():
+    from kvlab.course.author import laws
+
+    def law(k_ND):
+        return k_ND @ torch.ones(2, 2).double()
+
+    law.__code__ = law.__code__.replace(co_filename="/x/course/ch01/q.py")
+    one = small(laws=(spec.Law("x", lambda a, c: {"x": law(a(1))}, lambda c, _: {"x": 1}),))
+    said = judge(one, LocalAnswer(lambda x: torch.ones(2, 2)), 1).message
+    assert "k_ND is torch.float32; expected torch.float64: what is made anew" in said, said
+    assert laws.narrow(RuntimeError("something else")) == ""
+
+
+OWN_ERROR = """
+class CacheFull(ValueError):
+    pass
+
+
+def sum_rows(x):
+    raise CacheFull("full")
+"""
+
+
+def test_an_error_of_ones_own_counts_as_what_it_is_made_from(nursery):
+    from kvlab.course.author import raised_by
+
+    law = spec.Law("e", lambda a, c: {"e": raised_by(a, 1)}, lambda c, _: {"e": "ValueError"})
+    for expected in ("ValueError", "KeyError"):
+        one = small(laws=(replace(law, expect=lambda c, _, e=expected: {"e": e}),))
+        for verdict in (local(one, OWN_ERROR), grade_source(one, OWN_ERROR, 1, nursery)):
+            assert verdict.passed is (expected == "ValueError"), verdict
+
+
+LIKE = {
+    "a defaultdict": "d = collections.defaultdict(float); d['a'] = 1.5; return d",
+    "an OrderedDict": "return collections.OrderedDict(a=1.5)",
+    "a dict of one's own": "class D(dict): items = list\n    return D(a=1.5)",
+    "a numpy text as a key": "return {np.str_('a'): np.float64(1.5)}",
+    "a namedtuple": "return collections.namedtuple('P', 'a b')(1, 2)",
+    "a deque": "return collections.deque([1, 2])",
+    "a range": "return range(1, 3)",
+    "keys of a dict": "return {1: 0, 2: 0}.keys()",
+    "torch's Size": "return torch.ones(1, 2).shape",
+    "a numpy view that runs backwards": "return np.array([2, 1])[::-1]",
+    "numpy's other byte order": "return np.array([1, 2], dtype='>i8')",
+    "numpy's objects": "return np.array([1, 2], dtype=object)",
+    "a column of a numpy matrix": "return np.array([[1, 9], [2, 9]])[:, 0]",
+}
+WANTED = {"torch's Size": [1, 2], **{key: {"a": 1.5} for key in list(LIKE)[:4]}}
+
+
+@pytest.mark.parametrize("what", LIKE)
+def test_what_is_like_a_list_or_a_dict_is_one(what, nursery):
+    source = f"import collections, torch, numpy as np\ndef sum_rows(x):\n    {LIKE[what]}\n"
+    wanted = WANTED.get(what, [1, 2])
+    law = spec.Law("x", lambda a, c: {"x": a(1)}, lambda c, _: {"x": wanted})
+    for verdict in (local(small(laws=(law,)), source),
+                    grade_source(small(laws=(law,)), source, 1, nursery)):  # fmt: skip
+        assert verdict.passed, verdict
+
+
+@pytest.mark.parametrize(
+    "odd", ["(i for i in 'ab')", "{1, 2}", "{1: 2}", "np.array([1j])", "object()"]
+)
+def test_what_is_neither_is_named(odd):
+    source = f"import numpy as np\ndef sum_rows(x):\n    return {odd}\n"
+    law = spec.Law("x", lambda a, c: {"x": a(1)}, lambda c, _: {"x": 1})
+    assert "; expected " in local(small(laws=(law,)), source).message

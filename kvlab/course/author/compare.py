@@ -1,4 +1,4 @@
-"""What came against what was expected: the difference in a sentence, and in a picture.
+"""What came against what was expected: the difference in a sentence.
 
 Tensors bear their axes at the end of their name (`out_BHSD`), which is how a difference can say
 "batch 1, head 0, position 3". The letters are those of docs/notation.md.
@@ -6,7 +6,6 @@ Tensors bear their axes at the end of their name (`out_BHSD`), which is how a di
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,8 +83,9 @@ class AtLeast(Wanted):
     bar: float
 
     def fault(self, name: str, came: Any) -> str | None:
+        came = as_number(came)
         held = type(came) in (int, float) and came >= self.bar
-        return None if held else f"{name}: expected at least {self.bar:g}, got {brief(came)}."
+        return None if held else _expected(name, self.bar, came, "at least ")
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,9 @@ class AtMost(Wanted):
     bar: float
 
     def fault(self, name: str, came: Any) -> str | None:
+        came = as_number(came)
         held = type(came) in (int, float) and came <= self.bar
-        return None if held else f"{name}: expected at most {self.bar:g}, got {brief(came)}."
+        return None if held else _expected(name, self.bar, came, "at most ")
 
 
 @dataclass(frozen=True)
@@ -132,15 +133,30 @@ def difference(
         return _tensor_difference(name, came, expected, rtol, atol)
     if isinstance(expected, (list, tuple, dict)):
         came, expected = (list(x) if isinstance(x, tuple) else x for x in (came, expected))
+        if isinstance(expected, list) and isinstance(came, Tensor) and came.dim():
+            came = came.tolist()
         return _tree_difference(name, came, expected, rtol, atol)
+    came = as_number(came)
     if isinstance(expected, float) and type(came) in (int, float):
-        both_nan = math.isnan(came) and math.isnan(expected)
-        same = both_nan or math.isclose(came, expected, rel_tol=rtol, abs_tol=atol)
+        same = _close(came, expected, rtol, atol)
     else:
         same = type(came) is type(expected) and came == expected
-        if not same and type(expected) is int and came == expected:
+        if not same and type(expected) is int and type(came) in (float, bool) and came == expected:
             return f"{name}: expected the whole number {expected}, got {came!r}."
-    return None if same else f"{name}: expected {brief(expected)}, got {brief(came)}."
+    return None if same else _expected(name, expected, came)
+
+
+def as_number(came: Any) -> Any:
+    """The number in a tensor that is nothing but one; anything else as it is."""
+    return came.item() if isinstance(came, Tensor) and came.dim() == 0 else came
+
+
+def _close(came: int | float, expected: float, rtol: float, atol: float) -> bool:
+    try:
+        both_nan = math.isnan(came) and math.isnan(expected)
+        return both_nan or math.isclose(came, expected, rel_tol=rtol, abs_tol=atol)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _tree_difference(
@@ -150,7 +166,7 @@ def _tree_difference(
         return list(tree) if isinstance(tree, dict) else list(range(len(tree)))
 
     if type(came) is not type(expected) or sorted(keys(came)) != sorted(keys(expected)):
-        return f"{name}: expected {brief(expected)}, got {brief(came)}."
+        return _expected(name, expected, came)
     for key in keys(expected):
         wrong = difference(f"{name}[{key!r}]", came[key], expected[key], rtol, atol)
         if wrong:
@@ -161,94 +177,97 @@ def _tree_difference(
 def _tensor_difference(
     name: str, came: Any, expected: Tensor, rtol: float, atol: float
 ) -> str | None:
+    came = _as_tensor(came, expected)
     if not isinstance(came, Tensor):
         return f"{name}: expected a tensor of shape {tuple(expected.shape)}, got {brief(came)}."
     if came.shape != expected.shape:
         return f"{name}: expected shape {tuple(expected.shape)}, got {tuple(came.shape)}."
     if not expected.is_floating_point() and came.dtype != expected.dtype:
         return f"{name}: expected {expected.dtype}, got {came.dtype}."
-    wrong = _wrong(came, expected, rtol, atol)
+    if rtol <= RTOL and expected.dtype == torch.float64 and _is_narrow(came):
+        return f"{name} is {came.dtype}; expected {expected.dtype}: {KEEP_DTYPE}."
+    wrong = wrong_numbers(came, expected, rtol, atol)
     if not wrong.any():
         return None
     index = tuple(wrong.nonzero()[0].tolist())
     share = f"{int(wrong.sum())} of {wrong.numel()} numbers are wrong"
-    return (
-        f"{name}: {share}, first at {_where(name, index)}: "
-        f"expected {brief(expected[index].item())}, got {brief(came[index].item())}."
-    )
+    first = f"{name}: {share}, first at {_where(name, index)}"
+    return _expected(first, expected[index].item(), came[index].item())
 
 
-def _wrong(came: Tensor, expected: Tensor, rtol: float, atol: float) -> Tensor:
-    if not expected.is_floating_point():
-        return came != expected
-    return ~torch.isclose(came.double(), expected.double(), rtol, atol, equal_nan=True)
+KEEP_DTYPE = (
+    "what is made anew needs the dtype of what was given, as in torch.zeros(n, dtype=x.dtype)"
+)
 
 
-def _axes(name: str, n: int) -> str:
+def _is_narrow(came: Tensor) -> bool:
+    return came.is_floating_point() and came.dtype != torch.float64
+
+
+def _as_tensor(came: Any, expected: Tensor) -> Any:
+    """Nested lists of numbers, or one number, as the tensor that they stand for."""
+    kinds = {torch.bool: (bool,), torch.int64: (int,), torch.float64: (float, int)}
+    if isinstance(came, Tensor) or expected.dtype not in kinds:
+        return came
+    leaves, rest = [], [came]
+    while rest:
+        one = rest.pop()
+        rest.extend(one) if type(one) is list else leaves.append(one)
+    if not all(type(leaf) in kinds[expected.dtype] for leaf in leaves):
+        return came
+    try:
+        return torch.tensor(came, dtype=expected.dtype)
+    except (ValueError, OverflowError, RuntimeError):  # rows of several lengths; too large
+        return came
+
+
+def wrong_numbers(came: Tensor, expected: Tensor, rtol: float, atol: float) -> Tensor:
+    """Which numbers of two tensors of one shape differ."""
+    if expected.is_floating_point():
+        return ~torch.isclose(came.double(), expected.double(), rtol, atol, equal_nan=True)
+    if came.dtype != expected.dtype:  # not all of torch's types can be compared
+        return torch.ones_like(expected, dtype=torch.bool)
+    return came != expected
+
+
+def axes_of(name: str, n: int) -> str:
     """The letters of a name's axes if they are that many, else ""."""
     letters = name.split("[")[0].rsplit("_", 1)[-1]
     return letters if len(letters) == n and set(letters) <= AXES.keys() else ""
 
 
 def _where(name: str, index: tuple[int, ...]) -> str:
-    letters = _axes(name, len(index))
+    letters = axes_of(name, len(index))
     if not letters:
         return str(index)
     return ", ".join(f"{AXES[a]} {i}" for a, i in zip(letters, index, strict=True))
 
 
-def brief(value: Any) -> str:
+def brief(value: Any, digits: int = 6) -> str:
     """A value in a few characters."""
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.{digits}g}"
     if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    text = repr(value)
+        return f"a tensor or array of shape {tuple(value.shape)}"
+    if isinstance(value, (list, tuple)):
+        text = f"[{', '.join(brief(v, digits) for v in value[:40])}]"
+    elif isinstance(value, dict):
+        some = list(value.items())[:40]
+        text = f"{{{', '.join(f'{brief(k)}: {brief(v, digits)}' for k, v in some)}}}"
+    elif isinstance(value, int) and value.bit_length() > 2000:  # Python prints no longer ones
+        text = f"a whole number of {value.bit_length()} bits"
+    else:
+        text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-MAX_PICTURE = 64
-FEATURES = "DECFV"
-
-
-def picture(name: str, came: Any, expected: Any) -> str:
-    """Where two tensors differ, as SVG; "" where there is nothing to draw.
-
-    Features (channels, token ids) at the end are drawn as one: the cell is as dark as the share of
-    wrong numbers in it. A column is a place along the last axis that is left, a row is everything
-    before it.
-    """
-    rtol, atol = getattr(expected, "rtol", RTOL), getattr(expected, "atol", ATOL)
-    expected = getattr(expected, "value", expected)
-    if not isinstance(expected, Tensor) or not isinstance(came, Tensor):
-        return ""
-    if came.shape != expected.shape or expected.dim() < 2:
-        return ""
-    letters = _axes(name, expected.dim()) or "?" * expected.dim()
-    wrong = _wrong(came, expected, rtol, atol).double()
-    if letters[-1] in FEATURES or (letters[-1] == "?" and expected.dim() > 2):
-        wrong, letters = wrong.mean(-1), letters[:-1]
-    share = wrong.reshape(-1, wrong.shape[-1])[:MAX_PICTURE, :MAX_PICTURE]
-    names = [AXES.get(letter, "index") for letter in letters]
-    down = f"; down: {' and '.join(names[:-1])}" if names[:-1] else ""
-    legend = f"across: {names[-1]}{down}; the redder, the more of its numbers are wrong"
-    return _svg(f"{name}: where it is wrong", legend, share)
-
-
-def _svg(title: str, legend: str, share: Tensor) -> str:
-    side, left, top = 14, 10, 40
-    cells = [
-        f'<rect x="{left + side * x}" y="{top + side * y}" width="{side - 1}" height="{side - 1}" '
-        f'fill="#b22" fill-opacity="{0.08 + 0.92 * float(share[y, x]):.2f}"/>'
-        for y in range(share.shape[0])
-        for x in range(share.shape[1])
-    ]
-    title, legend = html.escape(title), html.escape(legend)
-    width = max(left * 2 + side * share.shape[1], 7 * len(legend))
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" '
-        f'height="{top + side * share.shape[0] + 6}" role="img" aria-label="{title}">'
-        f'<text x="{left}" y="15" font-size="12" fill="currentColor">{title}</text>'
-        f'<text x="{left}" y="31" font-size="12" fill="currentColor">{legend}</text>'
-        f"{''.join(cells)}</svg>"
-    )
+def _expected(name: str, expected: Any, came: Any, bar: str = "") -> str:
+    """The sentence that tells two values apart, with as many digits as that takes."""
+    texts = [(brief(expected, digits), brief(came, digits)) for digits in (6, 9, 12, 17)]
+    for wanted, got in texts:
+        if wanted != got:
+            return f"{name}: expected {bar}{wanted}, got {got}."
+    if repr(expected) == repr(came) or type(expected) in (list, dict):
+        kinds = f" ({type(expected).__name__})", f" ({type(came).__name__})"
+        return f"{name}: expected {bar}{texts[0][0]}{kinds[0]}, got {texts[0][1]}{kinds[1]}."
+    return f"{name}: expected {bar}{expected!r}, got {came!r}."

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
-from kvlab.course.author.compare import brief
+import torch
+
+from kvlab.course.author.compare import KEEP_DTYPE, brief
 from kvlab.course.sandbox.answer import AnswerRaised, NotData
 from kvlab.measure import Comparison
 
@@ -24,19 +28,39 @@ def named(value: Any, *names: str) -> dict[str, Any]:
 
 
 def raised_by(call: Callable[..., Any], *args: Any) -> str:
-    """The kind of error that an answer raises, "nothing" if it does not: for an outcome."""
+    """The kind of error that an answer raises, "nothing" if it does not: for an outcome.
+
+    One of the answer's own is the kind of Python's that it is made from.
+    """
     try:
         call(*args)
     except AnswerRaised as error:
         if is_stub(error):
             raise
-        return error.kind
+        return error.builtin
     return "nothing"
 
 
 def is_stub(raised: AnswerRaised) -> bool:
     """Is it the stub's error, or one like it? torch has a NotImplementedError of its own."""
     return raised.kind == "NotImplementedError" and raised.text in ("", "not answered yet")
+
+
+def narrow(error: Exception) -> str:
+    """Which tensors have another type than float64, where a law failed for that; "" elsewhere.
+
+    They are called what the law calls them.
+    """
+    if not isinstance(error, RuntimeError) or "dtype" not in str(error).replace(
+        "scalar type", "dtype"
+    ):
+        return ""
+    found = {}
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if f"{os.sep}course{os.sep}" in frame.f_code.co_filename:
+            found |= {n: v.dtype for n, v in frame.f_locals.items() if isinstance(v, torch.Tensor)}
+    odd = [f"{n} is {t}" for n, t in found.items() if t.is_floating_point and t != torch.float64]
+    return f"{', '.join(odd)}; expected torch.float64: {KEEP_DTYPE}" if odd else ""
 
 
 def paired(slow: Callable[[], Any], fast: Callable[[], Any], pairs: int = 3) -> Comparison:

@@ -40,7 +40,7 @@ class LentCache(Lent):
 
 
 # The work is the judge's: an answer must not be able to fill its memory or its time with it.
-MAX_TOKENS, MAX_SLOTS = 2**9, 2**14
+MAX_TOKENS, MAX_SLOTS, MAX_CAPACITY, MAX_ROWS = 2**9, 2**14, 2**10, 2**16
 
 
 class LentModel(Lent):
@@ -58,11 +58,12 @@ class LentModel(Lent):
         self.calls: list[tuple[int, list[int]]] = []  # slots in use before, positions of row 0
 
     def new_cache(self, batch: int, capacity: int) -> LentCache:
-        self._slots += batch * capacity
-        if batch < 1 or capacity < 1 or self._slots > MAX_SLOTS:
+        sensible = batch >= 1 and 1 <= capacity <= MAX_CAPACITY
+        if not sensible or self._slots + batch * capacity > MAX_SLOTS:
             raise ValueError(
                 f"a cache for {batch} rows of {capacity} slots is beyond any need here"
             )
+        self._slots += batch * capacity
         return LentCache(self._model.new_cache(batch, capacity))
 
     def __call__(self, tokens_BS: Tensor, pos_BS: Tensor, cache: LentCache | None = None) -> Tensor:
@@ -73,8 +74,10 @@ class LentModel(Lent):
                 f"tokens of shape {tuple(tokens_BS.shape)} came with positions of shape "
                 f"{tuple(pos_BS.shape)}; expected one position per token"
             )
-        if tokens_BS.numel() > MAX_TOKENS:
+        if not 1 <= tokens_BS.numel() <= MAX_TOKENS:
             raise ValueError(f"{tokens_BS.numel()} tokens at once are beyond any need here")
+        if self.rows + tokens_BS.shape[1] > MAX_ROWS:
+            raise ValueError(f"more than {MAX_ROWS} tokens in all are beyond any need here")
         inner = cache.inner if cache is not None else None
         self.calls.append((inner.length if inner is not None else 0, pos_BS[0].tolist()))
         with torch.inference_mode():

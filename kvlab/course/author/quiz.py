@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from kvlab.course.author.compare import Hidden, brief
+from torch import Tensor
+
+from kvlab.course.author.compare import Hidden, as_number, brief
 from kvlab.course.author.spec import Case, Exercise, Outcome, Wrong
 from kvlab.course.sandbox.answer import Answer, NotData
 
@@ -45,7 +47,7 @@ def one_number(
     """
 
     def run(answer: Answer, _: Case) -> Outcome:
-        value = answer()
+        value = as_number(answer())
         if type(value) not in (int, float) or math.isnan(value):
             raise NotData(f"your code returned {brief(value)}; expected one number.")
         return {"your number": Hidden(float(right), within).of(float(value))}
@@ -65,6 +67,7 @@ def claims(
     def law(i: int) -> Callable[[Answer, Case], Outcome]:
         def run(answer: Answer, _: Case) -> Outcome:
             value = answer()
+            value = value.tolist() if isinstance(value, Tensor) else value
             well_formed = isinstance(value, list) and len(value) == len(right)
             if not well_formed or not all(type(v) is bool for v in value):
                 raise NotData(

@@ -267,8 +267,9 @@ class Exercise:
 class Verdict:
     """What the judge found.
 
-    `state` is "passed", "failed", "not answered", "too noisy", "no cell" or "error" (ours).
-    `case` holds the inputs that failed, unless they are private; `held` counts the laws that held.
+    `state` is "passed", "failed", "not answered", "too noisy", "no cell", "not judged"
+    (by a fault of the judge) or "error" (the sandbox). `case` holds the inputs that failed, unless
+    they are private; `held` counts the laws that held.
     """
 
     exercise: Exercise

@@ -9,10 +9,13 @@ conversation with another process, for `grade`.
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import site
+import sys
 import sysconfig
 import traceback
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -21,13 +24,22 @@ import torch
 from kvlab.course.sandbox.forbid import without
 from kvlab.course.sandbox.loan import Borrowed, Lent, Loan
 
+MAX_ITEMS = 2**16
+
 
 class AnswerRaised(Exception):
     """The answer's own code raised."""
 
-    def __init__(self, kind: str, text: str, where: str = "") -> None:
+    def __init__(self, kind: str, text: str, where: str = "", builtin: str = "") -> None:
         super().__init__(f"{kind}: {text}" if text else kind)
         self.kind, self.text, self.where = kind, text, where
+        self.builtin = builtin or kind  # what of Python's own it is made from
+
+
+def raised(error: Exception, text: str) -> AnswerRaised:
+    """An error of the answer's, as the judge is told of it."""
+    builtin = next(k.__name__ for k in type(error).__mro__ if k.__module__ == "builtins")
+    return AnswerRaised(type(error).__name__, text, last_line(error), builtin)
 
 
 class NotData(Exception):
@@ -67,7 +79,7 @@ class Answer(Protocol):
 
 
 def as_data(value: Any) -> Any:
-    """A value as plain data, tensors copied.
+    """A value as plain data, tensors copied; what is like a list or a dict becomes one.
 
     A type of the learner's own, even one derived from a tensor or a number, is refused: such a
     thing could claim to be equal to everything.
@@ -78,16 +90,50 @@ def as_data(value: Any) -> Any:
         if value.layout != torch.strided or value.is_quantized or value.is_complex():
             raise NotData(f"your code returned a {value.dtype} tensor of an unusual kind.")
         return value.detach().to("cpu", copy=True).contiguous()
-    if _is(value, list, tuple):
-        return [as_data(v) for v in value]
-    if type(value) is dict and all(_is(key, str) for key in value):
-        return {key: as_data(v) for key, v in value.items()}
-    if hasattr(value, "dtype") and hasattr(value, "item") and type(value).__module__ == "numpy":
-        return as_data(value.item()) if value.ndim == 0 else as_data(torch.from_numpy(value))
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and _derived(value, numpy.ndarray, numpy.generic):
+        return _from_numpy(numpy, value)
+    for kind, items in _LISTS.items():
+        if _derived(value, kind):
+            return [as_data(v) for v in items(value)]
+    if _derived(value, dict):
+        plain = dict(dict.items(value))
+        odd = [type(key).__name__ for key in plain if not _derived(key, str)]
+        if odd:
+            raise NotData(f"your code returned a dict with keys of type {odd[0]}; expected texts.")
+        return {str.__str__(key): as_data(v) for key, v in plain.items()}
+    if _derived(value, str):
+        return str.__str__(value)
     raise NotData(
         f"your code returned something of type {type(value).__name__}; expected numbers, text, "
-        "tensors, or lists of them."
+        "tensors, or lists, tuples and dicts of them."
     )
+
+
+# What is like a list, and how its items are had whatever a class of the learner's own says.
+_LISTS = {
+    list: list.__iter__,
+    tuple: tuple.__iter__,  # named ones too, and torch's
+    deque: deque.__iter__,
+    range: lambda value: value[:MAX_ITEMS],
+    type({}.keys()): iter,
+    type({}.values()): iter,
+}
+
+
+def _from_numpy(numpy: Any, value: Any) -> Any:
+    """An array of any layout, byte order and width as a tensor; one number as a number."""
+    array = numpy.asarray(value)
+    if array.dtype.kind not in "biufOUS":
+        raise NotData(f"your code returned a numpy array of {array.dtype}; expected numbers.")
+    if array.dtype.kind in "OUS":
+        return as_data(array.tolist())
+    if array.dtype.itemsize > 8:  # torch has no float of 80 bits
+        array = array.astype(numpy.float64)
+    if array.ndim == 0:
+        return as_data(array.item())
+    own = array.dtype.newbyteorder("=")
+    return torch.from_numpy(numpy.array(array, dtype=own, order="C", subok=False))
 
 
 def as_argument(value: Any) -> Any:
@@ -107,6 +153,14 @@ def as_argument(value: Any) -> Any:
 def _is(value: Any, *types: type) -> bool:
     """Is it of one of these very types? A metaclass may answer `==`, but not `is`."""
     return any(type(value) is kind for kind in types)
+
+
+_MRO = type.__dict__["__mro__"]  # a metaclass may have another
+
+
+def _derived(value: Any, *types: type) -> bool:
+    """Is it of one of these types or of one made from them? By `type`, which cannot be lied to."""
+    return any(base is kind for base in _MRO.__get__(type(value)) for kind in types)
 
 
 # --- an answer in this process --------------------------------------------------------------------
@@ -151,8 +205,8 @@ class LocalObject:
             with without(self._forbids):
                 value = method(*given)
         except Exception as error:
-            raise AnswerRaised(type(error).__name__, str(error), last_line(error)) from None
-        refuse_changed(args, given)
+            raise raised(error, str(error)) from None
+        refuse_changed(args, given, parameters(method))
         return value
 
     def _lend(self, value: Any) -> Any:
@@ -175,11 +229,25 @@ class LocalHeld:
         return as_data(self._value)
 
 
-def refuse_changed(before: Sequence[Any], after: Sequence[Any]) -> None:
-    """Inputs belong to the caller: an answer that writes into them is wrong."""
+def refuse_changed(before: Sequence[Any], after: Sequence[Any], names: Sequence[str]) -> None:
+    """Inputs belong to the caller: an answer that writes into them is wrong.
+
+    `names` are those that the answer has for its arguments, as far as they are known.
+    """
     for i, (old, new) in enumerate(zip(before, after, strict=True)):
         if not (isinstance(old, Lent) or _unchanged(old, new)):
-            raise NotData(f"your code changed its argument number {i + 1}; work on a copy.")
+            name = names[i] if i < len(names) else ""
+            called = f" ({name})" if name else ""
+            copy = f"{name}.clone()" if name and isinstance(old, torch.Tensor) else "a copy"
+            raise NotData(f"your code changed its argument number {i + 1}{called}; work on {copy}.")
+
+
+def parameters(target: Callable[..., Any]) -> list[str]:
+    """The names of what something is called with, as far as Python knows them."""
+    try:
+        return list(inspect.signature(target).parameters)
+    except (TypeError, ValueError):
+        return []
 
 
 def _unchanged(old: Any, new: Any) -> bool:

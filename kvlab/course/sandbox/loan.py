@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from kvlab.course.sandbox.wire import Ref
+
+# What may be given to something lent in one call, in numbers, and along one axis of a tensor.
+MAX_NUMBERS, MAX_AXIS = 2**14, 2**10
 
 
 class Lent:
@@ -32,9 +38,10 @@ class Loan:
 
         Raises: ValueError with what went wrong: whatever odd use was made is the answer's mistake.
         """
-        target = self._lent[number]
+        target = self._thing(number)
         if method not in target.lends:
-            raise ValueError(f"this object does not lend {method}")
+            raise ValueError(f"this object does not lend {str(method)[:100]}")
+        _bounded([args, named], [MAX_NUMBERS])
         try:
             return getattr(target, method)(
                 *map(self._own, args), **{name: self._own(v) for name, v in named.items()}
@@ -45,7 +52,38 @@ class Loan:
             raise ValueError(f"{type(error).__name__}: {error}"[:2000]) from None
 
     def _own(self, value: Any) -> Any:
-        return self._lent[value.number] if isinstance(value, (Ref, Borrowed)) else value
+        return self._thing(value.number) if isinstance(value, (Ref, Borrowed)) else value
+
+    def _thing(self, number: int) -> Lent:
+        if type(number) is not int or not 0 <= number < len(self._lent):
+            raise ValueError(f"nothing is lent under the number {str(number)[:100]}")
+        return self._lent[number]
+
+
+def _bounded(value: Any, left: list[int]) -> None:
+    """Refuse what is beyond any need of a lent object: it is the judge's memory.
+
+    An axis of a tensor counts as 1 where it is empty, since what is made from the others may be
+    as long as they are. `left` are the numbers that may still come.
+    Raises: ValueError.
+    """
+    if isinstance(value, torch.Tensor):
+        if max(value.shape, default=0) > MAX_AXIS:
+            raise ValueError(f"a tensor of shape {tuple(value.shape)} is beyond any need here")
+        left[0] -= math.prod(max(1, n) for n in value.shape)
+    elif isinstance(value, str):
+        left[0] -= len(value)
+    elif isinstance(value, int):
+        left[0] -= 1 + value.bit_length() // 64
+    elif isinstance(value, (list, tuple, dict)):
+        left[0] -= len(value) + 1
+    if left[0] < 0:
+        raise ValueError("so many numbers at once are beyond any need here")
+    if isinstance(value, (list, tuple)):
+        for v in value:
+            _bounded(v, left)
+    elif isinstance(value, dict):
+        _bounded([*value.keys(), *value.values()], left)
 
 
 class Borrowed:

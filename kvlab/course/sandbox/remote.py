@@ -43,6 +43,11 @@ class RemoteAnswer:
         allows: Sequence[str] = (),
         forbids: Sequence[str] = (),
     ) -> None:
+        if len(source) > wire.MAX_TREE_BYTES // 4:
+            raise NotData(
+                f"The answer cell has {len(source):,} characters; more than "
+                f"{wire.MAX_TREE_BYTES // 4:,} are not run. Is something pasted into it?"
+            )
         self._child = _Child(nursery.start(allows, forbids), nursery.limits)
         try:
             reply = self._child.converse({"do": "define", "source": source, "name": name})
@@ -115,7 +120,9 @@ class _Child:
         echo = reply.get("echo")
         if not isinstance(echo, list) or len(echo) != len(args):
             raise Stopped("The answer's process sent a reply that makes no sense.")
-        refuse_changed(args, echo)
+        names = reply.get("names")
+        known = [n for n in names if str(n).isidentifier()] if isinstance(names, list) else []
+        refuse_changed(args, echo, [_text(n, 60) for n in known])
         return reply.get("thing") if keep else as_data(reply.get("value"))
 
     def converse(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +144,8 @@ class _Child:
             if kind == "MemoryError" or "can't allocate memory" in text:
                 most = f"(an answer may take {self._limits.memory_bytes / 2**20:.0f} MiB)"
                 text = f"{text} {most}".strip()
-            raise AnswerRaised(kind, text, _text(reply.get("where", ""), 300))
+            where, builtin = (_text(reply.get(part, ""), 300) for part in ("where", "builtin"))
+            raise AnswerRaised(kind, text, where, builtin)
         if "not data" in reply:
             raise NotData(_text(reply["not data"], 500))
         return reply

@@ -26,7 +26,13 @@ from typing import Any, BinaryIO
 import torch
 
 from kvlab.course.sandbox import namespaces, wire
-from kvlab.course.sandbox.answer import AnswerRaised, NotData, as_data, last_line
+from kvlab.course.sandbox.answer import (
+    AnswerRaised,
+    NotData,
+    as_data,
+    parameters,
+    raised,
+)  # fmt: skip
 from kvlab.course.sandbox.forbid import refusal, without
 from kvlab.course.sandbox.limits import Limits, address_space
 from kvlab.course.sandbox.loan import Borrowed
@@ -50,8 +56,9 @@ class Talk:
             message = self._receive()
             try:
                 packed = wire.pack(getattr(self, "do_" + message["do"])(message))
-            except AnswerRaised as raised:
-                reply = {"raised": raised.kind, "text": raised.text, "where": raised.where}
+            except AnswerRaised as told:
+                reply = {"raised": told.kind, "text": told.text, "where": told.where,
+                         "builtin": told.builtin}  # fmt: skip
                 packed = wire.pack(reply)
             except NotData as bad:
                 packed = wire.pack({"not data": str(bad)})
@@ -80,11 +87,12 @@ class Talk:
                 raise AnswerRaised("AttributeError", f"the object has no method {name}")
         args = [self._unwrap(a) for a in message["args"]]
         value = self._run(lambda: target(*args))
+        names = parameters(target)
         echo = [None if isinstance(a, Borrowed) else as_data(a) for a in args]
         if message["keep"]:
             self._things.append(value)
-            return {"thing": len(self._things) - 1, "echo": echo}
-        return {"value": as_data(value), "echo": echo}
+            return {"thing": len(self._things) - 1, "echo": echo, "names": names}
+        return {"value": as_data(value), "echo": echo, "names": names}
 
     def do_look(self, message: dict[str, Any]) -> dict[str, Any]:
         return {"value": as_data(self._things[message["thing"]])}
@@ -112,7 +120,7 @@ class Talk:
             with without(self._forbids):
                 return action()
         except Exception as error:
-            raise AnswerRaised(type(error).__name__, str(error)[:2000], last_line(error)) from None
+            raise raised(error, str(error)[:2000]) from None
 
     def _send(self, packed: bytes) -> None:
         self._out.write(packed)

@@ -1,0 +1,100 @@
+"""What is lent to an answer cannot hurt the judge, whatever the answer does with it."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from kvlab.course.author.lending import LentFunction, LentModel, tiny_model
+from kvlab.course.ch02 import _suspects
+from kvlab.course.sandbox.loan import MAX_AXIS, MAX_NUMBERS, Loan
+from kvlab.shell.cli import ROOT
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        torch.zeros(0, 60_000, 4),
+        torch.zeros(60_000, 0, 4),
+        torch.zeros(MAX_AXIS + 1),
+        torch.zeros(200, 200),
+        "x" * (MAX_NUMBERS + 1),
+        [0] * (MAX_NUMBERS + 1),
+        [[torch.zeros(MAX_NUMBERS // 2)] * 3],
+        {"a": ["x" * MAX_NUMBERS]},
+        2 ** (64 * MAX_NUMBERS + 64),
+    ],
+    ids=lambda v: str(getattr(v, "shape", type(v).__name__)),
+)
+def test_nothing_large_reaches_what_is_lent(given):
+    loan, got = Loan(), []
+    number = loan.add(LentFunction(lambda *args, **named: got.append(args))).number
+    for args, named in (([given], {}), ([], {"x": given})):
+        with pytest.raises(ValueError, match="beyond any need"):
+            loan.use(number, "__call__", args, named)
+    loan.use(number, "__call__", [torch.zeros(0, 7, 4), "x", 3, [1.5]], {})
+    assert len(got) == 1
+
+
+def test_a_number_under_which_nothing_is_lent_is_named():
+    loan = Loan()
+    loan.add(LentFunction(abs))
+    for odd in (99, -1, True, "0", None, [0]):
+        with pytest.raises(ValueError, match="nothing is lent under the number"):
+            loan.use(odd, "__call__", [1], {})
+
+
+def test_a_model_and_a_head_bound_what_they_make():
+    head = _suspects.lent(lambda x: x)
+    for shape in ((0, 65, 4), (65, 0, 4), (1, 2, 65), (4, 64, 64)):
+        with pytest.raises(ValueError, match="at most"):
+            head(torch.zeros(shape))
+    model = LentModel(tiny_model(1))
+    for batch, capacity in ((1, 2000), (0, 5), (5, 0), (1000, 1000)):
+        with pytest.raises(ValueError, match="beyond any need"):
+            model.new_cache(batch, capacity)
+    assert model.new_cache(2, 8), "what was refused does not count"
+    for shape in ((5, 0), (0, 5), (1, 513)):
+        nothing = torch.zeros(shape, dtype=torch.long)
+        with pytest.raises(ValueError, match="beyond any need"):
+            model(nothing, nothing)
+    model.rows = 2**16
+    with pytest.raises(ValueError, match="in all"):
+        model(torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long))
+
+
+ATTACKS = {
+    "2.3": "def first_leak(attention, *a): return attention(torch.zeros(0, 60000, a[-1]).double())",
+    "2.4": "def prefixes_agree(f, *a): return f(torch.zeros(0, 60000, 4))",
+    "6.1": "class KVCache:\n    def __init__(self, *a): 0\n    def __getattr__(self, n):\n"
+    "        return lambda *a, **k: [torch.zeros(2**26, dtype=torch.uint8)] * 2",
+    "11.5": "class BlockCache:\n    def __init__(self, slots, *a): self.slots, self.n = slots, 0\n"
+    "    def append(self, token):\n        self.slots.put(self.n % 9, torch.zeros(2**23))\n"
+    "        self.n += 1\n        return self.n",
+}
+GRADED = """
+import resource, sys
+from kvlab.course.exercises import find
+from kvlab.course.grading.grade import grade_source
+from kvlab.course.sandbox.nursery import Nursery
+from tests.course.test_lending import ATTACKS
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+with Nursery() as nursery:
+    for number in ATTACKS:  # what an honest answer takes
+        grade_source(find(number), find(number).second, 1, nursery)
+    before = peak()
+    for number, source in ATTACKS.items():
+        verdict = grade_source(find(number), "import torch\\n" + source, 1, nursery)
+        assert verdict.state == "failed", verdict
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in kilobytes on Linux alone")
+def test_the_judges_memory_does_not_grow_under_attack():
+    done = subprocess.run(
+        [sys.executable, "-c", GRADED], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 128, f"{done.stdout} MiB more than for right answers"
