@@ -100,3 +100,20 @@ def compare(race, pairs, at_least):
     assert check("11.1", used).passed
     used = run_cell(helper + answer.replace("USES", "run"), "compare")
     assert "kvlab.course.checking may not be used" in check("11.1", used).message
+
+
+def test_exchanged_arguments_are_named():
+    with pytest.raises(ValueError, match=r'exchanged: write check\("6.3", audit\)'):
+        check(print, "6.3")
+
+
+def test_check_keeps_to_one_thread_and_gives_the_others_back():
+    import torch
+
+    seen, before = [], torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        check("6.3", lambda *args: seen.append(torch.get_num_threads()))
+        assert set(seen) == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -101,6 +101,13 @@ def test_a_file_that_is_no_notebook_is_named(text, tmp_path, capsys):
     assert "x.ipynb" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_a_notebook_is_read_in_every_encoding_of_json(encoding, tmp_path):
+    path = tmp_path / "x.ipynb"
+    path.write_bytes(STUBS.read_text(encoding="utf-8").encode(encoding))
+    assert notebooks.read(path) == notebooks.read(STUBS)
+
+
 def test_a_missing_file_and_a_notebook_without_answers_are_named(tmp_path, capsys):
     assert main(["grade", str(tmp_path / "none.ipynb")]) == 1
     assert "is not there" in capsys.readouterr().err

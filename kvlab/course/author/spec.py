@@ -267,9 +267,8 @@ class Exercise:
 class Verdict:
     """What the judge found.
 
-    `state` is "passed", "failed", "not answered", "too noisy", "no cell", "not judged"
-    (by a fault of the judge) or "error" (the sandbox). `case` holds the inputs that failed, unless
-    they are private; `held` counts the laws that held.
+    `state` is "passed", "failed", "not answered", "too noisy", "no cell", "not judged" (a fault of
+    the judge) or "error" (the sandbox). `case`: the inputs that failed, unless private; `held`: laws that held.
     """
 
     exercise: Exercise

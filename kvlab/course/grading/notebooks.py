@@ -42,7 +42,7 @@ def read(path: str | Path) -> Notebook:
                 f"{path} has {path.stat().st_size / 2**20:.0f} MiB; a notebook of more than "
                 f"{MAX_BYTES / 2**20:.0f} is not read. Clear its outputs and save it."
             )
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_bytes())  # UTF-8 or UTF-16, marked or not
     except FileNotFoundError:
         raise ValueError(f"{path} is not there; expected a notebook (.ipynb).") from None
     except (OSError, UnicodeDecodeError) as error:
