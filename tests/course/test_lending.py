@@ -66,7 +66,7 @@ def test_a_model_and_a_head_bound_what_they_make():
 
 ATTACKS = {
     "2.3": "def first_leak(attention, *a): return attention(torch.zeros(0, 60000, a[-1]).double())",
-    "2.4": "def prefixes_agree(f, *a): return f(torch.zeros(0, 60000, 4))",
+    "2.4": "def is_prefix_stable(f, *a): return f(torch.zeros(0, 60000, 4))",
     "6.1": "class KVCache:\n    def __init__(self, *a): 0\n    def __getattr__(self, n):\n"
     "        return lambda *a, **k: [torch.zeros(2**26, dtype=torch.uint8)] * 2",
     "11.5": "class BlockCache:\n    def __init__(self, slots, *a): self.slots, self.n = slots, 0\n"

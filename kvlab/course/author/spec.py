@@ -268,7 +268,7 @@ class Verdict:
     """What the judge found.
 
     `state` is "passed", "failed", "not answered", "too noisy", "no cell", "not judged" (a fault of
-    the judge) or "error" (the sandbox). `case`: the inputs that failed, unless private; `held`: laws that held.
+    the judge) or "error" (the sandbox); `case`: inputs that failed, `held`: how many laws held.
     """
 
     exercise: Exercise
