@@ -64,10 +64,84 @@ CH05: Reasons = {
     "5.5": {},
 }
 
-CH06: Reasons = {}
+CH06: Reasons = {
+    "6.1": {},
+    "6.2": {
+        "-2 -> 2  in  scores_BHST = q_BHSD @ k_BHTD.transpose(-1, -2) / width**0.5": "counted from the front it is the same axis.",
+    },
+    "6.3": {
+        "torch.equal(poisoned_ND, honest_ND) -> torch.equal(honest_ND, poisoned_ND)": "equality has no order.",
+        "torch.equal(poisoned_ND, honest_ND) -> torch.equal(honest_ND, poisoned_ND) (2)": "equality has no order.",
+    },
+    "6.4": {
+        "n_prompt + n_new - 1 -> n_prompt + n_new + 1  in  cache = model.new_cache(batch, n_prompt + n_new - 1)": "a cache with room to spare is as good.",
+        "n_prompt + n_new - 1 -> n_prompt + n_new  in  cache = model.new_cache(batch, n_prompt + n_new - 1)": "a cache with room to spare is as good.",
+        "1 -> 0  in  cache = model.new_cache(batch, n_prompt + n_new - 1)": "a cache with room to spare is as good.",
+        "-1 -> 1  in  new = [logits_BSV[:, -1].argmax(-1)]": "counted from the front it is the same axis.",
+        "-1 -> 1  in  new.append(logits_BSV[:, -1].argmax(-1))": "counted from the front it is the same axis.",
+        "1 -> 0  in  new.append(logits_BSV[:, -1].argmax(-1)) (2)": "there is one position, the first and the last.",
+    },
+    "6.5": {},
+}
 
-CH10: Reasons = {}
+CH10: Reasons = {
+    "10.1": {
+        "-1 -> 1  in  return torch.zeros_like(score, dtype=torch.bool).scatter(-1,": "counted from the front it is the same axis.",
+        "-1 -> 1  in  order = score.argsort(dim=-1, descending=True, stable=True)": "counted from the front it is the same axis.",
+        "True -> False  in  order = score.argsort(dim=-1, descending=True, stable=True) (2)": "on a processor torch sorts stably whether it is asked to or not, so no case can tell.",
+    },
+    "10.2": {
+        "-2 -> 2  in  logits_GRWT = q_GRWD @ k_GTD[:, None].transpose(-1, -2) / wi": "counted from the front it is the same axis.",
+    },
+    "10.3": {
+        "-1 -> 1  in  keep = torch.zeros_like(rows, dtype=torch.bool).scatter(-1, ": "counted from the front it is the same axis.",
+        "-1 -> 1  in  order = rows.abs().argsort(dim=-1, descending=True, stable=T": "counted from the front it is the same axis.",
+    },
+    "10.4": {
+        "-1 -> 1  in  heavy_GT = torch.zeros_like(mass_GT, dtype=torch.bool).scatt": "counted from the front it is the same axis.",
+        "-1 -> 1  in  order = contest_GT.argsort(dim=-1, descending=True, stable=T": "counted from the front it is the same axis.",
+    },
+    "10.5": {
+        "(q_RWD @ k_TD.T / k_TD.shape[1] ** 0.5).softmax(-1) -> q_RWD @ k_TD.T / k_TD.shape[1] ** 0.5": "the score is the learner's choice: any that halves the error passes.",
+        "q_RWD @ k_TD.T / k_TD.shape[1] ** 0.5 -> q_RWD @ k_TD.T * k_TD.shape[1] ** 0.5": "the score is the learner's choice: any that halves the error passes.",
+        "q_RWD @ k_TD.T / k_TD.shape[1] ** 0.5 -> q_RWD @ k_TD.T": "the score is the learner's choice: any that halves the error passes.",
+        "k_TD.shape[1] ** 0.5 -> k_TD.shape[1] * 0.5  in  weights_RWT = (q_RWD @ k_TD.T / k_TD.shape[1] ** 0.5).softma": "the score is the learner's choice: any that halves the error passes.",
+        "k_TD.shape[1] ** 0.5 -> k_TD.shape[1]  in  weights_RWT = (q_RWD @ k_TD.T / k_TD.shape[1] ** 0.5).softma": "the score is the learner's choice: any that halves the error passes.",
+        "True -> False  in  order = score_TD.flatten().argsort(descending=True, stable=T (2)": "the score is the learner's choice: any that halves the error passes.",
+        "0.5 -> -0.5  in  weights_RWT = (q_RWD @ k_TD.T / k_TD.shape[1] ** 0.5).softma": "the score is the learner's choice: any that halves the error passes.",
+        "1 -> 0  in  weights_RWT = (q_RWD @ k_TD.T / k_TD.shape[1] ** 0.5).softma (2)": "the score is the learner's choice: any that halves the error passes.",
+    },
+}
 
-CH11: Reasons = {}
+CH11: Reasons = {
+    "11.1": {
+        'i % 2 == 0 -> i % 2 != 0  in  order = ("slow", "fast") if i % 2 == 0 else ("fast", "slow")': "which of the two begins the first pair is left open.",
+        '0 -> 1  in  order = ("slow", "fast") if i % 2 == 0 else ("fast", "slow")': "which of the two begins the first pair is left open.",
+    },
+    "11.2": {
+        "order_BGN[..., None].expand(-1, -1, -1, x_BGTD.shape[-1]) -> order_BGN[..., None].expand(-1, -1, -1, x_BGTD.shape[-1])": "two neighbouring arguments are both -1.",
+        "order_BGN[..., None].expand(-1, -1, -1, x_BGTD.shape[-1]) -> order_BGN[..., None].expand(-1, -1, -1, x_BGTD.shape[-1]) (2)": "two neighbouring arguments are both -1.",
+        "(~keep_BGT).byte() -> ~keep_BGT  in  order_BGN = (~keep_BGT).byte().argsort(dim=-1, stable=True)[": "on a processor torch sorts stably whether it is asked to or not, so no case can tell.",
+        "True -> False  in  order_BGN = (~keep_BGT).byte().argsort(dim=-1, stable=True)[": "on a processor torch sorts stably whether it is asked to or not, so no case can tell.",
+    },
+    "11.3": {
+        "channels_BG1N.expand(-1, -1, k_BGTD.shape[2], -1) -> channels_BG1N.expand(-1, -1, k_BGTD.shape[2], -1)": "two neighbouring arguments are both -1.",
+        "channels_BG1N.expand(-1, -1, q_BGRD.shape[2], -1) -> channels_BG1N.expand(-1, -1, q_BGRD.shape[2], -1)": "two neighbouring arguments are both -1.",
+        "-2 -> 2  in  scores_BGRT = q_BGRN @ narrow_BGTN.transpose(-1, -2) / q_BGR": "counted from the front it is the same axis.",
+    },
+    "11.4": {
+        "-1 -> 1  in  self.values_TN = x_TD.gather(-1, kept_TN)": "counted from the front it is the same axis.",
+        "-1 -> 1  in  bits_TD = torch.zeros(x_TD.shape, dtype=torch.uint8).scatter": "counted from the front it is the same axis.",
+        "-1 -> 1  in  return dense_TD.scatter_(-1, places_TN, values_TN)": "counted from the front it is the same axis.",
+        "-1 -> 1  in  kept_TN = x_TD.abs().topk(n, dim=-1).indices.sort(-1).values": "counted from the front it is the same axis.",
+        "range(self.width) -> range(self.width + 1)  in  fitting = [n for n in range(self.width) if n * size + self.w": "the greatest N lies well inside both ranges.",
+        "range(self.width) -> range(self.width - 1)  in  fitting = [n for n in range(self.width) if n * size + self.w": "the greatest N lies well inside both ranges.",
+        "self.width // 8 -> self.width / 8  in  fitting = [n for n in range(self.width) if n * size + self.w": "the greatest N lies well inside both ranges.",
+        "bits_TD.bool() -> bits_TD  in  places_TN = bits_TD.bool().nonzero()[:, 1].view(values_TN.sh": "nonzero asks the same of bytes and booleans.",
+        "-1 -> 1  in  kept_TN = x_TD.abs().topk(n, dim=-1).indices.sort(-1).values (2)": "counted from the front it is the same axis.",
+        "-1 -> 1  in  self.marks_TX = (bits_TD.unflatten(-1, (-1, 8)) * worth).sum (2)": "counted from the front it is the same axis.",
+    },
+    "11.5": {},
+}
 
 SURVIVORS: Reasons = {**CH01, **CH02, **CH03, **CH05, **CH06, **CH10, **CH11}
