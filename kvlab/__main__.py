@@ -20,10 +20,15 @@ def main(argv=None):
             f" start kvlab with it, for example python{needed} -m kvlab lab\n"
         )
         return 1
-    from kvlab.shell import bootstrap, cli
+    try:
+        from kvlab.shell import bootstrap, cli, surroundings
 
-    argv, code = bootstrap.prepare(argv, cli.parse)
-    return cli.main(argv) if code is None else code
+        surroundings.settle()
+        argv, code = bootstrap.prepare(argv, cli.parse)
+        return cli.main(argv) if code is None else code
+    except KeyboardInterrupt:  # what comes later has words of its own
+        sys.stderr.write("kvlab: stopped.\n")
+        return 130
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ STANDARD_ONLY = [
     "shell.lab",
     "shell.cli",
     "shell.options",
+    "shell.surroundings",
 ]
 
 # Old names that do what they did, where the new ones do less by themselves.

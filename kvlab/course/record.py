@@ -29,6 +29,17 @@ def path() -> Path:
     return base / "kvlab" / "progress.json"
 
 
+def where() -> str:
+    """Where progress is noted, as far as that is true: it may be unread, or nowhere."""
+    file = path()
+    if file.exists():
+        return f"noted in {file}" if os.access(file, os.R_OK) else f"{file} may not be read"
+    folder = next(p for p in file.parents if p.exists())
+    if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
+        return f"nothing is noted yet; it will be in {file}"
+    return f"nothing can be noted: {folder} may not be written to; KVLAB_DATA names another folder"
+
+
 def read() -> dict[str, dict[str, Any]]:
     """What is noted of each exercise, by number; empty where nothing is or can be read."""
     try:

@@ -17,9 +17,10 @@ import platform
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import njit, prange, types
+from numba import prange, types
 from numba.extending import intrinsic
 
+from kvlab.kernels.building import njit
 from kvlab.kernels.floats import exp, narrow, prefetch, widen
 
 # Sums may be reordered, so that they fill vector registers. Infinities and NaN keep their meaning.
@@ -41,7 +42,7 @@ def reads_float16() -> bool:
     return bool(binding.get_host_cpu_features().get("f16c"))
 
 
-@njit(fastmath=_SUMS, cache=True)
+@njit(fastmath=_SUMS)
 def norm(x_BC, weight_C, eps, y_BC):
     """`ops.rms_norm`: each row over its root mean square, times a scale."""
     for b in range(x_BC.shape[0]):
@@ -54,7 +55,7 @@ def norm(x_BC, weight_C, eps, y_BC):
             y_C[c] = x_C[c] * scale * weight_C[c]
 
 
-@njit(fastmath=_SUMS, cache=True)
+@njit(fastmath=_SUMS)
 def turn(x_BHD, cos_BD, sin_BD):
     """`ops.apply_rope`, in place."""
     half = x_BHD.shape[2] // 2
@@ -68,7 +69,7 @@ def turn(x_BHD, cos_BD, sin_BD):
                 second[d] = y * cos_D[half + d] + x * sin_D[half + d]
 
 
-@njit(cache=True)
+@njit()
 def store(k_BGD, v_BGD, pos_B, slot, k_BGTD, v_BGTD, pos_BGT):
     """Put one new token per row into a slot of a layer."""
     for b in range(k_BGD.shape[0]):
@@ -79,7 +80,7 @@ def store(k_BGD, v_BGD, pos_B, slot, k_BGTD, v_BGTD, pos_BGT):
                 v_BGTD[b, g, slot, d] = narrow(v_BGD[b, g, d], v_BGTD[b, g, slot, d])
 
 
-@njit(fastmath=_SUMS, cache=True)
+@njit(fastmath=_SUMS)
 def swiglu(gate_BF, up_BF):
     """`ops.swiglu`; the result takes the gate's place."""
     for b in range(gate_BF.shape[0]):
@@ -88,7 +89,7 @@ def swiglu(gate_BF, up_BF):
             gate_F[f] = gate_F[f] / (one + exp(-gate_F[f])) * up_F[f]
 
 
-@njit(fastmath=_SUMS, cache=True)
+@njit(fastmath=_SUMS)
 def _one_row(w_OI, flat, scale_O, bias_O, x_I, y_O, outputs, add):
     """Outputs `outputs[0]` to `outputs[1]` for one row."""
     width = w_OI.shape[1]
@@ -123,7 +124,7 @@ def _add_product(_typing, total, weight, number):
     return types.int32(types.int32, types.int8, types.int16), add
 
 
-@njit(fastmath=_SUMS, cache=True)
+@njit(fastmath=_SUMS)
 def _one_int8_row(w_OI, flat, scale_O, bias_O, x_I, step, y_O, outputs, add):
     """`_one_row` in whole numbers: x = x_I x step.
 
@@ -147,7 +148,7 @@ def _one_int8_row(w_OI, flat, scale_O, bias_O, x_I, step, y_O, outputs, add):
         y_O[o] = y_O[o] + whole if add else whole
 
 
-@njit(parallel=True, fastmath=_SUMS, cache=True)
+@njit(parallel=True, fastmath=_SUMS)
 def project_int8(w_OI, scale_O, bias_O, x_BI, y_BO, add):
     """`project` of one row by int8 weights, a sixth faster: the row is rounded to 15 bits first.
 
@@ -167,7 +168,7 @@ def project_int8(w_OI, scale_O, bias_O, x_BI, y_BO, add):
         _one_int8_row(w_OI, flat, scale_O, bias_O, rounded_I, step, y_BO[0], outputs, add)
 
 
-@njit(fastmath=_SUMS, cache=True)
+@njit(fastmath=_SUMS)
 def _four_rows(w_OI, flat, scale_O, bias_O, x_BI, y_BO, outputs, add):
     """Outputs two at a time for rows four at a time, so that each number read is used often."""
     width = w_OI.shape[1]
@@ -208,7 +209,7 @@ def _four_rows(w_OI, flat, scale_O, bias_O, x_BI, y_BO, outputs, add):
                     y_BO[b + i, o + j] = y_BO[b + i, o + j] + whole if add else whole
 
 
-@njit(parallel=True, fastmath=_SUMS, cache=True)
+@njit(parallel=True, fastmath=_SUMS)
 def project(w_OI, scale_O, bias_O, x_BI, y_BO, add):
     """A linear layer: y = x W' scale + bias, or y + that with `add`.
 
@@ -228,7 +229,7 @@ def project(w_OI, scale_O, bias_O, x_BI, y_BO, add):
                 _one_row(w_OI, flat, scale_O, bias_O, x_BI[b], y_BO[b], (even, last), add)
 
 
-@njit(parallel=True, fastmath=_SUMS, cache=True)
+@njit(parallel=True, fastmath=_SUMS)
 def attend(q_BHD, k_BGTD, v_BGTD, pos_BGT, q_pos_B, used, whole, scale, scratch, out_BHD):
     """Attention of one new token per row over the first `used` slots.
 

@@ -11,9 +11,10 @@ of the same bits, as in `kernels.floats`.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from kvlab.kernels import simd
+from kvlab.kernels.building import njit
 from kvlab.kernels.floats import exp, widen
 from kvlab.kernels.packed_rows import mix, mix_spread, places_in, products, products_spread
 from kvlab.kernels.simd import LANES, WIDE
@@ -25,7 +26,7 @@ PART = 512
 _BLOCK = 32
 
 
-@njit(fastmath=_SUMS, cache=True)
+@njit(fastmath=_SUMS)
 def _softmax(scores, most_Z, sum_Z):
     """Weights in place of four heads' scores, side by side; their greatest score and their sum."""
     if scores.size == 0:
@@ -46,7 +47,7 @@ def _softmax(scores, most_Z, sum_Z):
     simd.store(sum_Z, 0, total)
 
 
-@njit(cache=True)
+@njit()
 def _hide(scores_ZT, pos_T, q_pos, whole):
     """Slots that may not be seen score minus infinity."""
     if not whole:
@@ -55,7 +56,7 @@ def _hide(scores_ZT, pos_T, q_pos, whole):
                 scores_ZT[:, t * LANES : t * LANES + LANES] = -np.inf
 
 
-@njit(fastmath=_SUMS, cache=True)
+@njit(fastmath=_SUMS)
 def _packed_part(k, v, row, n_rows, q_ZDZ, spread, seen, most_Z, sum_Z, mix_ZDZ):
     """Attention of all Z x 4 heads of a group to one part of the body.
 
@@ -95,7 +96,7 @@ def _packed_part(k, v, row, n_rows, q_ZDZ, spread, seen, most_Z, sum_Z, mix_ZDZ)
                 mix(places, numbers, n, v_kept, scores_ZT[z], at, mix_ZDZ[z])
 
 
-@njit(fastmath=_SUMS, cache=True)
+@njit(fastmath=_SUMS)
 def _dense_part(k_TD, v_TD, n_first, at, q_RD, seen, most_Z, sum_Z, mix_RD):
     """Attention of R heads to the dense slots: the first `n_first`, then those from `at` on."""
     n_heads, n_slots = q_RD.shape[0], seen[0].size
@@ -120,7 +121,7 @@ def _dense_part(k_TD, v_TD, n_first, at, q_RD, seen, most_Z, sum_Z, mix_RD):
                 mix_D[d] += weight * widen(v_D[d])
 
 
-@njit(fastmath=_SUMS, cache=True)
+@njit(fastmath=_SUMS)
 def _join(most_HP, sum_HP, mix_HPD, out_HD):
     """Parts that were softmaxed each on its own as one softmax; of nothing at all, zeros."""
     for h in range(out_HD.shape[0]):
@@ -138,7 +139,7 @@ def _join(most_HP, sum_HP, mix_HPD, out_HD):
                 out_D[d] /= total
 
 
-@njit(cache=True)
+@njit()
 def _laid_out(q_RD, spread):
     """The queries in fours: each channel's four side by side or, to be spread, head after head.
 
@@ -153,7 +154,7 @@ def _laid_out(q_RD, spread):
     return q_ZDZ
 
 
-@njit(cache=True)
+@njit()
 def _part(g, part, q_HD, k, v, dense, places, pos_GT, q_pos, whole, spread, row, joined):
     """What the heads of one group get from one part: part 0 is the dense slots."""
     n_sinks, n_packed, tail, n_tail = places
@@ -194,7 +195,7 @@ def spread(k: tuple, v: tuple, width: int) -> tuple[bool, bool]:
     return fits and k[2], fits and v[2]
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@njit(parallel=True, nogil=True)
 def attend(q_BHD, k, v, dense, places, pos_BGT, q_pos_B, whole, spread, out_BHD):
     """Attention of one new token per row over sinks, packed rows, window and itself.
 

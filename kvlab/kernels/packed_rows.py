@@ -12,9 +12,9 @@ of a block.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from kvlab.kernels import simd
+from kvlab.kernels.building import njit
 from kvlab.kernels.simd import LANES, WIDE
 
 _SUMS = {"reassoc", "contract", "nsz", "arcp"}
@@ -28,7 +28,7 @@ _PLACES = np.array(
 )
 
 
-@njit(cache=True)
+@njit()
 def places_in(marks, n_kept, row, n_rows, n_bytes, scratch):
     """The places of `n_rows` rows' numbers, from row number `row` on.
 
@@ -41,7 +41,7 @@ def places_in(marks, n_kept, row, n_rows, n_bytes, scratch):
     return scratch[: n_rows * n_kept]
 
 
-@njit(cache=True)
+@njit()
 def _places_of(bitmaps_U, n_bytes, indices):
     """Write the places of all ones of some bitmaps, one bitmap after the other."""
     at, words = 0, n_bytes // 8 * 8
@@ -63,7 +63,7 @@ def _places_of(bitmaps_U, n_bytes, indices):
             at += simd.ones(byte)
 
 
-@njit(fastmath=_SUMS, cache=True)
+@njit(fastmath=_SUMS)
 def products(places, numbers, n_rows, n_kept, q_DZ, scores, at):
     """Each row's product with four queries, four after four in `scores` from `at` on."""
     fours = n_kept // 4 * 4
@@ -86,7 +86,7 @@ def products(places, numbers, n_rows, n_kept, q_DZ, scores, at):
         simd.store(scores, at + u * LANES, simd.add(simd.add(a0, a1), simd.add(a2, a3)))
 
 
-@njit(fastmath=_SUMS, cache=True)
+@njit(fastmath=_SUMS)
 def mix(places, numbers, n_rows, n_kept, weights, at, mix_DZ):
     """Add each row to four mixtures, by the four weights that `weights` has for it."""
     for u in range(n_rows):
@@ -98,7 +98,7 @@ def mix(places, numbers, n_rows, n_kept, weights, at, mix_DZ):
             )
 
 
-@njit(fastmath=_SUMS, cache=True)
+@njit(fastmath=_SUMS)
 def products_spread(bitmaps, numbers, n_rows, n_kept, q_ZD, scores, at):
     """What `products` does, from bitmaps. The queries lie one after the other.
 
@@ -127,7 +127,7 @@ def products_spread(bitmaps, numbers, n_rows, n_kept, q_ZD, scores, at):
         simd.store(scores, at + other * LANES, simd.totals(b0, b1, b2, b3))
 
 
-@njit(fastmath=_SUMS, cache=True)
+@njit(fastmath=_SUMS)
 def mix_spread(bitmaps, numbers, n_rows, n_kept, weights, at, mix_ZD, place_U):
     """What `mix` does, from bitmaps. The mixtures lie one after the other.
 

@@ -6,13 +6,15 @@ R rows, M numbers in a row, N kept of each, X bytes that mark a row's kept ones.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from kvlab.kernels.building import njit
 
 # Rows that one thread packs before it looks for more work.
 _SHARE = 512
 
 
-@njit(cache=True)
+@njit()
 def _least_kept(key_M, n_kept):
     """The `n_kept`-th greatest of some whole numbers that are not negative, bit by bit."""
     least = np.int32(0)
@@ -27,7 +29,7 @@ def _least_kept(key_M, n_kept):
     return least
 
 
-@njit(cache=True)
+@njit()
 def _pack_row(x_M, key_M, n_kept, value_M, place_M, mark_X, bitmap):
     """Put one row's greatest first in `value_M`, of equals the first, and mark which they are."""
     least = _least_kept(key_M, n_kept)
@@ -49,7 +51,7 @@ def _pack_row(x_M, key_M, n_kept, value_M, place_M, mark_X, bitmap):
         mark_X[place_M[i] >> 3] |= np.uint8(1 << (place_M[i] & 7))
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@njit(parallel=True, nogil=True)
 def pack(x_RM, key_RM, values_RN, marks_RX, bitmap):
     """Keep the N numbers of each row whose keys are greatest, of equal keys the first.
 

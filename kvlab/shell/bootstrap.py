@@ -34,6 +34,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 STAMP = "kvlab-set-up.json"
 LOG = "kvlab-set-up.log"
 STARTS = "KVLAB_STARTS"  # how often set-up has already started the command anew
+# What .venv takes on the disk while pip unpacks into it: with the CPU's torch, and with CUDA's.
+SIZES = {"cpu": 1_500_000_000, "": 6_000_000_000}
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 # The modules that tell whether an extra of pyproject.toml is there; "" is what the engine needs.
@@ -98,7 +100,7 @@ def _prepare(argv, parse, root):
     command = next((word for word in own if not word.startswith("-")), "")
     extras = EXTRAS.get(command, ())
     venv = root / ".venv"
-    inside = same_path(sys.prefix, venv)
+    inside, lacking = same_path(sys.prefix, venv), ""
     stamp = read_stamp(venv)
     if inside and stamp:
         if is_done(root, extras, inside=True):
@@ -112,11 +114,7 @@ def _prepare(argv, parse, root):
             remark_on_torch(torch, installed_version("torch"), mine)
             return argv, None
         if not is_project(root):
-            name = f"kvlab[{lacking}]" if lacking else "kvlab"
-            raise Trouble(
-                f'this environment lacks a part that "kvlab {command}" needs: install it with'
-                f' {sys.executable} -m pip install "{name}"'
-            )
+            raise Trouble(without_project(command, lacking))
     if starts > 1:
         raise Trouble(
             f"the Python in {venv} does not work as set up: delete that folder and run the same"
@@ -126,8 +124,24 @@ def _prepare(argv, parse, root):
         remark_on_torch(torch, stamp.get("torch", ""))
     else:
         parse(argv)
+        if not inside and sys.prefix != sys.base_prefix:
+            remark_on_another(lacking)
         set_up(root, extras, torch)
     return argv, go_on_inside(venv, argv, starts)
+
+
+def without_project(command, lacking):
+    """What an installed package lacks; no index is named, since the name there is not ours."""
+    if command in ("lab", "test"):
+        return (
+            f'"kvlab {command}" needs the project\'s own folder, with the chapters and tests that'
+            f" the package leaves out: in it, run python3 -m kvlab {command}"
+        )
+    part = f"[{lacking}]" if lacking else ""
+    return (
+        f'this environment lacks a part that "kvlab {command}" needs: in the project\'s folder, run'
+        f' {sys.executable} -m pip install ".{part}"'
+    )
 
 
 # ---------------------------------------------------------------- the command line
@@ -162,6 +176,15 @@ def remark_on_torch(wish, version, remedy="to choose again, delete .venv first")
     """Says so if `--torch cpu` comes too late: another build is already there."""
     if wish == "cpu" and version and sys.platform == "linux" and not version.endswith("+cpu"):
         say(f"--torch cpu changes nothing here, torch {version} is already installed; {remedy}.")
+
+
+def remark_on_another(lacking):
+    """Says why the environment that the user is in does not serve, and how it would."""
+    part = f"[{lacking}]" if lacking else ""
+    say(
+        f"the environment in {sys.prefix} lacks what this command needs, so .venv is used instead;"
+        f' to use that one: {sys.executable} -m pip install -e ".{part}"'
+    )
 
 
 # ---------------------------------------------------------------- what is there
@@ -287,6 +310,7 @@ def set_up(root, extras, torch):
             if is_done(root, extras):  # another set-up did it while this one waited
                 return
             refuse_foreign(venv)
+            refuse_small(root, torch)
             usable = is_usable(venv, root)
             announce(usable and read_stamp(venv).get("state") == "done", torch)
             if not usable:
@@ -326,7 +350,13 @@ def try_lock(fd):
 
 
 def refuse_foreign(venv):
-    """Stops before anything is deleted that is not a virtual environment."""
+    """Stops before anything is deleted that is not a virtual environment, or not this folder's."""
+    foreign = read_stamp(venv).get("root") != str(venv.parent)
+    if venv.is_symlink() and venv.is_dir() and foreign:
+        raise Trouble(
+            f"{venv} is a link to {os.path.realpath(venv)}, which was not set up for this folder,"
+            " so it was left as it is: remove the link and run the same command again."
+        )
     if not os.path.lexists(venv) or venv_config(venv) or read_stamp(venv):
         return
     beginning = "." + Path(STAMP).stem + "-"  # of a stamp whose writing was cut off
@@ -336,6 +366,23 @@ def refuse_foreign(venv):
         f"{venv} is there and is no virtual environment, so it was left as it is: move it away and"
         " run the same command again."
     )
+
+
+def refuse_small(root, torch):
+    """Stops before pip fills a disk on which what is needed has no room.
+
+    What is there already counts as room: it is brought up to date, or deleted first.
+    """
+    needed = SIZES["cpu" if sys.platform != "linux" or torch == "cpu" else ""]
+    venv = root / ".venv"
+    if torch_of(venv):
+        return
+    free = shutil.disk_usage(root).free
+    if free < needed:
+        raise Trouble(
+            f"set-up needs about {needed / 1e9:.1f} GB in {root}, and {free / 1e9:.1f} GB are free:"
+            " make room and run the same command again."
+        )
 
 
 def announce(again, torch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -21,14 +22,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         return args.run(args, rest)
-    except ValueError as error:
-        print(f"kvlab {args.command}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except (ValueError, OSError) as error:
+        print(f"kvlab {args.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nkvlab {args.command}: stopped{_how_to_go_on(args)}.", file=sys.stderr)
+        return 130
+
+
+def _how_to_go_on(args: argparse.Namespace) -> str:
+    """What to do with what a stopped command left, where it leaves something."""
+    reports = {"grade": ("csv", "json"), "prune-report": ("out",)}.get(args.command, ())
+    kept = any(getattr(args, name) not in (None, "-") for name in reports)
+    if args.command == "grade":
+        kept = kept and any(os.path.isdir(given) for given in args.files)
+    return "; the same command goes on from what was done" if kept else ""
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -242,7 +253,7 @@ def _progress(_args, _rest) -> int:
     from kvlab.course import record
 
     print(record.as_text())
-    print(f"noted in {record.path()}")
+    print(record.where())
     return 0
 
 

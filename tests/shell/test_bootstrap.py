@@ -27,7 +27,10 @@ from kvlab.shell import bootstrap, cli
 PROJECT = bootstrap.ROOT
 PACKAGE = PROJECT / "kvlab"
 # What an old Python meets first.
-STARTING = ("__init__.py", "__main__.py", "files.py", "shell/__init__.py", "shell/bootstrap.py")
+STARTING = (
+    "__init__.py", "__main__.py", "files.py", "shell/__init__.py", "shell/bootstrap.py",
+    "shell/surroundings.py",
+)  # fmt: skip
 HERE = "{}.{}".format(*sys.version_info[:2])
 
 # A project that pip can install without a network: its build backend writes the wheel itself.
@@ -250,11 +253,28 @@ def test_an_environment_that_has_all_is_used(root, machine, monkeypatch):
     assert not (root / ".venv").exists()
 
 
+def test_another_environment_that_lacks_a_part_is_told_before_one_is_made(
+    root, machine, monkeypatch, capsys
+):
+    monkeypatch.setattr(bootstrap, "lacking_extra", lambda extras, root: extras[-1])
+    monkeypatch.setattr(sys, "prefix", "/their/own")
+    assert start(root, "test")[0] == "inside"
+    first = said(capsys).splitlines()[0]
+    assert "/their/own lacks" in first and '-m pip install -e ".[dev]"' in first
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)  # a bare Python is no environment
+    (root / "constraints.txt").write_text("torch==2.12.0\n")
+    assert start(root, "test")[0] == "inside"
+    assert "lacks" not in said(capsys)
+
+
 def test_an_installed_package_never_makes_an_environment(root, machine, monkeypatch, capsys):
     (root / "pyproject.toml").unlink()
     monkeypatch.setattr(bootstrap, "lacking_extra", lambda extras, root: extras[-1])
     assert start(root, "test") == 1
-    assert one_sentence(said(capsys), '-m pip install "kvlab[dev]"')
+    assert one_sentence(said(capsys), "the project's own folder", "python3 -m kvlab test")
+    monkeypatch.setattr(bootstrap, "lacking_extra", lambda extras, root: "")
+    assert start(root, "demo") == 1
+    assert one_sentence(said(capsys), "in the project's folder", '-m pip install "."')
     assert machine.ran == []
     assert not (root / ".venv").exists()
 
@@ -394,6 +414,31 @@ def test_a_foreign_venv_is_left_alone(root, machine, capsys, kind):
     assert machine.ran == []
     if kind == "folder":
         assert [path.name for path in venv.iterdir()] == ["thesis.txt"]
+
+
+def test_nothing_is_deleted_through_a_link(root, machine, capsys, tmp_path):
+    """A linked environment that was set up for another folder is somebody else's."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "thesis.txt").write_text("mine")
+    bootstrap.write_stamp(shared, state="done", root=str(tmp_path / "elsewhere"))
+    before = {path.name: path.read_bytes() for path in shared.iterdir()}
+    (root / ".venv").symlink_to(shared)
+    assert start(root, "lab") == 1
+    assert one_sentence(said(capsys), str(shared), "remove the link")
+    assert {path.name: path.read_bytes() for path in shared.iterdir()} == before
+    assert machine.ran == []
+
+
+@pytest.mark.parametrize(("options", "part"), [([], "6.0 GB"), (["--torch", "cpu"], "1.5 GB")])
+def test_a_disk_without_room_is_named_before_anything_is_made(
+    root, machine, monkeypatch, capsys, options, part
+):
+    usage = type("Usage", (), {"free": 1_499_000_000})
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    assert start(root, "lab", *options) == 1
+    assert one_sentence(said(capsys), part, "1.5 GB are free", "make room")
+    assert machine.ran == [] and not (root / ".venv").exists()
 
 
 @pytest.mark.parametrize("cut_off", [False, True])
@@ -675,8 +720,11 @@ def test_why_pip_failed(root, machine, capsys, text, parts):
 def test_a_full_disk_is_named_whatever_pip_says(root, machine, monkeypatch, capsys):
     machine.fails = ("--editable",)
     machine.pip_log = log("ERROR: something odd")
-    full = type("Usage", (), {"free": 4096})
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
+
+    def usage(folder):  # there was room until pip came
+        return type("Usage", (), {"free": 4096 if machine.installs() else 10**10})
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
     assert start(root, "lab") == 1
     assert one_sentence(said(capsys), "the disk is full")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,12 @@ _MOST_BYTES = 32 * 2**20
 
 
 def printable(text: str) -> str:
-    """A stranger's text (a file's name, say) without what would steer a terminal."""
+    """A stranger's text (a file's name, say) without what would steer a terminal.
+
+    Of a name that the system's encoding could not read, the bytes are read as UTF-8.
+    """
+    with contextlib.suppress(UnicodeError):
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8")
     return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 

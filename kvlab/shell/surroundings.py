@@ -1,0 +1,29 @@
+"""What a command finds around it: streams that take any text, and threads that wait in peace.
+
+Everything here has to happen before torch is imported, so it uses the standard library alone.
+"""
+
+import os
+import sys
+
+# Where a step is short, its threads wait for each other more than they work. OpenMP's waiting is
+# spinning, and on a busy machine it burns the time that the awaited thread needs
+# (`python -m benchmarks.threads`).
+THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+
+FAILING = ("strict", "surrogateescape")  # what Python gives streams; the second in the C locale
+
+
+def settle():
+    """Prepares this process and those that it starts. What the user has set stays."""
+    for name, value in THREADS.items():
+        os.environ.setdefault(name, value)
+    for stream in (sys.stdout, sys.stderr):
+        take_any_text(stream)
+
+
+def take_any_text(stream):
+    """Lets a stream write what its encoding lacks as escapes, such as \\u674e, and not fail."""
+    change = getattr(stream, "reconfigure", None)  # a notebook's streams take everything
+    if change is not None and stream.errors in FAILING:
+        change(errors="backslashreplace")
