@@ -12,7 +12,7 @@ ROOT = bootstrap.ROOT
 NAMES = ("李明", "Zoë 🙂")
 # every command that answers without long work, its words beyond Latin letters
 COMMANDS = """
-import sys
+import os, sys
 from kvlab.shell import cli, surroundings
 surroundings.settle()
 for line in (
@@ -20,7 +20,7 @@ for line in (
     ["demo", "\\u4f60\\u597d \\U0001f642", "-n", "2"],
     ["generate", "\\u4f60\\u597d \\U0001f642", "-n", "2"],
     ["generate", "x", "--model", "\\u674e\\u660e"],
-    ["export", sys.argv[1] + "/\\u674e"],
+    ["export", sys.argv[1] + os.fsdecode(b"/\\xe6\\x9d\\x8e")],  # as a shell passes it
     ["normalise", "--check", *sys.argv[2:]],
     ["grade", *sys.argv[2:], "--csv", sys.argv[1] + "/m.csv"],
 ):
