@@ -48,7 +48,7 @@ def test_json_and_picture(tmp_path, capsys):
     ("line", "named"),
     [
         (["demo", " "], "prompt is empty"),
-        (["demo", "-n", "0"], "0 new tokens"),
+        (["demo", "-n", "0"], "number of new tokens is 0"),
         (["demo", "-n", "3000"], "at most 2048"),
         (["demo", "-n", "2", "--plot", "no/such/folder/x.png"], "folder is not there"),
         (["demo", "-n", "2", "--plot", "x.xyz"], "x.xyz"),
