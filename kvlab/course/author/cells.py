@@ -54,7 +54,9 @@ def _answered(exercise: Exercise) -> tuple[dict[str, Any], dict[str, Any]]:
         "points": exercise.points,
     }  # fmt: skip
     check = f'check("{exercise.number}", {exercise.name})'
-    hidden = f"{check}\n### BEGIN HIDDEN TESTS\nassert {check}.passed\n### END HIDDEN TESTS"
+    # nbgrader's feedback shows the words of the assertion, and no other output of the cell
+    asserted = f"verdict = {check}\nassert verdict.passed, verdict"
+    hidden = f"{check}\n### BEGIN HIDDEN TESTS\n{asserted}\n### END HIDDEN TESTS"
     return _code(exercise.cell, common | answer), _code(hidden, common | graded)
 
 
