@@ -1,6 +1,6 @@
 """How much of a wrong engine the suite would notice: a command of its own, never part of the suite.
 
-    pip install -e ".[dev,mutation]"
+    pip install cosmic-ray==8.7.0
     python -m tests.mutation --sample 100 --seed 0 --out mutants.jsonl
 
 Each mutant is one small change that cosmic-ray makes to one file, in a copy of the project. The
