@@ -104,7 +104,7 @@ def interleaved(
 ) -> dict[str, tuple[float, ...]]:
     """Seconds of each of several functions, run in turn, every other round in reverse order."""
     checks.kind("runs", runs, Mapping, "functions by name")
-    checks.functions(**runs)
+    checks.functions(**{str(name): run for name, run in runs.items()})
     rounds, warm_up = checks.whole("rounds", rounds, 0), checks.whole("warm_up", warm_up, 0)
     if rounds < 1 or not runs:
         raise ValueError(f"{rounds} rounds of {len(runs)} runs were asked for; expected one each.")

@@ -102,7 +102,6 @@ CH10: Reasons = {
         "-1 -> 1  in  order = contest_GT.argsort(dim=-1, descending=True, stable=T": "counted from the front it is the same axis.",
     },
     "10.5": {
-        "(q_RWD @ k_TD.T / k_TD.shape[1] ** 0.5).softmax(-1) -> q_RWD @ k_TD.T / k_TD.shape[1] ** 0.5": "the score is the learner's choice: any that halves the error passes.",
         "q_RWD @ k_TD.T / k_TD.shape[1] ** 0.5 -> q_RWD @ k_TD.T * k_TD.shape[1] ** 0.5": "the score is the learner's choice: any that halves the error passes.",
         "q_RWD @ k_TD.T / k_TD.shape[1] ** 0.5 -> q_RWD @ k_TD.T": "the score is the learner's choice: any that halves the error passes.",
         "k_TD.shape[1] ** 0.5 -> k_TD.shape[1] * 0.5  in  weights_RWT = (q_RWD @ k_TD.T / k_TD.shape[1] ** 0.5).softma": "the score is the learner's choice: any that halves the error passes.",

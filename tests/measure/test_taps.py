@@ -40,7 +40,7 @@ def test_all_that_passes_is_heard_in_its_order_and_shape():
 
 def test_it_ends_with_its_block_or_by_hand_and_after_an_error():
     model, heard = tiny_model(), []
-    with pytest.raises(IndexError), listen(model, tap_q=lambda i, q: heard.append(i)):
+    with pytest.raises(ValueError), listen(model, tap_q=lambda i, q: heard.append(i)):
         model(torch.tensor([[99]]))
     assert hooks(model) == 0
     open_ended = listen(model, after=lambda i, out: heard.append(i))
