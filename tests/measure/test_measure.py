@@ -249,3 +249,7 @@ def test_a_thing_compared_with_itself_is_timed_twice(work):
 
     comparison = compare(run, run, pairs=2, warm_up=0)
     assert (comparison.slow_seconds, comparison.fast_seconds) == ((1, 4), (2, 3))
+
+
+def test_functions_to_be_timed_may_have_keys_of_any_kind():
+    assert set(interleaved({("a", 1): int, 2: int}, rounds=1)) == {("a", 1), 2}
