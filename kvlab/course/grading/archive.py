@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from kvlab import files
 from kvlab.course.grading.names import own_file
 from kvlab.course.grading.notebooks import MAX_BYTES
 
@@ -112,7 +113,7 @@ def _take(
     folder.mkdir(parents=True)
     plain = re.sub(r"[^\w .()-]", "_", own_file(submission))[-60:].strip(" .") or "notebook"
     target = folder / f"{plain}.ipynb"
-    target.write_bytes(content)
+    files.write(target, content)
     found.files[submission], found.entries[submission] = target, name
     when = entry.date_time
     if when[0] > 1980:  # the first date of the format stands for none
