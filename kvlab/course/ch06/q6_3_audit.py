@@ -132,8 +132,9 @@ class Subject(Lent):
             return torch.randn(shape, generator=torch_rng, dtype=torch.float64)
 
         self._x_TC = normal(capacity + 1, width)
-        self._w_q, *self._w_kv = normal(3, width, width)
-        self._noise = 4 * normal(2, width)
+        # scores of a size at which no row's weight is lost in rounding, so that every poison shows
+        self._w_q, *self._w_kv = normal(3, width, width) / width**0.5
+        self._noise = 2 * normal(2, width)
         # the row that one who "ignores a row" never looks at: any of the prompt's
         self._blind = int(torch.randint(n_prompt, (1,), generator=torch_rng))
         # and the step in which one is looked at, or an empty slot read, and that slot
