@@ -20,7 +20,6 @@ from kvlab.families import as_ids
 from kvlab.model import Transformer
 from kvlab.tokenizer import Tokenizer
 
-_SHIPPED = {"pocket": Path(__file__).parent / "pocket" / "weights"}
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -30,8 +29,8 @@ def load(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | str = torch.float32,
 ) -> tuple[Transformer, Tokenizer]:
-    """Open a model and its tokenizer: "pocket", a folder with Hugging Face files, a GGUF
-    file, or a hub id.
+    """Open a model and its tokenizer: "pocket", "smollm2", a folder with Hugging Face files, a
+    GGUF file, or a hub id.
 
     `dtype` is a torch type or its name ("bfloat16"); "auto" keeps the type of the file. A folder
     wins over a hub id ("owner/name"), which is fetched by `huggingface_hub` into its own cache.
@@ -46,12 +45,12 @@ def load(
     device, dtype = check_device(device), as_dtype(dtype)
     if str(name).endswith(".gguf"):
         config, weights, tokenizer = gguf_file.read(Path(name).expanduser(), device, dtype)
-        return _assemble(config, weights, Path(name)), tokenizer
+        return assemble(config, weights, Path(name)), tokenizer
     folder = _find(name)
     config = _read_config(folder)
     weights = _read_weights(folder, device, dtype)
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
-    return _assemble(config, weights, folder), tokenizer
+    return assemble(config, weights, folder), tokenizer
 
 
 def check_device(device: str | torch.device) -> torch.device:
@@ -76,18 +75,20 @@ def check_device(device: str | torch.device) -> torch.device:
 
 def _find(name: str | Path) -> Path:
     try:
-        folder = _SHIPPED.get(str(name)) or Path(name).expanduser()
+        folder = hub.NAMED.get(str(name)) or Path(name).expanduser()
         if (folder / "config.json").is_file():
             return folder
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a NUL
         raise ValueError(
             f"Model {str(name)[:80]!r} was asked for: no path at all ({error})."
         ) from None
+    if str(name) in hub.NAMED:
+        raise ValueError(hub.UNFETCHED)
     if not folder.exists() and isinstance(name, str) and hub.ID.fullmatch(name):
         # the config comes first: nothing large is fetched for a model that would be refused
         ModelConfig.from_hf(_read_json(hub.fetched(name, ("config.json",)) / "config.json"))
         return hub.fetched(name, hub.FILES)
-    shipped = ", ".join(map(repr, _SHIPPED))
+    shipped = ", ".join(map(repr, hub.NAMED))
     state = "it has no config.json" if folder.is_dir() else "that is not a folder"
     raise ValueError(
         f"Model {str(name)!r} was asked for: {state}. Expected {shipped}, a folder with "
@@ -190,7 +191,8 @@ def _tensors(
         yield name, tensor
 
 
-def _assemble(config: ModelConfig, weights: dict[str, torch.Tensor], folder: Path) -> Transformer:
+def assemble(config: ModelConfig, weights: dict[str, torch.Tensor], folder: Path) -> Transformer:
+    """A model of these weights, which are checked against its configuration; `folder` is named."""
     if config.n_layers > len(weights):  # a layer has nine tensors or more
         raise ValueError(
             f"The config in {folder} asks for {config.n_layers} layers, but the file holds "

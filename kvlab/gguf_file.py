@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,17 @@ _LLAMA3_FACTORS = (8.0, 32.0)  # Llama 3.1's and 3.2's
 
 
 def read(
-    path: Path, device: torch.device, dtype: torch.dtype | None
+    path: Path,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    *,
+    progress: Callable[[Iterable], Iterable] = iter,
 ) -> tuple[ModelConfig, dict[str, Tensor], Tokenizer]:
     """Configuration, parameters by Hugging Face's names, and tokenizer of a GGUF file.
 
     `dtype` is the type to hold the parameters in; None takes the one nearest to the file's
-    (float16 for blocks of fewer bits). A tensor is unfolded and converted before the next one.
+    (float16 for blocks of fewer bits). A tensor is unfolded and converted before the next one;
+    `progress` is given the tensors and gives them back one by one, as tqdm does.
     Raises: ValueError when the file is cut, its header lies, or it holds what this engine does not
     run; nothing is unfolded before that.
     """
@@ -70,7 +75,7 @@ def read(
     tokenizer = _tokenizer(path, config)
     dtype = dtype or _nearest(tensors)
     weights = {}
-    for name, ours in names.items():
+    for name, ours in progress(list(names.items())):
         found = torch.tensor(package.dequantize(tensors[name].data, tensors[name].tensor_type))
         if entries["general.architecture"] == "llama":
             found = _unpermuted(ours, found, config)

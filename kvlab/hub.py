@@ -1,10 +1,20 @@
-"""Checkpoints of Hugging Face's hub, fetched by `huggingface_hub` into its own cache."""
+"""Where checkpoints are that have a name, and those of Hugging Face's hub, which are fetched."""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
+# the one that comes along, and the one that `kvlab fetch` brings into this environment
+NAMED = {
+    "pocket": Path(__file__).parent / "pocket" / "weights",
+    "smollm2": Path(sys.prefix) / "share" / "kvlab" / "smollm2",
+}
+UNFETCHED = (
+    "Model 'smollm2' was asked for and has not been fetched yet. One command does it, a download "
+    "of 93 MB: python3 -m kvlab fetch smollm2"
+)
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 # all that is read; other safetensors of a repository may be the same weights once more
 FILES = (

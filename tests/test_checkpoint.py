@@ -132,9 +132,9 @@ def test_a_precision_that_is_none_is_named(folder, dtype):
 
 
 def test_the_pocket_model_loads_from_a_copy_as_well(tmp_path):
-    from kvlab.checkpoint import _SHIPPED
+    from kvlab.hub import NAMED
 
-    shutil.copytree(_SHIPPED["pocket"], tmp_path / "copy")
+    shutil.copytree(NAMED["pocket"], tmp_path / "copy")
     a, b = load("pocket")[0].state_dict(), load(tmp_path / "copy")[0].state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
 

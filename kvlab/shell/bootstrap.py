@@ -322,9 +322,9 @@ def set_up(root, extras, torch):
 
 
 @contextlib.contextmanager
-def locked(root):
-    """Holds the project's set-up lock; waits, and says so, while another set-up holds it."""
-    with open(root / ".venv.lock", "a", encoding="utf-8") as file:
+def locked(root, name=".venv.lock"):
+    """Holds a folder's set-up lock; waits, and says so, while another set-up holds it."""
+    with open(root / name, "a", encoding="utf-8") as file:
         if not try_lock(file.fileno()):
             say("another set-up is at work in this folder; waiting for it to end.")
             while not try_lock(file.fileno()):

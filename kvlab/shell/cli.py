@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         {
             "lab": _lab,
             "test": _test,
+            "fetch": _fetch,
             "demo": _demo,
             "generate": _generate,
             "eval": _eval,
@@ -85,6 +86,14 @@ def _test(_args, rest) -> int:
     from kvlab.shell.lab import run_tests
 
     return run_tests(rest)
+
+
+def _fetch(args, _rest) -> int:
+    from kvlab.shell import fetch
+
+    folder = fetch.fetch(args.name, wheel=args.wheel)
+    print(f"{args.name}: {fetch.size(folder) / 1e6:.0f} MB in {folder}")
+    return 0
 
 
 def _demo(args, _rest) -> int:
@@ -283,15 +292,6 @@ def _release(args, _rest) -> int:
 
 
 def _normalise(args, _rest) -> int:
-    from kvlab.course.grading import notebooks
+    from kvlab.course.grading import after
 
-    untidy = []
-    for path in args.files:
-        came = notebooks.read(path)
-        tidy = notebooks.normalise(came)
-        if tidy != came:
-            untidy.append(path)
-            if not args.check:
-                notebooks.write(path, tidy)
-    print(f"{', '.join(untidy) or 'nothing'} {'is untidy' if args.check else 'changed'}")
-    return 1 if untidy and args.check else 0
+    return after.run_normalise(args)

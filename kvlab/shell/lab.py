@@ -60,6 +60,8 @@ def run_tests(args: Sequence[str] = (), root: Path = ROOT) -> int:
     if not has_folders(root, "tests"):
         return 1
     runs, failed = {"tests": list(args)} if args else suite(root), []
+    if not args:
+        bring_model()
     # what tests and notebooks do there is not the reader's progress
     with tempfile.TemporaryDirectory(prefix="kvlab-", ignore_cleanup_errors=True) as data:
         env = {**environment(), "KVLAB_DATA": data}
@@ -78,6 +80,16 @@ def run_tests(args: Sequence[str] = (), root: Path = ROOT) -> int:
         return 1
     say(f"all passed: {', '.join(runs)}.")
     return 0
+
+
+def bring_model() -> None:
+    """Fetch the real model that some tests need, unless it is there; without it they skip."""
+    from kvlab.shell.fetch import fetch
+
+    try:
+        fetch("smollm2")
+    except ValueError as error:
+        say(f"tests on the real model will skip. {error}")
 
 
 def suite(root: Path) -> dict[str, list[str]]:

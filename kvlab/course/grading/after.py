@@ -1,11 +1,20 @@
-"""What `kvlab marks` and `kvlab similar` do: with marks that are there, and with answers alone."""
+"""What `kvlab marks`, `similar` and `normalise` do with marks and notebooks; nothing is graded."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from kvlab.course.grading import collect, marks, outputs, report, roster, similarity, tables
+from kvlab.course.grading import (
+    collect,
+    marks,
+    notebooks,
+    outputs,
+    report,
+    roster,
+    similarity,
+    tables,
+)
 from kvlab.course.grading.command import check_chapter
 
 
@@ -41,3 +50,17 @@ def run_similar(args: argparse.Namespace) -> int:
         report.write(args.csv, tables.marked(similarity.as_csv(found)))
     print(similarity.as_text(found))
     return 0
+
+
+def run_normalise(args: argparse.Namespace) -> int:
+    """Remove from notebooks what differs from run to run; 1 if --check finds some untidy."""
+    untidy = []
+    for path in args.files:
+        came = notebooks.read(path)
+        tidy = notebooks.normalise(came)
+        if tidy != came:
+            untidy.append(path)
+            if not args.check:
+                notebooks.write(path, tidy)
+    print(f"{', '.join(untidy) or 'nothing'} {'is untidy' if args.check else 'changed'}")
+    return 1 if untidy and args.check else 0
