@@ -285,6 +285,14 @@ ROWS = {
         lambda: measure.copy_bandwidth("cpu", n_bytes="a"),
     ],
     "measure.cpu_name": "takes nothing",
+    "measure.InUse": RESULT,
+    "measure.engaged": [
+        lambda: measure.engaged(3, cache(), [1]),
+        lambda: measure.engaged(MODEL, None, [1]),
+        lambda: measure.engaged(MODEL, cache(), "text"),
+        lambda: measure.engaged(MODEL, cache(), [1], 1.5),
+        lambda: measure.engaged(MODEL, cache(), [1], prune=3),
+    ],
     "measure.decode_work": [
         lambda: measure.decode_work(None, context=3),
         lambda: measure.decode_work(CONFIG, context=0),

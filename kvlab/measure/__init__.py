@@ -2,8 +2,9 @@
 
 Things are compared by running them in turn in one process and looking at the ratio of each pair. A
 time on its own says more about the machine than about the code. What the machine could do at best,
-`roofline` measures, and `decode_work` and `prefill_work` say what there is to do. `probe` watches a
-model at work and is imported by its own name.
+`roofline` measures, and `decode_work` and `prefill_work` say what there is to do. `engaged` tells
+whether a compressed cache is in use. `probe` watches a model at work and is imported by its own
+name.
 """
 
 from kvlab.measure.clocks import (
@@ -14,7 +15,9 @@ from kvlab.measure.clocks import (
     synchronize,
     threads,
 )
+from kvlab.measure.engaging import engaged
 from kvlab.measure.hardware import cpu_name, machine
+from kvlab.measure.in_use import InUse
 from kvlab.measure.limits import (
     Roofline,
     Work,
@@ -27,7 +30,7 @@ from kvlab.measure.limits import (
 )
 
 __all__ = [
-    "Comparison", "Roofline", "Work", "clock", "compare", "copy_bandwidth", "cpu_name",
-    "decode_work", "gemm_rate", "interleaved", "machine", "prefill_work", "read_bandwidth",
-    "roofline", "synchronize", "threads",
+    "Comparison", "InUse", "Roofline", "Work", "clock", "compare", "copy_bandwidth", "cpu_name",
+    "decode_work", "engaged", "gemm_rate", "interleaved", "machine", "prefill_work",
+    "read_bandwidth", "roofline", "synchronize", "threads",
 ]  # fmt: skip
