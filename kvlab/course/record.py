@@ -12,7 +12,7 @@ from typing import Any
 
 from kvlab import files
 from kvlab.course.author.spec import Verdict
-from kvlab.course.exercises import ALL
+from kvlab.course.exercises import exercises
 
 
 def path() -> Path:
@@ -77,8 +77,9 @@ def record(verdict: Verdict) -> None:
 def as_text() -> str:
     """All exercises of the book, chapter by chapter, and how far the reader is."""
     noted, lines, points = read(), [], 0
-    width = max(len(e.title) for e in ALL) + 2
-    for exercise in ALL:
+    known = exercises()
+    width = max(len(e.title) for e in known) + 2
+    for exercise in known:
         row = noted.get(exercise.number, {})
         state = row.get("state") or "not answered"
         said = "not answered yet" if state == "not answered" else state
@@ -90,6 +91,6 @@ def as_text() -> str:
         if chapter not in lines:
             lines.append(chapter)
         lines.append(f"  {exercise.number:<5}{exercise.title:<{width}}{said}")
-    done = sum(bool(noted.get(e.number, {}).get("passed")) for e in ALL)
-    total = sum(e.points for e in ALL)
-    return "\n".join([*lines, f"{done} of {len(ALL)} done, {points} of {total} points"])
+    done = sum(bool(noted.get(e.number, {}).get("passed")) for e in known)
+    total = sum(e.points for e in known)
+    return "\n".join([*lines, f"{done} of {len(known)} done, {points} of {total} points"])

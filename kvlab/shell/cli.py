@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from kvlab.shell.bootstrap import ROOT
 from kvlab.shell.options import parser_of
+from kvlab.shell.surroundings import own_exercises
 
 PROMPT = "System: You are helpful.\nUser: What is the capital of France?\nAssistant:"
 
@@ -21,7 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _parser().print_help()
         return 0
     try:
-        return args.run(args, rest)
+        with own_exercises(getattr(args, "exercises", None)):
+            return args.run(args, rest)
     except BrokenPipeError:
         sys.stderr.close()
         return 1
@@ -274,21 +276,9 @@ def _hint(args, _rest) -> int:
 
 
 def _release(args, _rest) -> int:
-    from kvlab.course.author import cells
-    from kvlab.course.exercises import CHAPTERS
-    from kvlab.course.grading import notebooks
+    from kvlab.course.grading import handout
 
-    stale = []
-    for chapter in CHAPTERS:
-        solved = cells.solutions(chapter.notebook, chapter.introduction, chapter.exercises)
-        for folder, made in (("solutions", solved), ("exercises", notebooks.release(solved))):
-            path = ROOT / folder / f"{chapter.notebook}.ipynb"
-            if not path.is_file() or notebooks.read(path) != made:
-                stale.append(f"{folder}/{path.name}")
-                if not args.check:
-                    notebooks.write(path, made)
-    print(f"{', '.join(stale) or 'nothing'} {'differs' if args.check else 'written'}")
-    return 1 if stale and args.check else 0
+    return handout.run(args, ROOT)
 
 
 def _normalise(args, _rest) -> int:

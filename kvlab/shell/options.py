@@ -38,6 +38,7 @@ def _to_start(command: Command) -> None:
     lab.add_argument("--no-browser", action="store_true", help="only print the address")
     lab.add_argument("--port", type=int, help="default: the first free one from 8888")
 
+    _own(lab)
     command("test", "run the whole suite, or pytest with the arguments given", True)
 
     fetch = command("fetch", "bring a real model into this environment: SmolLM2-135M-Instruct")
@@ -132,7 +133,8 @@ def _to_grade(command: Command) -> None:
     similar.add_argument("--roster", metavar="FILE.csv", help="to call students by their names")
     similar.add_argument("--csv", nargs="?", const="-", metavar=out, help="alone: print it")
 
-    command("progress", "which exercises are done, from a file on this computer")
+    progress = command("progress", "which exercises are done, from a file on this computer")
+    _own(grade, marks, similar, progress)
 
 
 def _of_students(parser: argparse.ArgumentParser) -> None:
@@ -161,9 +163,19 @@ def _to_learn_and_write(command: Command) -> None:
     release = command("release", "make exercises/ and solutions/ from course/")
     release.add_argument("--check", action="store_true", help="only say whether they agree")
 
+    _own(hint, release)
     tidy = command("normalise", "remove from notebooks what differs from run to run")
     tidy.add_argument("files", nargs="+", metavar="FILE.ipynb")
     tidy.add_argument("--check", action="store_true", help="only say whether they are tidy")
+
+
+def _own(*parsers: argparse.ArgumentParser) -> None:
+    """Where exercises of one's own are."""
+    for parser in parsers:
+        parser.add_argument(
+            "--exercises", action="append", metavar="FOLDER",
+            help="one with exercises of your own, also named by KVLAB_EXERCISES; again for another",
+        )  # fmt: skip
 
 
 def _budget(text: str) -> int | float:

@@ -1,8 +1,10 @@
-"""What a command finds around it: streams that take any text, and threads that wait in peace.
+"""What a command finds around it: streams that take any text, threads that wait in peace, and
+exercises of one's own.
 
 Everything here has to happen before torch is imported, so it uses the standard library alone.
 """
 
+import contextlib
 import os
 import sys
 
@@ -11,6 +13,7 @@ import sys
 # (`python -m benchmarks.threads`).
 THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 
+OWN = "KVLAB_EXERCISES"  # folders of exercises of one's own, as PATH names folders
 FAILING = ("strict", "surrogateescape")  # what Python gives streams; the second in the C locale
 
 
@@ -27,3 +30,17 @@ def take_any_text(stream):
     change = getattr(stream, "reconfigure", None)  # a notebook's streams take everything
     if change is not None and stream.errors in FAILING:
         change(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def own_exercises(folders):
+    """A block in which these folders have exercises of one's own, here and in what is started."""
+    before = os.environ.get(OWN)
+    if folders:
+        os.environ[OWN] = os.pathsep.join(map(os.path.abspath, folders))
+    try:
+        yield
+    finally:
+        if folders:
+            os.environ.pop(OWN)
+            os.environ.update({} if before is None else {OWN: before})

@@ -1,4 +1,5 @@
-"""Every exercise of the book, by the same rules; `-k 6.2` tries one of them.
+"""Every exercise of the book, by the same rules; `-k 6.2` tries one of them. Those in a folder of
+one's own are tried too where KVLAB_EXERCISES names it, once `kvlab release` has made notebooks.
 
 The right answer passes and so does a second one in another style, here and in another process; the
 stub is not answered yet; each wrong answer loses and is named; the notebooks agree with the
@@ -11,18 +12,21 @@ import re
 import pytest
 
 from kvlab.course.author import cells
-from kvlab.course.exercises import ALL, CHAPTERS
-from kvlab.course.grading import notebooks
+from kvlab.course.exercises import chapters, exercises
+from kvlab.course.grading import handout, notebooks
 from kvlab.course.grading.grade import grade_source
 from kvlab.course.judge import draw, judge
 from kvlab.course.sandbox.answer import LocalAnswer
 from kvlab.shell.cli import ROOT
 from tests.course.answering import local
 
+CHAPTERS, ALL = chapters(), exercises()
+
 
 def answer(exercise, folder="solutions"):
     """The source of an exercise's answer cell in its notebook."""
-    (path,) = (ROOT / folder).glob(f"{int(exercise.chapter):02d}_*.ipynb")
+    (chapter,) = (c for c in CHAPTERS if c.number == exercise.chapter)
+    path = (chapter.folder or ROOT) / folder / f"{chapter.notebook}.ipynb"
     return notebooks.answers(notebooks.read(path))[exercise.grade_id]
 
 
@@ -103,12 +107,12 @@ def test_a_right_answer_passes_however_often_it_is_graded(exercise, nursery):
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.notebook)
 def test_both_notebooks_are_made_from_the_exercises_files(chapter):
-    made = cells.solutions(chapter.notebook, chapter.introduction, chapter.exercises)
-    for folder, wanted in (("solutions", made), ("exercises", notebooks.release(made))):
-        there = notebooks.read(ROOT / folder / f"{chapter.notebook}.ipynb")
+    made = handout.made_of(chapter)
+    for folder, wanted in made.items():
+        there = notebooks.read((chapter.folder or ROOT) / folder / f"{chapter.notebook}.ipynb")
         assert there == wanted, "run: kvlab release"
         assert notebooks.normalise(there) == there
-    assert not re.search("BEGIN SOLUTION|HIDDEN TESTS", str(wanted))
+    assert not re.search("BEGIN SOLUTION|HIDDEN TESTS", str(made["exercises"]))
 
 
 def test_the_cells_are_what_nbgrader_and_the_reader_expect(exercise):

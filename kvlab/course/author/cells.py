@@ -18,14 +18,20 @@ DONE = """## Done?
 
 `python3 -m kvlab grade exercises/{name}.ipynb` in a terminal prints your marks. It runs each answer
 in a process of its own, with other random cases than the checks above."""
+DONE_OWN = """## Done?
+
+Save the notebook and hand it in. When it is graded, each answer runs in a process of its own, with
+other random cases than the checks above."""
 
 
-def solutions(name: str, introduction: str, exercises: Sequence[Exercise]) -> Notebook:
-    """A chapter's notebook with every exercise solved."""
+def solutions(
+    name: str, introduction: str, exercises: Sequence[Exercise], own: bool = False
+) -> Notebook:
+    """A chapter's notebook with every exercise solved; `own` where a teacher's are among them."""
     made = [_text(introduction.strip()), _code(SETUP)]
     for exercise in exercises:
         made += [_text(statement_of(exercise)), *_answered(exercise)]
-    made.append(_text(DONE.format(name=name)))
+    made.append(_text(DONE_OWN if own else DONE.format(name=name)))
     for i, cell in enumerate(made, 1):
         cell["id"] = f"cell-{i:02d}"
     # strict nbval passes over a cell without a count

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kvlab.course.author.spec import Exercise, Verdict
-from kvlab.course.exercises import ALL, find
+from kvlab.course.exercises import exercises, find
 from kvlab.course.grading import notebooks
 from kvlab.course.judge import judge, not_answered
 from kvlab.course.sandbox.answer import AnswerRaised, LocalAnswer, NotData, Stopped
@@ -84,7 +84,7 @@ class _Found:
 def _read(path: str | Path, rules: Rules) -> _Found:
     """Find the answers, by their metadata; for a chapter that is there, by names as well."""
     notebook = notebooks.read(path)
-    known = [e for e in ALL if rules.chapter in (None, e.chapter)]
+    known = [e for e in exercises() if rules.chapter in (None, e.chapter)]
     marked = notebooks.answers(notebook)
     chapters = {e.chapter for e in known if e.grade_id in marked} or {_chapter_by_name(path, rules)}
     likely = [e for e in known if e.chapter in chapters] or known
@@ -96,11 +96,11 @@ def _read(path: str | Path, rules: Rules) -> _Found:
             f"{path} has no answer cell of any exercise{of}; expected cells like "
             f"{known[0].grade_id!r}, as in exercises/."
         )
-    exercises = [e for e in known if e.chapter in chapters]
-    missing = [e.number for e in exercises if e.grade_id not in sources]
+    wanted = [e for e in known if e.chapter in chapters]
+    missing = [e.number for e in wanted if e.grade_id not in sources]
     if missing:
         notes.insert(0, f"no answer cell for {', '.join(missing)}")
-    return _Found(exercises, sources, notes)
+    return _Found(wanted, sources, notes)
 
 
 def _graded(path: str | Path, found: _Found, rules: Rules, nursery: Nursery | None) -> Graded:
@@ -230,7 +230,7 @@ def unread(name: str, path: str | Path, rules: Rules, level: Level, note: str) -
     """The result where nothing could be graded: no points, and why."""
     verdicts = tuple(
         Verdict(e, "no cell", "Nothing of this notebook could be graded: see the note.")
-        for e in ALL
+        for e in exercises()
         if e.chapter == _chapter_by_name(path, rules)
     )
     return Graded(str(path), verdicts, level, note, name)
@@ -255,7 +255,7 @@ def private_cases(path: str | Path) -> dict[str, Callable[..., Any]]:
         found = runpy.run_path(str(path)).get("CASES")
     except Exception as error:
         raise ValueError(f"{path} does not run: {type(error).__name__}: {error}") from None
-    numbers = [e.number for e in ALL]
+    numbers = [e.number for e in exercises()]
     if not isinstance(found, dict) or not all(map(callable, found.values())):
         raise ValueError(
             f'{path} has no CASES; expected a dict like {{"{numbers[0]}": make_case}}, where '

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from kvlab.course.exercises import CHAPTERS
+from kvlab.course.exercises import chapters
 from kvlab.course.grading import tables
 from kvlab.course.grading.roster import IDS, LOGINS, NAMES, Roster, plain
 
@@ -68,7 +68,7 @@ def deadlines(given: Sequence[str]) -> dict[str, datetime]:
     found: dict[str, datetime] = {}
     for text in given:
         chapter, _, time = text.rpartition("=")
-        known = [c.number for c in CHAPTERS]
+        known = [c.number for c in chapters()]
         if chapter and chapter not in known:
             raise ValueError(f"--deadline {text}: there are exercises of {', '.join(known)}.")
         if chapter in found:

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from kvlab.course.exercises import CHAPTERS
+from kvlab.course.exercises import chapters
 
 _MOODLE = re.compile(r"(?P<name>.+)_(?P<id>\d+)_assignsubmission_file(?:_.*)?", re.S)
 _CANVAS = re.compile(r"(?P<name>[^_/]+)_(?:LATE_)?(?P<id>\d+)_\d+_(?P<file>[^/]+)", re.S)
@@ -34,7 +34,7 @@ def who(submission: str) -> Who:
     if found:
         return Who(found["id"], found["name"])
     if not inner:
-        for chapter in CHAPTERS:
+        for chapter in chapters():
             cut = re.sub(rf"[ _-]+{chapter.notebook}(?: ?\(\d+\))?\Z", "", first)
             if cut and cut != first:
                 return Who("", cut)

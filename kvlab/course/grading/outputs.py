@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kvlab.course.exercises import CHAPTERS
+from kvlab.course.exercises import chapters
 from kvlab.course.grading import (
     analysis,
     analysis_page,
@@ -93,7 +93,7 @@ def _by_chapter(text: str | None, option: str) -> dict[str, float]:
 
 
 def _known(chapter: str, where: str) -> None:
-    known = [c.number for c in CHAPTERS]
+    known = [c.number for c in chapters()]
     if chapter not in known:
         raise ValueError(f"{where}: there are exercises of chapters {', '.join(known)}.")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from kvlab.course.exercises import ALL
+from kvlab.course.exercises import exercises
 from kvlab.course.grading import notebooks, tables
 from kvlab.course.grading.marks import in_order
 from kvlab.course.grading.roster import Roster, whose
@@ -91,7 +91,7 @@ def _answers(
     submissions: Mapping[str, Path], chapter: str | None, roster: Roster | None
 ) -> dict[str, dict[str, tuple[str, ...]]]:
     """By question and student: the shapes that are long enough to tell anything."""
-    wanted = [e for e in ALL if chapter in (None, e.chapter)]
+    wanted = [e for e in exercises() if chapter in (None, e.chapter)]
     found: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)
     for e in wanted:
         found[e.number][PUBLISHED] = shape(e.cell)

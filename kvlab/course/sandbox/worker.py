@@ -36,6 +36,7 @@ from kvlab.course.sandbox.answer import (
 from kvlab.course.sandbox.forbid import refusal, without
 from kvlab.course.sandbox.limits import Limits, address_space
 from kvlab.course.sandbox.loan import Borrowed
+from kvlab.course.sandbox.shown import OWN
 
 _CELL = "<answer>"
 
@@ -172,6 +173,7 @@ class Refuse(MetaPathFinder):
 def run(order: dict[str, Any], incoming: BinaryIO, outgoing: BinaryIO) -> None:
     """Serve one answer to the end of its conversation."""
     torch.set_num_threads(1)
+    os.environ.pop(OWN, None)  # what hid that folder from the answer need not tell of it
     Talk(incoming, outgoing, order).serve()
 
 
