@@ -6,7 +6,6 @@ memory peaks at about the size of the weights.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from kvlab import gguf_file, hub
+from kvlab import chat, gguf_file, hub
 from kvlab.config import ModelConfig
 from kvlab.families import as_ids
 from kvlab.model import Transformer
@@ -49,7 +48,7 @@ def load(
     folder = _find(name)
     config = _read_config(folder)
     weights = _read_weights(folder, device, dtype)
-    tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(folder / "tokenizer.json", chat.read(folder))
     return assemble(config, weights, folder), tokenizer
 
 
@@ -86,7 +85,7 @@ def _find(name: str | Path) -> Path:
         raise ValueError(hub.UNFETCHED)
     if not folder.exists() and isinstance(name, str) and hub.ID.fullmatch(name):
         # the config comes first: nothing large is fetched for a model that would be refused
-        ModelConfig.from_hf(_read_json(hub.fetched(name, ("config.json",)) / "config.json"))
+        ModelConfig.from_hf(hub.read_json(hub.fetched(name, ("config.json",)) / "config.json"))
         return hub.fetched(name, hub.FILES)
     shipped = ", ".join(map(repr, hub.NAMED))
     state = "it has no config.json" if folder.is_dir() else "that is not a folder"
@@ -100,12 +99,12 @@ def _read_config(folder: Path) -> ModelConfig:
     """The architecture; ids that end a text are those of generation_config.json, if it has any."""
     path = folder / "config.json"
     try:
-        config = ModelConfig.from_hf(_read_json(path))
+        config = ModelConfig.from_hf(hub.read_json(path))
     except ValueError as error:
         said = str(error)
         raise error if str(path) in said else ValueError(f"{said} ({path})") from None
     generation = folder / "generation_config.json"
-    ends = as_ids(_read_json(generation).get("eos_token_id")) if generation.is_file() else ()
+    ends = as_ids(hub.read_json(generation).get("eos_token_id")) if generation.is_file() else ()
     return replace(config, eos_ids=ends) if ends else config
 
 
@@ -122,22 +121,12 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype | None:
     return found
 
 
-def _read_json(path: Path) -> dict:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not readable JSON: {str(error)[:200]}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds a {type(found).__name__}; expected a JSON object.")
-    return found
-
-
 def _weight_files(folder: Path) -> list[Path]:
     """One file where there is one, as `transformers` has it; else those that the index names."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file() or not index.is_file():
         return [single]
-    parts = _read_json(index).get("weight_map")
+    parts = hub.read_json(index).get("weight_map")
     if not isinstance(parts, dict) or not all(isinstance(p, str) for p in parts.values()):
         raise ValueError(f"{index} has no weight_map from names to files.")
     for name in parts.values():

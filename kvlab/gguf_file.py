@@ -17,6 +17,7 @@ import torch
 from tokenizers import Tokenizer as _Tokenizer
 from torch import Tensor
 
+from kvlab.chat import ChatTemplate
 from kvlab.config import ModelConfig
 from kvlab.families import as_ids
 from kvlab.tokenizer import Tokenizer
@@ -73,6 +74,7 @@ def read(
     names = {name: _our_name(name, config, path) for name in tensors if name != _FREQS}
     _refuse_shapes(config, {names[name]: tensors[name] for name in names}, path)
     tokenizer = _tokenizer(path, config)
+    tokenizer.template = _template(entries, tokenizer, path)
     dtype = dtype or _nearest(tensors)
     weights = {}
     for name, ours in progress(list(names.items())):
@@ -277,6 +279,18 @@ def _tokenizer(path: Path, config: ModelConfig) -> Tokenizer:
             "expected both from one model."
         )
     return tokenizer
+
+
+def _template(entries: Mapping[str, Any], tokenizer: Tokenizer, path: Path) -> ChatTemplate | None:
+    source = entries.get("tokenizer.chat_template")
+    if not isinstance(source, str):
+        return None
+    tokens = {}
+    for name, theirs in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
+        i = entries.get(f"tokenizer.ggml.{theirs}_token_id")
+        if isinstance(i, int) and i < len(tokenizer):
+            tokens[f"{name}_token"] = tokenizer.inner.id_to_token(i)
+    return ChatTemplate(source, tokens, path)
 
 
 def _known_alone(inner: _Tokenizer, n_tokens: int) -> _Tokenizer:

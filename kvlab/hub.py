@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -24,6 +25,9 @@ FILES = (
     "model-*.safetensors",
     "model.safetensors.index.json",
     "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
 )
 
 
@@ -54,3 +58,17 @@ def _no_hub(name: str, why: str) -> ValueError:
         f"Model {name!r} was asked for: it is no folder here, and as a hub id it {why}. "
         "Or download its files on a machine where that works, and pass the folder."
     )
+
+
+def read_json(path: Path) -> dict:
+    """The object in a file.
+
+    Raises: ValueError naming the file when it cannot be read or holds anything else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable JSON: {str(error)[:200]}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a {type(found).__name__}; expected a JSON object.")
+    return found

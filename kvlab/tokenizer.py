@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from numbers import Integral
 from pathlib import Path
 
@@ -13,19 +13,20 @@ from tokenizers import Tokenizer as _Tokenizer
 class Tokenizer:
     """A checkpoint's tokenizer: what it adds at the start (BOS) is its own file's business."""
 
-    def __init__(self, inner: _Tokenizer) -> None:
-        self.inner = inner
+    def __init__(self, inner: _Tokenizer, template: Callable[..., str] | None = None) -> None:
+        """`template` turns messages into text, as `chat.ChatTemplate` does."""
+        self.inner, self.template = inner, template
         self._unknown_id = _unknown_id(inner)
 
     @classmethod
-    def from_file(cls, path: str | Path) -> Tokenizer:
+    def from_file(cls, path: str | Path, template: Callable[..., str] | None = None) -> Tokenizer:
         path = Path(path)
         if not path.is_file():
             raise ValueError(
                 f"No tokenizer at {path}; expected a Hugging Face tokenizer.json beside the model."
             )
         try:
-            return cls(_Tokenizer.from_file(str(path)))
+            return cls(_Tokenizer.from_file(str(path)), template)
         except Exception as error:  # the library raises a bare Exception
             raise ValueError(f"{path} is not a readable tokenizer.json: {error}") from None
 
@@ -52,6 +53,20 @@ class Tokenizer:
                 "expected text in the model's own alphabet. Remove it or use another checkpoint."
             )
         return encoding.ids
+
+    def chat(self, messages: object, **more: object) -> list[int]:
+        """Token ids of a conversation in the model's own form, up to where its answer begins.
+
+        `messages` are [{"role": "user", "content": "..."}], or one user's text; `more` are
+        variables of the template. It writes BOS where it wants it, so none is added.
+        Raises: ValueError where the checkpoint has no chat template, or it refuses.
+        """
+        if self.template is None:
+            raise ValueError(
+                "This checkpoint has no chat template, as base models have none: encode the text "
+                "that it is to go on from, tokenizer.encode(text)."
+            )
+        return self.encode(self.template(messages, **more), special=False)
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
         """The text of some token ids; special tokens (EOS) are left out unless asked for.

@@ -51,6 +51,7 @@ def write(
     freqs=None,
     n_layers=None,
     architecture=None,
+    template=None,
 ):
     """A `transformers` model as a GGUF file, its matrices of one kind."""
     config = model.config
@@ -78,6 +79,8 @@ def write(
         out.add_eos_token_id(0)
         out.add_bos_token_id(0)
         out.add_add_bos_token(False)
+    if template is not None:
+        out.add_chat_template(template)
     for key, value in changes:
         out.add_uint32(key, value)
     if freqs is not None:
@@ -170,6 +173,17 @@ def test_the_tokenizer_comes_from_the_file(tmp_path):
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text and len(ids) < len(text.encode())
     assert len(tokenizer) == 300 and model.config.eos_ids == (0,)
+
+
+def test_the_chat_template_comes_from_the_file(tmp_path):
+    source = "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    file = write(tmp_path / "m.gguf", wide("llama"), template=source)
+    tokenizer = load(file)[1]
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path, gguf_file="m.gguf")
+    want = theirs.apply_chat_template([{"role": "user", "content": "the queen"}], return_dict=False)
+    assert tokenizer.chat("the queen") == want and want[0] == want[-1] == 0
+    with pytest.raises(ValueError, match="has no chat template"):
+        load(write(tmp_path / "m.gguf", wide("llama")))[1].chat("the queen")
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ def export(model: Transformer, folder: Path) -> None:
     bpe.write_json(folder / "config.json", model.config.to_hf("float16"))
     ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     bpe.write_json(folder / "generation_config.json", ends)
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+    spoken = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+    for name in (*spoken, "chat_template.jinja"):
         if (path() / name).exists() and folder.resolve() != path():
             files.write(folder / name, (path() / name).read_bytes())

@@ -40,7 +40,7 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 # The modules that tell whether an extra of pyproject.toml is there; "" is what the engine needs.
 MODULES = {
-    "": ("torch", "safetensors", "tokenizers", "numpy", "numba"),
+    "": ("torch", "safetensors", "tokenizers", "jinja2", "numpy", "numba"),
     "book": ("jupyterlab", "ipywidgets", "anywidget", "matplotlib"),
     "dev": ("pytest", "pytest_timeout", "nbval", "hypothesis", "transformers"),
 }

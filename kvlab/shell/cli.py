@@ -12,8 +12,6 @@ from kvlab.shell.bootstrap import ROOT
 from kvlab.shell.options import parser_of
 from kvlab.shell.surroundings import own_exercises
 
-PROMPT = "System: You are helpful.\nUser: What is the capital of France?\nAssistant:"
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 if all went well, 1 if something failed, 2 for wrong usage."""
@@ -104,8 +102,9 @@ def _demo(args, _rest) -> int:
     if args.plot:
         demo.check_picture(args.plot)
     report = demo.run(
-        args.prompt, args.new_tokens, model=args.model, device=args.device, dtype=args.dtype
-    )
+        args.prompt, args.new_tokens, model=args.model, device=args.device, dtype=args.dtype,
+        system=args.system, raw=args.raw,
+    )  # fmt: skip
     if args.plot:
         demo.plot(report, args.plot)
     print(json.dumps(report, indent=1) if args.json else demo.as_text(report))
@@ -113,72 +112,9 @@ def _demo(args, _rest) -> int:
 
 
 def _generate(args, _rest) -> int:
-    from kvlab import Sampler, load, stream
+    from kvlab.shell import answer
 
-    args.prompt = _read_prompt(args.prompt)
-    sampler = Sampler(args.temperature, args.top_k, args.top_p, args.seed)
-    model, tokenizer = load(args.model, device=args.device, dtype=args.dtype)
-    chat = args.model == "pocket" and not args.raw
-    text = f"User: {args.prompt}\nAssistant:" if chat else args.prompt
-    prompt = tokenizer.encode(text)
-    how = _thinning(args, model, len(prompt))
-    steps = stream(model, prompt, args.new_tokens, pick=sampler, **how)
-    ids: list[int] = []
-
-    def tokens():
-        for step in steps:
-            ids.append(int(step.token_B[0]))
-            yield ids[-1]
-
-    pieces = []
-    for piece in tokenizer.stream(tokens()):
-        pieces.append(piece)
-        if not args.json:
-            print(piece, end="", flush=True)
-    cache = how.get("cache")
-    dense = cache and cache.seen * model.config.kv_bytes_per_token(model.dtype.itemsize)
-    if args.json:
-        found = {"prompt_tokens": prompt, "new_tokens": ids, "text": "".join(pieces)}
-        held = {"cache_bytes": cache.live_bytes, "dense_bytes": dense} if cache else {}
-        print(json.dumps(found | held))
-    else:
-        print()
-        if cache:
-            print(f"cache: {cache.live_bytes:,} of {dense:,} bytes", file=sys.stderr)
-    return 0
-
-
-def _read_prompt(given: str) -> str:
-    """The prompt itself, or what standard input holds for "-", less the line's end."""
-    if given == "-":
-        try:
-            given = sys.stdin.buffer.read().decode("utf-8-sig").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"Standard input is not text in UTF-8 (byte {error.start}).") from None
-    if not given.strip():
-        raise ValueError("The prompt is empty; expected some text.")
-    return given
-
-
-def _thinning(args, model, n_prompt: int) -> dict:
-    """Policy and cache that the options of `generate` ask for; nothing where they ask for none."""
-    if args.policy is None and args.sparsity is None:
-        if args.budget is not None:
-            raise ValueError("A budget came without a policy; name one: --policy snapkv.")
-        return {}
-    from kvlab.pack import PerToken
-    from kvlab.pack.rows import n_kept
-    from kvlab.prune.scores import evictions
-
-    named = evictions(0.5 if args.budget is None else args.budget)
-    if args.policy is not None and args.policy not in named:
-        raise ValueError(f"There is no policy {args.policy!r}; there are {', '.join(named)}.")
-    capacity = max(1, n_prompt + args.new_tokens - 1)
-    if args.sparsity is None:
-        return {"prune": named[args.policy], "cache": model.new_cache(1, capacity)}
-    rule = PerToken(n_kept(args.sparsity, model.config.head_dim))
-    cache = model.new_cache(1, capacity, k=rule, v=rule, sink=4)
-    return {"prune": named.get(args.policy), "cache": cache}
+    return answer.run(args)
 
 
 def _eval(args, _rest) -> int:

@@ -17,12 +17,14 @@ from kvlab.measure import machine, synchronize
 from kvlab.measure.probe import Probe
 from kvlab.measure.uncached import generate_uncached, stream_uncached
 from kvlab.model import Transformer
+from kvlab.shell.answer import as_ids
+from kvlab.tokenizer import Tokenizer
 
-PROMPT = """Facts: The password of Anna is tiger. The password of Tom is lemon. The password of \
-Lucy is lamp. The password of Peter is whale. The king and the queen live in the castle. Today's \
-weather is so windy that Ruth holds the hat.
-User: What is the password of Tom?
-Assistant:"""
+FACTS = """The password of Anna is tiger. The password of Tom is lemon. The password of Lucy is \
+lamp. The password of Peter is whale. The king and the queen live in the castle. Today's weather \
+is so windy that Ruth holds the hat."""
+QUESTION = "What is the password of Tom?"
+PROMPT = f"Facts: {FACTS}\nUser: {QUESTION}\nAssistant:"
 
 
 def run(
@@ -32,9 +34,13 @@ def run(
     model: str = "pocket",
     device: str = "cpu",
     dtype: str = "float32",
+    system: str | None = None,
+    raw: bool = False,
 ) -> dict[str, Any]:
     """Generate greedily both ways and count.
 
+    The prompt is put into the model's chat form, if its checkpoint has one, unless `raw`. The one
+    that comes by itself is written in the pocket model's form, and asked in that of others.
     Both runs go on for all `n_new` tokens, past the end of the answer, so that they do the same
     work. Returns tokens, rows projected, bytes and seconds of each, and the ratio.
     Raises: ValueError when the prompt is empty or does not fit.
@@ -42,7 +48,7 @@ def run(
     if prompt is not None and not prompt.strip():
         raise ValueError("The prompt is empty; expected some text.")
     transformer, tokenizer = load(model, device=device, dtype=dtype)
-    ids = tokenizer.encode(PROMPT if prompt is None else prompt)
+    prompt, ids = _asked(tokenizer, model, prompt, system, raw)
     cache = transformer.new_cache(1, len(ids) + n_new - 1)
     cached_ids, cached_seconds, rows_cached = _cached(transformer, ids, n_new, cache)
     uncached_ids, uncached_seconds, rows_uncached = _uncached(transformer, ids, n_new)
@@ -50,7 +56,7 @@ def run(
     for end in transformer.config.eos_ids:
         answer = answer[: answer.index(end)] if end in answer else answer
     return {
-        "prompt": PROMPT if prompt is None else prompt,
+        "prompt": prompt,
         "prompt_tokens": len(ids),
         "new_tokens": n_new,
         "answer": tokenizer.decode(answer),
@@ -61,6 +67,17 @@ def run(
         "ratio": uncached_seconds[-1] / cached_seconds[-1],
         "machine": machine(),
     }
+
+
+def _asked(
+    tokenizer: Tokenizer, model: str, prompt: str | None, system: str | None, raw: bool
+) -> tuple[str, list[int]]:
+    """What is shown as the prompt, and its ids."""
+    if prompt is None and system is None and (model == "pocket" or not tokenizer.template):
+        return PROMPT, as_ids(tokenizer, PROMPT, raw=True)
+    prompt = f"{FACTS} {QUESTION}" if prompt is None else prompt
+    ids = as_ids(tokenizer, prompt, system=system, raw=raw)
+    return prompt if raw or not tokenizer.template else f"{prompt}\n", ids
 
 
 def timed_both_ways(
@@ -115,10 +132,11 @@ def as_text(report: dict[str, Any]) -> str:
     with_cache, without = report["cached"], report["uncached"]
     rows = [side["rows_projected"] for side in (with_cache, without)]
     same = "the same tokens" if report["same_tokens"] else "DIFFERENT tokens"
-    where = report["machine"]
+    where, answer = report["machine"], report["answer"]
+    answer = answer.lstrip() if report["prompt"].endswith("\n") else answer
     return "\n".join(
         [
-            report["prompt"] + report["answer"],
+            report["prompt"] + answer,
             "",
             f"{report['prompt_tokens']} prompt tokens, {report['new_tokens']} new ones, {same} "
             "both ways (the answer ends earlier; both go on, to do the same work)",

@@ -12,7 +12,7 @@ from typing import Any
 
 # what needs it -> packages
 NEEDS = {
-    "engine": ("torch", "numpy", "safetensors", "tokenizers", "numba"),
+    "engine": ("torch", "numpy", "safetensors", "tokenizers", "jinja2", "numba"),
     "book": ("jupyterlab", "ipywidgets", "anywidget", "matplotlib", "nbformat", "rich"),
     "tests": ("pytest", "pytest-timeout", "nbval", "nbclient", "hypothesis", "transformers",
               "playwright", "ruff"),

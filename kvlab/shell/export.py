@@ -29,8 +29,8 @@ def export(
 ) -> Path:
     """Write config, weights and tokenizer into a new folder, and return it.
 
-    `dtype` is the precision of the file, as in `load`; "auto" is the model's own. A chat template
-    is not kept, as the tokenizer does not hold it.
+    `dtype` is the precision of the file, as in `load`; "auto" is the model's own. The tokenizer's
+    chat template goes with it, and the special tokens that it names.
     Raises: ValueError when the model is quantised or none that `transformers` has, or the folder
     holds something already or cannot be written; it is then as it was.
     """
@@ -80,11 +80,15 @@ def _write(
         "generation_config.json": {k: v for k, v in ids.items() if v is not None},
         "tokenizer_config.json": {
             **{k: v for k, v in named.items() if v is not None},
+            **getattr(tokenizer.template, "tokens", {}),
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": config.max_positions,
             "clean_up_tokenization_spaces": False,
         },
     }
+    source = getattr(tokenizer.template, "source", None)
+    if source is not None:
+        files.write(folder / "chat_template.jinja", source)
     for name, content in written.items():
         files.write(folder / name, json.dumps(content, indent=2) + "\n")
 

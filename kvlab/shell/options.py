@@ -52,6 +52,7 @@ def _to_answer(command: Command) -> None:
     demo.add_argument("-n", "--new-tokens", type=int, default=256)
     demo.add_argument("--json", action="store_true")
     demo.add_argument("--plot", metavar="FILE.png", help="draw both runs")
+    _form_arguments(demo)
     _model_arguments(demo)
 
     generate = command("generate", "answer a prompt")
@@ -61,7 +62,7 @@ def _to_answer(command: Command) -> None:
     generate.add_argument("--top-k", type=int)
     generate.add_argument("--top-p", type=float, default=1.0)
     generate.add_argument("--seed", type=int, default=0)
-    generate.add_argument("--raw", action="store_true", help="no chat form around the prompt")
+    _form_arguments(generate)
     generate.add_argument("--policy", metavar="NAME", help="thin the prompt: snapkv, h2o, ...")
     generate.add_argument("--budget", type=_budget, help="tokens it keeps (256), or a share (0.5)")
     generate.add_argument("--sparsity", type=float, help="of keys and values, in packed rows")
@@ -181,6 +182,12 @@ def _own(*parsers: argparse.ArgumentParser) -> None:
 def _budget(text: str) -> int | float:
     """Whole numbers are tokens, others a share."""
     return int(text) if text.isdecimal() else float(text)
+
+
+def _form_arguments(parser: argparse.ArgumentParser) -> None:
+    """A prompt is put into the chat form of the model's own checkpoint, where it has one."""
+    parser.add_argument("--system", metavar="TEXT", help="what the system says before the prompt")
+    parser.add_argument("--raw", action="store_true", help="the prompt alone, in no chat form")
 
 
 def _model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -77,6 +77,7 @@ def test_generate_takes_text_the_model_has_never_seen(text, capsys):
         (["x", "--policy", "snapkv", "--budget", "1.5"], "budget is 1.5"),
         (["x", "--budget", "0.5"], "without a policy"),
         (["x", "--sparsity", "1"], "Sparsity 1.0"),
+        (["x", "--raw", "--system", "y"], "--raw leaves it away"),
         (["x", "--device", "cuda:42"], "cuda:42"),
         (["x", "--dtype", "int4"], "int4"),
     ],
@@ -195,3 +196,39 @@ def test_a_budget_may_be_a_number_of_tokens(capsys):
     n_seen = len(found["prompt_tokens"]) + 1  # 40 stayed of the prompt, and one came after it
     assert found["cache_bytes"] * n_seen == found["dense_bytes"] * 41
     assert cli.main(["generate", "short", "-n", "2", "--policy", "snapkv"]) == 0
+
+
+def asked(capsys, *line):
+    assert cli.main(["generate", *line, "--json", "-n", "2"]) == 0
+    return json.loads(capsys.readouterr().out)["prompt_tokens"]
+
+
+def test_a_prompt_is_put_into_the_models_own_form(tmp_path, capsys):
+    from kvlab import export, load
+    from kvlab.chat import ChatTemplate
+
+    model, tokenizer = load("pocket")
+    assert asked(capsys, "Hi") == tokenizer.encode("User: Hi\nAssistant:")
+    said = asked(capsys, "Hi", "--system", "Be brief.")
+    assert said == tokenizer.encode("System: Be brief.\nUser: Hi\nAssistant:")
+    assert asked(capsys, "Hi", "--raw") == tokenizer.encode("Hi")
+    own = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+    tokenizer.template = ChatTemplate(own, {}, tmp_path)
+    folder = str(export(model, tokenizer, tmp_path / "own"))
+    want = tokenizer.encode("[system] S[user] Hi", special=False)
+    assert asked(capsys, "Hi", "--system", "S", "--model", folder) == want
+    tokenizer.template = None
+    folder = str(export(model, tokenizer, tmp_path / "base"))
+    assert asked(capsys, "Hi", "--model", folder) == tokenizer.encode("Hi")
+    assert cli.main(["generate", "Hi", "--system", "S", "--model", folder]) == 1
+    assert "has no chat template" in capsys.readouterr().err
+
+
+def test_an_answer_without_text_says_so(capsys):
+    line = ["generate", "User: Who are you?\nAssistant: I am a small model.", "--raw", "-n", "3"]
+    for given, said in ((line, "<eos>"), (["generate", "Hi", "-n", "1"], None)):
+        assert cli.main(given) == 0
+        seen = capsys.readouterr()
+        empty = not seen.out.strip()
+        assert ("the answer has no text; the model said" in seen.err) == empty
+        assert not said or said in seen.err

@@ -57,3 +57,14 @@ def test_json_and_picture(tmp_path, capsys):
 def test_bad_input_is_named(line, named, capsys):
     assert cli.main(line) == 1
     assert named in capsys.readouterr().err
+
+
+def test_a_prompt_of_ones_own_is_asked_in_the_models_form(capsys):
+    said = {}
+    for how in ([], ["--raw"], ["--system", "You are helpful."]):
+        assert cli.main(["demo", "What is the capital of France?", "-n", "8", *how]) == 0
+        said["".join(how[:1])] = capsys.readouterr().out
+    for how in ("", "--system"):
+        assert said[how].startswith("What is the capital of France?\nThe capital of France is Par")
+    counts = [int(text.split(" prompt tokens")[0].split()[-1]) for text in said.values()]
+    assert counts[1] < counts[0] < counts[2]

@@ -2,8 +2,11 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from kvlab import export, load
+from kvlab import Tokenizer, export, load
+from kvlab.chat import ChatTemplate
 from tests.conftest import tiny_model
+
+JINJA = "chat_template.jinja"
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,20 @@ def test_the_pocket_model_opens_in_transformers(pocket, tmp_path, dtype):
     assert (got - want).abs().max() <= 1e-6 * want.abs().max()
     written = theirs.generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False)[0]
     assert tokenizer.decode(written[len(ids) :].tolist()).strip().startswith("The capital")
+
+
+def test_a_chat_template_goes_with_its_model(pocket, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    model, tokenizer = pocket
+    source = "{{ unk_token }}{% for m in messages %}{{ m.content | trim }}é\n{% endfor %}{{ x }}\n"
+    spoken = Tokenizer(tokenizer.inner, ChatTemplate(source, {"unk_token": "a"}, tmp_path))
+    folder = export(model, spoken, tmp_path / "out")
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    talk = [{"role": "user", "content": " Hi "}]
+    want = theirs.apply_chat_template(talk, return_dict=False)
+    assert spoken.chat(talk) == load(folder)[1].chat(talk) == want
+    assert load(folder)[1].template.source == source
+    assert not (export(model, Tokenizer(tokenizer.inner), tmp_path / "b") / JINJA).exists()
 
 
 def test_what_is_there_already_is_not_touched(pocket, tmp_path):

@@ -1,0 +1,100 @@
+"""`kvlab generate`: a prompt read, put into the model's own form, and answered."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Iterator
+
+from kvlab.checkpoint import load
+from kvlab.generation import stream
+from kvlab.sampling import Sampler
+from kvlab.tokenizer import Tokenizer
+
+
+def run(args: Namespace) -> int:
+    """Answer one prompt on standard output, piece by piece or as JSON. Returns 0."""
+    prompt = _read(args.prompt)
+    sampler = Sampler(args.temperature, args.top_k, args.top_p, args.seed)
+    model, tokenizer = load(args.model, device=args.device, dtype=args.dtype)
+    prompt_ids = as_ids(tokenizer, prompt, system=args.system, raw=args.raw)
+    how = _thinning(args, model, len(prompt_ids))
+    steps = stream(model, prompt_ids, args.new_tokens, pick=sampler, **how)
+    ids: list[int] = []
+    pieces = []
+    for piece in tokenizer.stream(_noted(steps, ids)):
+        pieces.append(piece)
+        if not args.json:
+            print(piece, end="", flush=True)
+    text, cache = "".join(pieces), how.get("cache")
+    dense = cache and cache.seen * model.config.kv_bytes_per_token(model.dtype.itemsize)
+    if args.json:
+        found = {"prompt_tokens": prompt_ids, "new_tokens": ids, "text": text}
+        held = {"cache_bytes": cache.live_bytes, "dense_bytes": dense} if cache else {}
+        print(json.dumps(found | held))
+        return 0
+    print()
+    if cache:
+        print(f"cache: {cache.live_bytes:,} of {dense:,} bytes", file=sys.stderr)
+    if not text.strip():
+        said = "".join(tokenizer.pieces(ids[:8]))
+        print(f"kvlab generate: the answer has no text; the model said {said!r}.", file=sys.stderr)
+    return 0
+
+
+def as_ids(
+    tokenizer: Tokenizer, prompt: str, *, system: str | None = None, raw: bool = False
+) -> list[int]:
+    """A prompt as the model reads it: in its chat form, if its checkpoint has one.
+
+    Raises: ValueError for a system's words that no form has a place for.
+    """
+    has_form = tokenizer.template is not None and not raw
+    if system is not None and not has_form:
+        why = "--raw leaves it away" if raw else "this checkpoint has no chat template"
+        raise ValueError(f"--system is for the chat form, and {why}. Put it into the prompt.")
+    if not has_form:
+        return tokenizer.encode(prompt)
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    return tokenizer.chat([*messages, {"role": "user", "content": prompt}])
+
+
+def _noted(steps: Iterable, ids: list[int]) -> Iterator[int]:
+    """The ids of one row's steps, each also put at the end of `ids`."""
+    for step in steps:
+        ids.append(int(step.token_B[0]))
+        yield ids[-1]
+
+
+def _read(given: str) -> str:
+    """The prompt itself, or what standard input holds for "-", less the line's end."""
+    if given == "-":
+        try:
+            given = sys.stdin.buffer.read().decode("utf-8-sig").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"Standard input is not text in UTF-8 (byte {error.start}).") from None
+    if not given.strip():
+        raise ValueError("The prompt is empty; expected some text.")
+    return given
+
+
+def _thinning(args, model, n_prompt: int) -> dict:
+    """Policy and cache that the options of `generate` ask for; nothing where they ask for none."""
+    if args.policy is None and args.sparsity is None:
+        if args.budget is not None:
+            raise ValueError("A budget came without a policy; name one: --policy snapkv.")
+        return {}
+    from kvlab.pack import PerToken
+    from kvlab.pack.rows import n_kept
+    from kvlab.prune.scores import evictions
+
+    named = evictions(0.5 if args.budget is None else args.budget)
+    if args.policy is not None and args.policy not in named:
+        raise ValueError(f"There is no policy {args.policy!r}; there are {', '.join(named)}.")
+    capacity = max(1, n_prompt + args.new_tokens - 1)
+    if args.sparsity is None:
+        return {"prune": named[args.policy], "cache": model.new_cache(1, capacity)}
+    rule = PerToken(n_kept(args.sparsity, model.config.head_dim))
+    cache = model.new_cache(1, capacity, k=rule, v=rule, sink=4)
+    return {"prune": named.get(args.policy), "cache": cache}
