@@ -8,11 +8,12 @@ import itertools
 import secrets
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from kvlab.course import record
+from kvlab.course import alone, record
 from kvlab.course.author.spec import Exercise, Verdict
 from kvlab.course.exercises import find
 from kvlab.course.judge import judge
@@ -49,6 +50,8 @@ def check(number: str, answer: Callable[..., Any], *, seed: int | None = None) -
     else:
         with one_thread():
             verdict = judge(exercise, LocalAnswer(answer, exercise.forbids), f"check {seed}")
+    if verdict.passed and (why := alone.warning(answer, exercise.name)):
+        verdict = replace(verdict, message=f"{verdict.message}\n{why}")
     record.record(verdict)
     return verdict
 

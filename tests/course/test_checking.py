@@ -14,7 +14,12 @@ def test_check_and_grade_really_draw_them(monkeypatch):
     from kvlab.course.grading.grade import Rules
 
     seeds = []
-    monkeypatch.setattr(checking, "judge", lambda e, a, seed: seeds.append(seed))
+
+    def judged(exercise, answer, seed):
+        seeds.append(seed)
+        return spec.Verdict(exercise, "failed", "")
+
+    monkeypatch.setattr(checking, "judge", judged)
     monkeypatch.setattr(checking.record, "record", lambda verdict: None)
     check("6.3", print, seed=5)
     check("6.3", print)

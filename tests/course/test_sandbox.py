@@ -61,6 +61,7 @@ def test_the_environment_and_the_folder_are_bare(nursery, monkeypatch):
     names, files, home, here = evaluate(nursery, code)
     assert "KVLAB_SECRET" not in names and files == []
     assert os.path.realpath(home) == os.path.realpath(here)
+    assert evaluate(nursery, "sys.flags.utf8_mode") == 1  # any text can be printed
 
 
 def test_imports_that_answer_the_question_are_refused(nursery):

@@ -153,6 +153,9 @@ def grade_source(
             forbids=exercise.forbids,
         ) as answer:
             verdict = judge(exercise, answer, seed, clock=clock, private=private)
+            if answer.stopped and verdict.state != "not answered":
+                more = f"The cell stopped below its answer: {answer.stopped}."
+                verdict = replace(verdict, message=f"{verdict.message}\n{more}")
             return replace(verdict, case=None)  # a reader can try it, a list of marks cannot
     except AnswerRaised as raised:
         where = f" ({raised.where})" if raised.where else ""

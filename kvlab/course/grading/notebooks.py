@@ -106,16 +106,22 @@ def collect(notebook: Notebook, names: Mapping[str, str]) -> tuple[dict[str, str
     twice = sorted(name for name in names if ids[name] > 1)
     if twice:
         notes.append(f"{', '.join(twice)} is there more than once: the last one that was filled in")
-    lost = []
+    lost, elsewhere = [], []
+    cells = [source(c) for c in notebook["cells"] if c.get("cell_type") == "code"]
     for name, defines in names.items():
-        if name not in found:
-            cells = [source(c) for c in notebook["cells"] if c.get("cell_type") == "code"]
+        if name not in found or STUB in found[name]:
             made = [t for t in cells if re.search(rf"^(?:def|class)\s+{defines}\b", t, re.M)]
+            made = [t for t in made if name not in found or STUB not in t]
             if made:
+                (elsewhere if name in found else lost).append(name)
                 found[name] = made[-1]
-                lost.append(name)
     if lost:
         notes.append(f"{', '.join(lost)} lost its metadata and was found by the name it defines")
+    if elsewhere:
+        notes.append(
+            f"the cell of {', '.join(elsewhere)} still holds the stub; another cell that defines "
+            "what was asked for was graded"
+        )
     kernel = _kernel(notebook)
     if kernel:
         notes.append(f"the notebook is for {kernel}; its answers were run as Python")

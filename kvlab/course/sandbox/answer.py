@@ -267,14 +267,14 @@ def _unchanged(old: Any, new: Any) -> bool:
 def last_line(error: BaseException) -> str:
     """Where in the learner's cell an error came from: "line 7: k = x @ w_k"."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not _is_a_librarys(f.filename)]
+    own = [f for f in frames if not is_a_librarys(f.filename)]
     if not own:
         return ""
     line = f": {own[-1].line}" if own[-1].line else ""
     return f"line {own[-1].lineno}{line}"
 
 
-def _is_a_librarys(file: str) -> bool:
+def is_a_librarys(file: str) -> bool:
     """Is this code ours, torch's, Python's or an installed package's? By folder, not by name: a
     learner's may be called kvlab too."""
     if file.startswith("<"):  # a cell, but for what Python itself has compiled

@@ -78,6 +78,8 @@ def enter(base: str, limits: Limits) -> None:
     for name in ("null", "zero", "full", "random", "urandom"):
         Path(base, "dev", name).touch()
         _mount(f"/dev/{name}", f"{base}/dev/{name}", None, _BIND)
+    os.mkdir(base + "/dev/shm")  # where multiprocessing has its locks: in the answer's own folder
+    _mount(base + FOLDER, base + "/dev/shm", None, _BIND)
     _read_only(base, recursive=False)
     os.chdir(base)
     _ask("pivot_root", ".", ".")

@@ -144,8 +144,11 @@ class Nursery:
 # What a bubblewrap sandbox must show of this package.
 _WORKER = [
     f"kvlab.course.sandbox.{name}"
-    for name in ("answer", "forbid", "limits", "loan", "namespaces", "shown", "wire", "worker")
-]
+    for name in (
+        "answer", "cell", "forbid", "limits", "loan", "magics", "namespaces", "shown", "wire",
+        "worker",
+    )
+]  # fmt: skip
 
 
 class _Sockets:

@@ -7,6 +7,7 @@ is counted where it cannot reach.
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Sequence
@@ -29,6 +30,25 @@ from kvlab.course.sandbox.nursery import SANDBOX_SECONDS, Line, Nursery
 _XCPU = getattr(signal, "SIGXCPU", 24)
 # What an answer does with a lent object is work for the judge.
 MAX_ASKS = 5000
+
+_ALONE = [
+    (
+        "NameError",
+        r"^name '\w+' is not defined",
+        "(each answer cell runs alone: if another cell defines it, copy it into this one)",
+    ),
+    (
+        "ModuleNotFoundError",
+        "^No module named",
+        "(each answer cell runs alone, without the files beside the notebook: copy what it needs "
+        "of them into it)",
+    ),
+    (
+        "FileNotFoundError",
+        "No such file or directory: '[^/]",
+        "(each answer cell runs alone, without the files beside the notebook)",
+    ),
+]
 
 
 class RemoteAnswer:
@@ -55,6 +75,8 @@ class RemoteAnswer:
             self.close()
             raise
         self._thing = reply.get("thing")
+        # where the cell raised below its answer, as a try-out of it does that needs other cells
+        self.stopped = _text(reply.get("stopped", ""), 400)
 
     def __enter__(self) -> RemoteAnswer:
         return self
@@ -141,14 +163,18 @@ class _Child:
             raise self._stopped(f"The conversation with it broke off ({reason[:200]}).") from None
         if "raised" in reply:
             kind, text = _text(reply["raised"], 200), _text(reply.get("text", ""), 2000)
-            if kind == "MemoryError" or "can't allocate memory" in text:
-                most = f"(an answer may take {self._limits.memory_bytes / 2**20:.0f} MiB)"
-                text = f"{text} {most}".strip()
+            text = f"{text} {self._advice(kind, text)}".strip()
             where, builtin = (_text(reply.get(part, ""), 300) for part in ("where", "builtin"))
             raise AnswerRaised(kind, text, where, builtin)
         if "not data" in reply:
             raise NotData(_text(reply["not data"], 500))
         return reply
+
+    def _advice(self, kind: str, text: str) -> str:
+        """What to know of an error that a notebook's own kernel would not have raised."""
+        if kind == "MemoryError" or "can't allocate memory" in text:
+            return f"(an answer may take {self._limits.memory_bytes / 2**20:.0f} MiB)"
+        return next((says for of, sign, says in _ALONE if kind == of and re.search(sign, text)), "")
 
     def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
         self._line.write(wire.pack(message), self._deadline)

@@ -125,7 +125,7 @@ def python(
         f"import sys; sys.path[:0] = [{home[0]!r}]; sys.path += [{home[1]!r}]; "
         f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=False)"
     )
-    line = [sys.executable, "-I", "-c", code, *arguments]
+    line = [sys.executable, "-I", "-X", "utf8", "-c", code, *arguments]
     return _bubblewrap([module, *modules]) + line if bubblewrapped else line
 
 
@@ -134,6 +134,7 @@ def _bubblewrap(modules: Sequence[str]) -> list[str]:
     line += ["--as-pid-1"]  # signals from inside do not reach it
     size = str(Limits().folder_bytes)
     line += ["--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", FOLDER]
+    line += ["--size", str(Limits().file_bytes), "--tmpfs", "/dev/shm"]  # multiprocessing's locks
     for path in visible():
         if os.path.islink(path):
             line += ["--symlink", os.readlink(path), path]

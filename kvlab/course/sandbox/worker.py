@@ -7,20 +7,16 @@ builds the sandbox and watches, and inside it the one that runs the answer.
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import importlib
 import io
 import json
-import linecache
 import os
-import re
 import select
 import signal
 import socket
 import sys
 import time
-from importlib.abc import MetaPathFinder
 from typing import Any, BinaryIO
 
 import torch
@@ -33,12 +29,11 @@ from kvlab.course.sandbox.answer import (
     parameters,
     raised,
 )  # fmt: skip
-from kvlab.course.sandbox.forbid import refusal, without
+from kvlab.course.sandbox.cell import Cell
+from kvlab.course.sandbox.forbid import without
 from kvlab.course.sandbox.limits import Limits, address_space
 from kvlab.course.sandbox.loan import Borrowed
 from kvlab.course.sandbox.shown import OWN
-
-_CELL = "<answer>"
 
 
 class Talk:
@@ -47,10 +42,7 @@ class Talk:
     def __init__(self, incoming: BinaryIO, outgoing: BinaryIO, order: dict[str, Any]) -> None:
         self._in, self._out, self._forbids = incoming, outgoing, order["forbids"]
         self._things: list[Any] = []
-        refuse = Refuse(order["allows"], order["forbids"])
-        sys.meta_path.insert(0, refuse)
-        own = {**vars(builtins), "__import__": refuse.import_}
-        self._namespace = {"__name__": "__answer__", "__builtins__": own, "torch": torch}
+        self._cell = Cell(order["allows"], order["forbids"])
 
     def serve(self) -> None:
         while True:
@@ -70,14 +62,17 @@ class Talk:
             self._send(packed)
 
     def do_define(self, message: dict[str, Any]) -> dict[str, Any]:
-        source = message["source"]
-        linecache.cache[_CELL] = (len(source), None, source.splitlines(True), _CELL)
-        self._run(lambda: exec(_compiled(source), self._namespace))
-        name = message["name"]
-        if not callable(self._namespace.get(name)):
+        name, stopped = message["name"], ""
+        try:
+            self._run(lambda: self._cell.run(message["source"]))
+        except AnswerRaised as error:  # in a notebook too, what stood above it is defined
+            if not callable(self._cell.names.get(name)):
+                raise
+            stopped = f"{error} ({error.where})"
+        if not callable(self._cell.names.get(name)):
             raise AnswerRaised("NameError", f"the answer cell does not define {name}")
-        self._things.append(self._namespace[name])
-        return {"thing": len(self._things) - 1}
+        self._things.append(self._cell.names[name])
+        return {"thing": len(self._things) - 1, "stopped": stopped}
 
     def do_call(self, message: dict[str, Any]) -> dict[str, Any]:
         target = self._things[message["thing"]]
@@ -135,39 +130,6 @@ class Talk:
         if len(got) < n:
             sys.exit(0)
         return got
-
-
-def _compiled(source: str) -> Any:
-    """A cell's code; where it is no Python, lines for IPython (%, !) are passed over."""
-    try:
-        return compile(source, _CELL, "exec")
-    except SyntaxError as error:
-        plain = re.sub(r"^([ \t]*)[%!].*$", r"\1pass", source, flags=re.M)
-        if plain == source:
-            raise
-        try:
-            return compile(plain, _CELL, "exec")
-        except SyntaxError:
-            raise error from None
-
-
-class Refuse(MetaPathFinder):
-    """Imports that would answer the question for the learner are refused by name.
-
-    As a finder it meets what is not loaded yet, whoever asks. As the cell's own `__import__` it
-    also meets what this process has loaded for itself.
-    """
-
-    def __init__(self, allows: list[str], forbids: list[str]) -> None:
-        self._allows, self._forbids = allows, forbids
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        if why := refusal(name, self._allows, self._forbids):
-            raise ImportError(why)
-
-    def import_(self, name: str, *args: Any, **named: Any) -> Any:
-        self.find_spec(name)
-        return builtins.__import__(name, *args, **named)
 
 
 def run(order: dict[str, Any], incoming: BinaryIO, outgoing: BinaryIO) -> None:
