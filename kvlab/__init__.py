@@ -4,6 +4,13 @@ Importing this module imports nothing else: each name below is fetched from its 
 first asked for, so that `python -m kvlab` can start on a bare Python and set itself up.
 """
 
+import sys
+
+# `python -m kvlab` looks for modules in the working folder first, where a stranger's notebooks may
+# lie and a json.py beside them. All of ours are found by this package's own path.
+if sys.argv[:1] == ["-m"] and not (getattr(sys.flags, "safe_path", 0) or sys.flags.isolated):
+    sys.path.pop(0)
+
 __version__ = "0.1.0"
 
 __path__.append(__path__[0] + "/old")  # what modules were called before they moved

@@ -581,7 +581,8 @@ def wait_for(command, lock, **options):
 def go_on_inside(venv, argv, starts):
     """Runs the same command with the Python of `.venv`."""
     env = child_environment(**{STARTS: str(starts + 1)})
-    return become([str(venv_python(venv)), "-m", "kvlab", *argv], env)
+    # -P: what lies in the working folder is not looked at for modules
+    return become([str(venv_python(venv)), "-P", "-m", "kvlab", *argv], env)
 
 
 def become(command, env=None):

@@ -28,6 +28,7 @@ def lab_command(
     page = f"chapters/{FIRST}" if (root / "chapters" / FIRST).exists() else "chapters"
     command = [
         sys.executable,
+        "-P",  # what lies in the working folder is not looked at for modules
         "-m",
         "jupyterlab",
         f"--ServerApp.root_dir={root}",

@@ -198,7 +198,7 @@ def test_first_start_installs_under_the_constraints_and_goes_on_inside(root, mac
     assert pip[pip.index("--constraint") + 1] == "constraints.txt"
     assert pip[pip.index("--editable") + 1] == ".[book]"
     python = str(bootstrap.venv_python(root / ".venv"))
-    assert code == ("inside", [python, "-m", "kvlab", "lab", "--port", "9"])
+    assert code == ("inside", [python, "-P", "-m", "kvlab", "lab", "--port", "9"])
     assert pip[0] == python
     assert {"--no-input", "--disable-pip-version-check"} <= set(pip)
     assert "GB" in said(capsys)

@@ -36,7 +36,7 @@ def test_lab_opens_the_cache_chapter_and_reaches_the_whole_project(root):
     assert "--LabApp.default_url=/lab/tree/chapters" in lab.lab_command(root=root)
     (root / "chapters" / lab.FIRST).touch()
     command = lab.lab_command(9123, True, ["--debug"], root)
-    assert command[:3] == [sys.executable, "-m", "jupyterlab"]
+    assert command[:4] == [sys.executable, "-P", "-m", "jupyterlab"]
     assert f"--LabApp.default_url=/lab/tree/chapters/{lab.FIRST}" in command
     assert f"--ServerApp.root_dir={root}" in command
     assert {"--port=9123", "--no-browser", "--debug"} <= set(command)
