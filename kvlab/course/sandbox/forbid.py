@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
-from collections.abc import Iterator, Sequence
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+# What computes the same, by a part of its name in small letters without underscores: functions,
+# methods, operations and the classes of torch.nn.
+_ATTENTION = (
+    "scaleddotproduct", "flashattention", "efficientattention", "flexattention",
+    "multiheadattention", "nestedattention", "transformerencoder", "transformerdecoder",
+    "fusedsdp",
+)  # fmt: skip
+_FAMILIES = {
+    "softmax": (
+        "softmax", "softmin", "logsumexp", "logcumsumexp", "logaddexp", "crossentropy", *_ATTENTION,
+    ),
+    "scaled_dot_product_attention": _ATTENTION,
+}  # fmt: skip
+_TORCH = os.path.dirname(torch.__file__) + os.sep
 
 
 def refusal(module: str, allows: Sequence[str], forbids: Sequence[str]) -> str | None:
@@ -17,40 +38,112 @@ def refusal(module: str, allows: Sequence[str], forbids: Sequence[str]) -> str |
     return None
 
 
-def _refuse(name: str, names: Sequence[str]) -> None:
-    if name in names:
-        raise RuntimeError(f"{name} may not be used in this exercise: write it yourself")
+class _Ban:
+    """Names that may not be called, and their families."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._parts = [part for name in names for part in _FAMILIES.get(name, ())]
+
+    def refuse(self, name: str) -> None:
+        """Raise for what is called by a name."""
+        plain = name.lower().replace("_", "")
+        if name.strip("_") in self._names or any(part in plain for part in self._parts):
+            raise RuntimeError(f"{name} may not be used in this exercise: write it yourself")
+
+    def refuse_callers(self) -> None:
+        """Raise where a function of torch's, in Python and by such a name, is at work."""
+        frame = sys._getframe(2) if self._parts else None
+        while frame is not None:
+            if frame.f_code.co_filename.startswith(_TORCH):
+                self.refuse(frame.f_code.co_qualname.replace(".<locals>", ""))
+            frame = frame.f_back
 
 
 class _Functions(TorchFunctionMode):
     """Meets torch's functions as they are called, under whatever name they were fetched."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, ban: _Ban) -> None:
         super().__init__()
-        self._names = names
+        self._ban = ban
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        _refuse(getattr(func, "__name__", "").split(".")[0], self._names)
+        self._ban.refuse(getattr(func, "__name__", "").split(".")[0])
         return func(*args, **(kwargs or {}))
 
 
 class _Operations(TorchDispatchMode):
     """Meets what they come down to: `vstack` is a `cat`, and so is one in compiled code."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, ban: _Ban) -> None:
         super().__init__()
-        self._names = names
+        self._ban = ban
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        _refuse(func._schema.name.split("::")[-1].strip("_"), self._names)
+        self._ban.refuse(func._schema.name.split("::")[-1])
+        self._ban.refuse_callers()
         return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
 def without(names: Sequence[str]) -> Iterator[None]:
-    """A block in which these of torch's functions raise."""
-    with contextlib.ExitStack() as modes:
-        if names:
-            modes.enter_context(_Functions(names))
-            modes.enter_context(_Operations(names))
+    """A block in which these of torch's functions raise, in threads that it starts as well."""
+    if not names:
         yield
+        return
+    ban = _Ban(names)
+    with _Functions(ban), _Operations(ban), _threads.bound_to(names):
+        yield
+
+
+class _Threads:
+    """Modes hold in one thread: those that a thread under a ban starts are put under it too."""
+
+    def __init__(self) -> None:
+        self._here, self._lock, self._n_blocks = threading.local(), threading.Lock(), 0
+        self._start, self._start_new = threading.Thread.start, _thread.start_new_thread
+
+    @contextlib.contextmanager
+    def bound_to(self, names: Sequence[str]) -> Iterator[None]:
+        """A block whose new threads have this ban; Python's own way to start one comes back."""
+        before, self._here.names = self._names, names
+        self._put(1)
+        try:
+            yield
+        finally:
+            self._put(-1)
+            self._here.names = before
+
+    @property
+    def _names(self) -> Sequence[str]:
+        return getattr(self._here, "names", ())
+
+    def _put(self, change: int) -> None:
+        with self._lock:
+            self._n_blocks += change
+            if self._n_blocks:
+                threading.Thread.start = lambda thread: self._start_thread(thread)
+                _thread.start_new_thread = self._start_function
+            else:
+                threading.Thread.start = self._start
+                _thread.start_new_thread = self._start_new
+
+    def _start_thread(self, thread: threading.Thread) -> None:
+        if self._names:
+            thread._bootstrap = _under(self._names, thread._bootstrap)
+        self._start(thread)
+
+    def _start_function(self, function: Callable[..., Any], *more: Any) -> int:
+        bound = _under(self._names, function) if self._names else function
+        return self._start_new(bound, *more)
+
+
+_threads = _Threads()
+
+
+def _under(names: Sequence[str], function: Callable[..., Any]) -> Callable[..., Any]:
+    def bound(*args: Any, **named: Any) -> Any:
+        with without(names):
+            return function(*args, **named)
+
+    return bound
