@@ -18,8 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 # methods, operations and the classes of torch.nn.
 _ATTENTION = (
     "scaleddotproduct", "flashattention", "efficientattention", "flexattention",
-    "multiheadattention", "nestedattention", "transformerencoder", "transformerdecoder",
-    "fusedsdp",
+    "multiheadattention", "transformerencoder", "transformerdecoder",
 )  # fmt: skip
 _FAMILIES = {
     "softmax": (
