@@ -52,7 +52,11 @@ def peer(model: Transformer, attention: str):
     config.eos_token_id = config.bos_token_id = None
     with torch.device("meta"):
         theirs = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-    theirs.load_state_dict(model.state_dict(), strict=True, assign=True)
+    weights = model.state_dict()
+    if model.config.tie_embeddings:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    theirs.load_state_dict(weights, strict=True, assign=True)
+    theirs.tie_weights()
     rotary = theirs.model.rotary_emb
     theirs.model.rotary_emb = type(rotary)(config).to(model.device)
     return theirs.eval()

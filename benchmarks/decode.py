@@ -3,19 +3,24 @@
 Timed from the first new token to the last, so that reading the prompt does not count.
 
 python -m benchmarks.decode --out benchmarks/results/decode.json
+python -m benchmarks.decode --model smollm2 --gguf SmolLM2-135M-Instruct.Q4_1.gguf
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 
+from benchmarks import llama_cpp
 from benchmarks.common import (
     SHAPE,
     TINY,
@@ -26,7 +31,7 @@ from benchmarks.common import (
     random_model,
     record,
 )
-from kvlab import Transformer, compiled_decode, int8_weights_, stream
+from kvlab import Transformer, compiled_decode, int8_weights_, load, stream
 from kvlab.measure import decode_work, interleaved, roofline, threads
 from kvlab.measure.uncached import stream_uncached
 
@@ -63,9 +68,11 @@ class Generation:
 
 
 def main() -> None:
-    args = arguments(__doc__).parse_args()
-    config = TINY if args.tiny else SHAPE
-    model = random_model(config)
+    args = _parser().parse_args()
+    model = (
+        random_model(TINY if args.tiny else SHAPE) if args.model is None else load(args.model)[0]
+    )
+    config = model.config
     models = {
         "float32": model,
         "bfloat16": copy.deepcopy(model).bfloat16(),
@@ -80,13 +87,29 @@ def main() -> None:
             sys.exit(f"{name} gives other tokens: no speed is quoted")
     errors = {name: error(model, other, want[0]) for name, other in models.items()}
     rows = []
-    for n_threads in sorted({1, os.cpu_count() or 1}):
-        with threads(n_threads):
-            rows += measured(models, runs, n_threads, args.rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        files = llama_cpp.in_formats(args.gguf, Path(folder)) if args.gguf else {}
+        for n_threads in sorted({1, os.cpu_count() or 1}):
+            peers = {
+                f"llama.cpp, {name}": llama_cpp.Answer(path, tokens_BS[0].tolist(), NEW, n_threads)
+                for name, path in files.items()
+            }
+            with threads(n_threads):
+                rows += measured(models, runs | peers, n_threads, args.rounds)
     record(
-        "benchmarks.decode", args.out, rows, parameters=config.n_params, prompt_tokens=PROMPT,
-        new_tokens=NEW, base=BASE, logit_errors=errors,
+        "benchmarks.decode", args.out, rows, model=args.model or "random weights",
+        parameters=config.n_params, prompt_tokens=PROMPT, new_tokens=NEW, base=BASE,
+        logit_errors=errors,
     )  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = arguments(__doc__)
+    parser.add_argument("--model", help="a checkpoint, as kvlab.load knows it; else random weights")
+    parser.add_argument(
+        "--gguf", type=Path, help="the same model as a GGUF file: llama.cpp is timed as well"
+    )
+    return parser
 
 
 def variants(models: dict[str, Transformer], tokens_BS: torch.Tensor) -> dict[str, Generation]:
@@ -130,7 +153,7 @@ def measured(models, runs: dict[str, Generation], n_threads: int, rounds: int) -
             "tokens_per_second": round(1 / per_token, 2),
             **over(seconds[BASE], found),
         }
-        if name != "kvlab, no cache":
+        if name != "kvlab, no cache" and not name.startswith("llama.cpp"):
             kind = name.split(", ")[-1] if "compiled" in name else "float32"
             speed = n_bytes(models[kind], kind) / per_token / 1e9
             row["gigabytes_per_second"] = round(speed, 2)
