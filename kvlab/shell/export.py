@@ -13,11 +13,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from kvlab import files
 from kvlab.checkpoint import as_dtype
 from kvlab.model import Transformer
 from kvlab.tokenizer import Tokenizer
+
+SHARD_BYTES = 5 * 10**9  # of one file of weights, at the most
 
 
 def export(
@@ -29,6 +32,7 @@ def export(
 ) -> Path:
     """Write config, weights and tokenizer into a new folder, and return it.
 
+    Weights of more than 5 GB go into several files, as `transformers` writes them.
     `dtype` is the precision of the file, as in `load`; "auto" is the model's own. The tokenizer's
     chat template goes with it, and the special tokens that it names.
     Raises: ValueError when the model is quantised or none that `transformers` has, or the folder
@@ -67,9 +71,7 @@ def _write(
     hf: dict[str, Any],
 ) -> None:
     config = model.config
-    weights = {n: w.detach().to("cpu", dtype).contiguous() for n, w in model.state_dict().items()}
-    with files.writing(folder / "model.safetensors") as part:  # the library makes it private
-        save_file(weights, part, metadata={"format": "pt"})
+    _write_weights(model.state_dict(), folder, dtype)
     tokenizer.inner.save(str(folder / "tokenizer.json"))
     end = _token(tokenizer, config.eos_ids[0] if config.eos_ids else None)
     # a batch needs something to pad with, and nothing reads it
@@ -91,6 +93,37 @@ def _write(
         files.write(folder / "chat_template.jinja", source)
     for name, content in written.items():
         files.write(folder / name, json.dumps(content, indent=2) + "\n")
+
+
+def _write_weights(weights: dict[str, Tensor], folder: Path, dtype: torch.dtype) -> None:
+    """One file, or several of at most SHARD_BYTES with an index of what is in which."""
+    sizes = {name: weight.numel() * dtype.itemsize for name, weight in weights.items()}
+    shards = _shards(sizes)
+    places = {}
+    for i, names in enumerate(shards, 1):
+        of = f"-{i:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
+        some = {name: weights[name].detach().to("cpu", dtype).contiguous() for name in names}
+        with files.writing(
+            folder / f"model{of}.safetensors"
+        ) as part:  # the library makes it private
+            save_file(some, part, metadata={"format": "pt"})
+        places |= dict.fromkeys(names, f"model{of}.safetensors")
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
+        text = json.dumps(index, indent=2) + "\n"
+        files.write(folder / "model.safetensors.index.json", text)
+
+
+def _shards(sizes: dict[str, int]) -> list[list[str]]:
+    """Names in their order, cut where the next one would make more bytes than a file may have."""
+    found, full = [[]], 0
+    for name, size in sizes.items():
+        if found[-1] and full + size > SHARD_BYTES:
+            found.append([])
+            full = 0
+        found[-1].append(name)
+        full += size
+    return found
 
 
 def _move(whole: Path, folder: Path) -> None:

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -47,6 +49,24 @@ def test_a_chat_template_goes_with_its_model(pocket, tmp_path):
     assert spoken.chat(talk) == load(folder)[1].chat(talk) == want
     assert load(folder)[1].template.source == source
     assert not (export(model, Tokenizer(tokenizer.inner), tmp_path / "b") / JINJA).exists()
+
+
+def test_large_weights_go_into_several_files(pocket, tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    model, tokenizer = pocket
+    want = model.state_dict()
+    most = max(weight.nbytes for weight in want.values()) + 1
+    monkeypatch.setattr("kvlab.shell.export.SHARD_BYTES", most)
+    folder = export(model, tokenizer, tmp_path / "out")
+    shards = sorted(folder.glob("model*.safetensors"))
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    assert len(shards) > 2 and shards[0].name == f"model-00001-of-{len(shards):05d}.safetensors"
+    assert set(index["weight_map"].values()) == {path.name for path in shards}
+    assert index["metadata"]["total_size"] == sum(weight.nbytes for weight in want.values())
+    assert all(path.stat().st_size < most + 10_000 for path in shards)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    for name, weight in load(folder)[0].state_dict().items():
+        assert torch.equal(weight, want[name]) and torch.equal(theirs[name], weight)
 
 
 def test_what_is_there_already_is_not_touched(pocket, tmp_path):
