@@ -96,6 +96,27 @@ def batch(result: Result) -> list[str]:
     return [*lines, "", f"The same model, {result['context']} tokens before. " + where(result)]
 
 
+def threads(result: Result) -> list[str]:
+    """What waiting for each other costs torch's threads."""
+    counts = sorted({row["neighbours"] for row in result["rows"]})
+    heads = [f"beside {n or 'no'} neighbour{'s' * (n != 1)}" for n in counts]
+    lines = [f"| milliseconds | threads | {' | '.join(heads)} |"]
+    lines.append("|---" * (2 + len(counts)) + "|")
+    cells: dict[tuple[str, str], list[str]] = {}
+    for row in result["rows"]:
+        low, high = row["wall_ms_range"]
+        cells.setdefault((row["what"], row["way"]), []).append(
+            f"{row['wall_ms']:.3g} ({low:.3g} to {high:.3g}; {row['cpu_ms']:.3g})"
+        )
+    lines += [f"| {what} | {way} | {' | '.join(found)} |" for (what, way), found in cells.items()]
+    text = (
+        f"Medians of {result['rounds']} rounds in turn and, in brackets, their range and the "
+        "processor's time. A neighbour never rests and is held on one core; the machine has "
+        f"{result['cores']}. A decode step is one behind {result['context']} tokens or a few more."
+    )
+    return [*lines, "", text + " " + where(result)]
+
+
 def pruned(result: Result) -> list[str]:
     """Packed rows and evicted tokens, with what was aimed at beside what was found."""
     names = list(dict.fromkeys(r["name"] for r in rows_of(result, "attention")))
@@ -160,8 +181,10 @@ def where(result: Result) -> str:
     versions = f"torch {machine['torch']}"
     if "transformers" in machine:
         versions += f", transformers {machine['transformers']}"
+    waiting = machine.get("waiting", "").lower()
+    passive = ", waiting passively" if waiting == "passive" else ""
     return (
-        f"{machine['cpu']}, {machine['threads']} threads, {versions}; "
+        f"{machine['cpu']}, {machine['threads']} threads{passive}, {versions}; "
         f"`{result['command'].strip()}`."
     )
 
@@ -171,6 +194,7 @@ TABLES: dict[str, Callable[[Result], list[str]]] = {
     "decode": decode,
     "prefill": prefill,
     "batch": batch,
+    "threads": threads,
     "pruned": pruned,
 }
 

@@ -23,7 +23,9 @@ def test_the_tables_of_the_readme_are_the_recorded_results():
         assert recorded == (f"<!-- {name} -->\n|" in text), name
 
 
-@pytest.mark.parametrize("name", ["decode", "prefill", "batch", "gpu", "pruned", "pruned_gpu"])
+@pytest.mark.parametrize(
+    "name", ["decode", "prefill", "batch", "gpu", "pruned", "pruned_gpu", "threads"]
+)
 def test_a_measurement_runs_on_a_toy(name, monkeypatch, capsys):
     """Here and not each in a process of its own, which would load and compile everything again."""
     monkeypatch.setattr(sys, "argv", [name, "--tiny", "--rounds", "1"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dis
 import itertools
 import secrets
@@ -11,14 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from kvlab.course import alone, record
 from kvlab.course.author.spec import Exercise, Verdict
 from kvlab.course.exercises import find
 from kvlab.course.judge import judge
 from kvlab.course.sandbox.answer import LocalAnswer
 from kvlab.course.sandbox.forbid import refusal
+from kvlab.measure import threads
 
 # How code fetches a global by its name. Attributes have names too, which say nothing of globals.
 _LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
@@ -48,23 +46,12 @@ def check(number: str, answer: Callable[..., Any], *, seed: int | None = None) -
     if refused:
         verdict = Verdict(exercise, "failed", f"{refused}.")
     else:
-        with one_thread():
+        with threads(1):  # more slow such small work down
             verdict = judge(exercise, LocalAnswer(answer, exercise.forbids), f"check {seed}")
     if verdict.passed and (why := alone.warning(answer, exercise.name)):
         verdict = replace(verdict, message=f"{verdict.message}\n{why}")
     record.record(verdict)
     return verdict
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """A block in which torch keeps to one thread: more slow such small work down."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _refused(exercise: Exercise, thing: Any, seen: set[int]) -> str | None:

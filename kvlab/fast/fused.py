@@ -17,13 +17,11 @@ from torch import Tensor, nn
 
 from kvlab import kernels
 from kvlab.cache import Cache, KVCache
-from kvlab.kernels import as_numpy, numba_threads
+from kvlab.kernels import ONE_THREAD_BYTES, as_numpy, numba_threads
 from kvlab.model import Layer, Transformer
 
 # Up to so many rows our own kernel reads each weight once; more rows are torch's matrix product.
 MOST_ROWS = 12
-# A step that reads less than this is done before a second thread has woken.
-ONE_THREAD_BYTES = 16 << 20
 
 
 class FusedDecode:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+# A model whose weights are fewer bytes runs on one thread: its steps are so short that two would
+# mostly wait for each other (`python -m benchmarks.threads`).
+ONE_THREAD_BYTES = 16 << 20
+
 
 def missing(name: str) -> str | None:
     """Why the kernels of one module cannot run here, or None if they can.

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import platform
 
 import torch
 
 
 def machine() -> dict[str, object]:
-    """What a number depends on: processor, cores, threads, versions."""
+    """What a number depends on: processor, cores, threads and how they wait, versions.
+
+    `waiting` is what OpenMP was told before torch was imported: "passive", or nothing, and then its
+    threads spin while they wait for each other.
+    """
     return {
         "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
+        "waiting": os.environ.get("OMP_WAIT_POLICY", "as OpenMP comes"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

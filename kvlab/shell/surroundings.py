@@ -9,9 +9,9 @@ import os
 import sys
 
 # Where a step is short, its threads wait for each other more than they work. OpenMP's waiting is
-# spinning, and on a busy machine it burns the time that the awaited thread needs
-# (`python -m benchmarks.threads`).
-THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+# spinning, and on a busy machine it burns the time that the awaited thread needs. Passively they
+# take their share; `python -m benchmarks.threads` measures both.
+WAITING = "OMP_WAIT_POLICY"
 
 OWN = "KVLAB_EXERCISES"  # folders of exercises of one's own, as PATH names folders
 FAILING = ("strict", "surrogateescape")  # what Python gives streams; the second in the C locale
@@ -19,8 +19,7 @@ FAILING = ("strict", "surrogateescape")  # what Python gives streams; the second
 
 def settle():
     """Prepares this process and those that it starts. What the user has set stays."""
-    for name, value in THREADS.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault(WAITING, "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         take_any_text(stream)
 

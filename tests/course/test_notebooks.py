@@ -27,6 +27,15 @@ def test_every_code_cell_was_run_from_top_to_bottom(chapter):
     assert counts == list(range(1, len(counts) + 1))
 
 
+def test_a_chapter_keeps_to_one_thread_before_it_computes(chapter):
+    """Its kernel need not be one that kvlab started, and threads that spin slow a busy machine."""
+    code = ["".join(cell["source"]) for cell in cells(chapter, "code")]
+    first = next(source for source in code if "import torch" in source)
+    lines = [line.partition("#")[0].strip() for line in first.splitlines()]
+    rest = [line for line in lines if line and not line.startswith(("import ", "from "))]
+    assert rest[0] == "torch.set_num_threads(1)"
+
+
 def test_no_output_is_an_error_or_has_a_path_of_one_machine(chapter):
     for cell in cells(chapter, "code"):
         for output in cell["outputs"]:

@@ -240,6 +240,13 @@ def test_a_machine_is_described():
     assert clock(lambda: None) >= 0
 
 
+def test_a_machine_says_how_its_threads_wait(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert machine()["waiting"] == "as OpenMP comes"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    assert machine()["waiting"] == "PASSIVE"
+
+
 def test_a_thing_compared_with_itself_is_timed_twice(work):
     """Two lists of the same length, not one that both fill."""
     longer = iter(range(1, 99))

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 
 from kvlab.shell import cli, demo
 
@@ -35,6 +36,18 @@ def test_the_text_says_what_was_measured_where(report):
     counted = "1 thread," if threads == 1 else f"{threads} threads,"
     for part in ("the same tokens", "rows projected", counted, "times as fast", "lemon"):
         assert part in text
+
+
+def test_a_small_model_keeps_to_one_thread_and_a_larger_one_to_what_there_are(monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert demo.run("hi", 2)["machine"]["threads"] == 1
+        assert torch.get_num_threads() == 2
+        monkeypatch.setattr(demo, "ONE_THREAD_BYTES", 1)
+        assert demo.run("hi", 2)["machine"]["threads"] == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_json_and_picture(tmp_path, capsys):
