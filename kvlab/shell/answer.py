@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 
+from kvlab.cache import Cache
 from kvlab.checkpoint import load
 from kvlab.generation import stream
+from kvlab.model import Transformer
+from kvlab.prompts import check_positions
 from kvlab.sampling import Sampler
 from kvlab.tokenizer import Tokenizer
 
@@ -19,11 +23,14 @@ def run(args: Namespace) -> int:
     sampler = Sampler(args.temperature, args.top_k, args.top_p, args.seed)
     model, tokenizer = load(args.model, device=args.device, dtype=args.dtype)
     prompt_ids = as_ids(tokenizer, prompt, system=args.system, raw=args.raw)
+    check_positions(model, len(prompt_ids), args.new_tokens)  # before memory is taken
     how = _thinning(args, model, len(prompt_ids))
-    steps = stream(model, prompt_ids, args.new_tokens, pick=sampler, **how)
+    used = how.get("cache") or model.new_cache(1, _capacity(args, len(prompt_ids)))
+    steps = stream(model, prompt_ids, args.new_tokens, pick=sampler, **{"cache": used, **how})
     ids: list[int] = []
+    at = [time.perf_counter()]
     pieces = []
-    for piece in tokenizer.stream(_noted(steps, ids)):
+    for piece in tokenizer.stream(_noted(steps, ids, at)):
         pieces.append(piece)
         if not args.json:
             print(piece, end="", flush=True)
@@ -32,9 +39,12 @@ def run(args: Namespace) -> int:
     if args.json:
         found = {"prompt_tokens": prompt_ids, "new_tokens": ids, "text": text}
         held = {"cache_bytes": cache.live_bytes, "dense_bytes": dense} if cache else {}
-        print(json.dumps(found | held))
+        stats = {"stats": _stats(model, used, prompt_ids, at)} if args.stats else {}
+        print(json.dumps(found | held | stats))
         return 0
     print()
+    if args.stats:
+        print(_as_text(_stats(model, used, prompt_ids, at)), file=sys.stderr)
     if cache:
         print(f"cache: {cache.live_bytes:,} of {dense:,} bytes", file=sys.stderr)
     if not text.strip():
@@ -60,11 +70,38 @@ def as_ids(
     return tokenizer.chat([*messages, {"role": "user", "content": prompt}])
 
 
-def _noted(steps: Iterable, ids: list[int]) -> Iterator[int]:
-    """The ids of one row's steps, each also put at the end of `ids`."""
+def _noted(steps: Iterable, ids: list[int], at: list[float]) -> Iterator[int]:
+    """The ids of one row's steps, each also put at the end of `ids`, and its time of `at`."""
     for step in steps:
         ids.append(int(step.token_B[0]))
+        at.append(time.perf_counter())
         yield ids[-1]
+
+
+def _stats(model: Transformer, cache: Cache, prompt: list[int], at: list[float]) -> dict:
+    """Seconds to the first token, tokens a second after it, and bytes; `at` begins at the start."""
+    start, first, *_, last = [*at, at[-1]]
+    n_later = len(at) - 2
+    return {
+        "prompt_tokens": len(prompt),
+        "new_tokens": len(at) - 1,
+        "first_token_seconds": round(first - start, 4),
+        "tokens_per_second": round(n_later / (last - first), 2) if n_later else None,
+        "weight_bytes": sum(weight.nbytes for weight in model.parameters()),
+        "cache_bytes": cache.live_bytes,
+        "cache_bytes_allocated": cache.allocated_bytes,
+    }
+
+
+def _as_text(stats: dict) -> str:
+    speed = stats["tokens_per_second"]
+    later = "no more came" if speed is None else f"then {speed:.1f} a second"
+    return (
+        f"{stats['prompt_tokens']} prompt tokens, {stats['new_tokens']} new ones: the first after "
+        f"{stats['first_token_seconds']:.2f} s, {later}; {stats['weight_bytes'] / 1e6:,.1f} MB of "
+        f"weights, {stats['cache_bytes'] / 1e6:,.2f} MB of keys and values in "
+        f"{stats['cache_bytes_allocated'] / 1e6:,.2f} MB taken"
+    )
 
 
 def _read(given: str) -> str:
@@ -77,6 +114,11 @@ def _read(given: str) -> str:
     if not given.strip():
         raise ValueError("The prompt is empty; expected some text.")
     return given
+
+
+def _capacity(args: Namespace, n_prompt: int) -> int:
+    """Slots for prompt and answer; the last new token is not fed."""
+    return max(1, n_prompt + args.new_tokens - 1)
 
 
 def _thinning(args, model, n_prompt: int) -> dict:
@@ -92,7 +134,7 @@ def _thinning(args, model, n_prompt: int) -> dict:
     named = evictions(0.5 if args.budget is None else args.budget)
     if args.policy is not None and args.policy not in named:
         raise ValueError(f"There is no policy {args.policy!r}; there are {', '.join(named)}.")
-    capacity = max(1, n_prompt + args.new_tokens - 1)
+    capacity = _capacity(args, n_prompt)
     if args.sparsity is None:
         return {"prune": named[args.policy], "cache": model.new_cache(1, capacity)}
     rule = PerToken(n_kept(args.sparsity, model.config.head_dim))

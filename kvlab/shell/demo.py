@@ -18,6 +18,7 @@ from kvlab.measure import machine, synchronize, threads
 from kvlab.measure.probe import Probe
 from kvlab.measure.uncached import generate_uncached, stream_uncached
 from kvlab.model import Transformer
+from kvlab.prompts import check_positions
 from kvlab.shell.answer import as_ids
 from kvlab.tokenizer import Tokenizer
 
@@ -50,6 +51,7 @@ def run(
         raise ValueError("The prompt is empty; expected some text.")
     transformer, tokenizer = load(model, device=device, dtype=dtype)
     prompt, ids = _asked(tokenizer, model, prompt, system, raw)
+    check_positions(transformer, len(ids), n_new)  # before memory is taken
     cache = transformer.new_cache(1, len(ids) + n_new - 1)
     with threads(_enough_threads(transformer)):
         where = machine()

@@ -4,6 +4,7 @@ import json
 import pytest
 from safetensors import safe_open
 
+from kvlab import Transformer
 from kvlab.course.grading import notebooks
 from kvlab.shell import cli
 
@@ -35,6 +36,32 @@ def test_generate_as_json_and_by_draw(capsys):
         outs.append(json.loads(capsys.readouterr().out))
     assert outs[0] == outs[1] != outs[2]
     assert 1 <= len(outs[0]["new_tokens"]) <= 9 and outs[0]["text"]
+
+
+def test_generate_tells_its_times_and_bytes(capsys):
+    line = ["generate", "What is the capital of France?", "--stats"]
+    assert cli.main([*line, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    stats = found["stats"]
+    n_fed = len(found["prompt_tokens"]) + len(found["new_tokens"]) - 1
+    assert stats["prompt_tokens"] == len(found["prompt_tokens"])
+    assert stats["new_tokens"] == len(found["new_tokens"]) > 2
+    assert stats["first_token_seconds"] > 0 and stats["tokens_per_second"] > 0
+    per_token = stats["cache_bytes"] / n_fed
+    assert stats["cache_bytes_allocated"] == per_token * (len(found["prompt_tokens"]) + 63)
+    assert "cache_bytes" not in found
+    assert cli.main([*line, "-n", "1"]) == 0
+    said = capsys.readouterr().err
+    assert "1 new ones: the first after" in said and "no more came" in said
+
+
+@pytest.mark.parametrize(
+    "line", [["generate", "Hi"], ["generate", "Hi", "--policy", "snapkv"], ["demo", "Hi"]]
+)
+def test_more_tokens_than_positions_are_refused_before_memory_is_taken(line, capsys, monkeypatch):
+    monkeypatch.setattr(Transformer, "new_cache", None)
+    assert cli.main([*line, "-n", "9999999"]) == 1
+    assert "9999999 new ones were asked for, but the model reads" in capsys.readouterr().err
 
 
 def test_generate_thins_and_packs_and_says_what_is_left(capsys):
