@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import io
 import json
 import os
 import random
@@ -21,22 +22,27 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tokenize
 import tomllib
 from collections import Counter
 from functools import cache
-from itertools import chain, zip_longest
+from itertools import chain, pairwise, zip_longest
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 EQUIVALENT = Path(__file__).parent / "equivalent_mutants.toml"
 SECONDS = 600  # a mutant that runs for ever is killed by then
 
-_PRUNE = "tests/prune/test_prune.py tests/prune/test_policies.py tests/quality/test_laws.py"
+_PACKED = "tests/pack/test_packed.py"
+_PRUNE = (
+    f"tests/prune/test_prune.py tests/prune/test_policies.py tests/quality/test_laws.py {_PACKED}"
+)
 _JUDGE = "tests/course/test_judge.py tests/course/test_compare.py tests/course/test_author.py"
 # the tests that a file's mutants meet, the quickest first
 TESTS = {
     "ops.py": "tests/test_ops.py tests/test_model.py tests/test_families.py",
-    "attention.py": "tests/test_attention.py tests/test_model.py tests/prune/test_prune.py",
+    "attention.py": "tests/test_attention.py tests/test_model.py tests/prune/test_prune.py "
+    f"{_PACKED}",
     "model.py": "tests/test_model.py tests/test_families.py tests/measure/test_probe.py",
     "slots.py": "tests/test_slots.py tests/test_cache.py tests/test_generation.py",
     "cache.py": "tests/test_cache.py tests/test_generation.py tests/test_cache_machine.py",
@@ -53,7 +59,7 @@ TESTS = {
     "prune/tokens.py": _PRUNE,
     "pack/rows.py": "tests/pack/test_rows.py tests/pack/test_rules.py tests/pack/test_packed.py",
     "pack/rules.py": "tests/pack/test_rules.py tests/pack/test_packed.py",
-    "pack/layer.py": "tests/pack tests/test_hf.py",
+    "pack/layer.py": "tests/pack tests/kernels/test_kernels_packed_triton.py tests/test_hf.py",
     "pack/cache.py": "tests/pack",
     "pack/body.py": "tests/pack",
     "course/judge.py": _JUDGE,
@@ -114,7 +120,10 @@ def sampled(names: list[str], n: int, seed: int) -> list[tuple]:
 
 
 def mutations(path: Path) -> list:
-    """All that cosmic-ray would change in a file, but for annotations, which nothing runs."""
+    """All that cosmic-ray would change in a file, but for what no run of it could tell.
+
+    Those are annotations, and the bare star of a signature, which it takes for a product.
+    """
     from cosmic_ray.commands.init import init
     from cosmic_ray.work_db import WorkDB
 
@@ -123,7 +132,8 @@ def mutations(path: Path) -> list:
         init([path], store, {})
         found = [item.mutations[0] for item in store.work_items]
         store.close()
-    silent = annotations(path.read_text(encoding="utf-8"))
+    source = path.read_text(encoding="utf-8")
+    silent = [*annotations(source), *bare_stars(source)]
     return [m for m in found if not any(a <= m.start_pos < z for a, z in silent)]
 
 
@@ -136,6 +146,16 @@ def annotations(source: str) -> list[tuple]:
         ((n.lineno, n.col_offset), (n.end_lineno, n.end_col_offset))
         for n in nodes
         if isinstance(n, ast.AST)
+    ]
+
+
+def bare_stars(source: str) -> list[tuple]:
+    """Where the stars are after which arguments need their names, as (line, column) each."""
+    words = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    return [
+        (word.start, word.end)
+        for word, after in pairwise(words)
+        if (word.string, after.string) == ("*", ",")
     ]
 
 

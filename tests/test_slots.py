@@ -112,3 +112,13 @@ def test_old_names_work_with_one_warning_each():
     assert packed.rules == old.rules
     with pytest.raises(TypeError, match="was given every= and at_once=, which are one"):
         PackedKVCache(*SIZES, k=Dense(), v=Dense(), every=2, at_once=2)
+
+
+@pytest.mark.parametrize("kind", ["dense", "packed"])
+def test_a_cache_of_one_head_knows_the_positions_that_come_next(kind):
+    sizes = (1, 2, 1, 20, 8)
+    cache = KVCache(*sizes) if kind == "dense" else PackedKVCache(*sizes, k=PerToken(4), v=Dense())
+    cache.append(0, *torch.randn(2, 2, 1, 3, 8), torch.tensor([[-1, 0, 1], [0, 1, 2]]))
+    assert cache.next_pos_B().tolist() == [2, 3]
+    cache.append(0, *torch.randn(2, 2, 1, 1, 8), torch.tensor([[2], [3]]))
+    assert cache.next_pos_B().tolist() == [3, 4]

@@ -1,5 +1,7 @@
 """What came against what was expected, in words and in a picture."""
 
+from dataclasses import FrozenInstanceError
+
 import pytest
 import torch
 
@@ -29,6 +31,23 @@ def test_bars_and_tolerances():
     assert fault("x_T", torch.tensor([float("nan")]), torch.tensor([float("nan")])) is None
     assert fault("x", float("nan"), float("nan")) is None and fault("x", 0.0, float("nan"))
     assert "torch.int64, got torch.int32" in fault("x", torch.ones(2).int(), torch.ones(2).long())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool])
+def test_whole_numbers_differ_whichever_is_larger(dtype):
+    none, one = torch.zeros(3, dtype=dtype), torch.tensor([0, 1, 0]).to(dtype)
+    assert compare.difference("x_T", one, one.clone()) is None
+    for came, wanted in ((none, one), (one, none)):
+        assert "1 of 3" in compare.difference("x_T", came, wanted)
+
+
+@pytest.mark.parametrize("kind", [compare.Near, compare.AtLeast, compare.AtMost])
+def test_what_is_wanted_stays_what_it_was(kind):
+    wanted = kind(1.0)
+    for name in vars(wanted):
+        with pytest.raises(FrozenInstanceError):
+            setattr(wanted, name, 2.0)
+    assert wanted == kind(1.0) and hash(wanted) == hash(kind(1.0))
 
 
 def test_numbers_that_differ_never_look_alike():

@@ -521,3 +521,11 @@ def test_bad_sizes_are_refused_before_anything_is_made():
     ]:
         with pytest.raises(ValueError, match=why):
             make(*args, **how)
+
+
+@pytest.mark.parametrize("width, refused", [(248, False), (256, False), (264, True)])
+def test_the_kernel_takes_heads_as_wide_as_its_indices_reach(width, refused):
+    cache = PackedKVCache(1, 1, 1, 20, width, k=PerToken(8), v=PerToken(8))
+    cache.append(0, *torch.randn(2, 1, 1, 5, width))
+    why = cache.read(0).reader.missing(torch.randn(1, 1, 1, width))
+    assert (why is not None and "indices reach 256" in why) == refused

@@ -1,4 +1,5 @@
 import json
+from dataclasses import FrozenInstanceError, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -28,11 +29,12 @@ from kvlab.policies import (
     v_output_aware,
 )
 
-from kvlab import Evict, ModelConfig, Pruner, Sparsify, Transformer, generate, needs
+from kvlab import Evict, ModelConfig, Pruner, Sparsify, Then, Transformer, density, generate, needs
 from kvlab.generation import prefill
 from kvlab.prompts import pad
 from kvlab.prune import Elements, all_heads, per_channel, per_token, whole_channels
 from kvlab.prune.hashing import chance
+from kvlab.prune.parts import check_parts
 from tests.conftest import tiny_model
 from tests.prune.kvpress import weights as recorded
 
@@ -284,3 +286,29 @@ def test_what_stays_is_what_kvpress_keeps(name, llamas):
 def test_pyramidkv_is_snapkv_with_a_pyramid():
     policy = pyramidkv(40)
     assert (policy.score, policy.layers) == (snapkv, pyramid)
+
+
+def test_a_sequence_of_policies_is_flat_and_stays_as_it_is():
+    keys, values = Sparsify(k=Elements(k_magnitude, 0.5)), Sparsify(v=Elements(v_magnitude, 0.5))
+    both = Then(Then(keys), values)
+    assert both == Then(keys, values) and both.parts == (keys, values)
+    assert both.bodies == (keys.bodies[0], values.bodies[1]) and len(both.bodies[0]) == 1
+    assert Then().bodies == ((), ())
+    with pytest.raises(FrozenInstanceError):
+        both.parts = ()
+
+
+def test_one_choice_for_all_heads_comes_before_each_heads_own_and_once():
+    alike = Evict(streaming, 8, 2, 2, select=all_heads)
+    own = Evict(knorm, 8, 2, 2)
+    for policy in (Then(alike, own), Then(own, own), Then(alike, alike), Then(alike)):
+        check_parts(policy.parts, (20,))
+    for policy in (Then(own, alike), Then(replace(alike, every=3), own)):
+        with pytest.raises(ValueError, match="the same tokens for all heads"):
+            check_parts(policy.parts, (20,))
+    check_parts((own, alike), (4,))  # nothing goes yet
+
+
+def test_a_cache_that_has_seen_nothing_has_a_density():
+    kept = density(tiny_model().new_cache(2, 8))
+    assert kept.tokens == 0
