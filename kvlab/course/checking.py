@@ -6,7 +6,7 @@ import dis
 import itertools
 import secrets
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,10 @@ _LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 _next_hint: dict[str, itertools.count] = {}
 
 
-def check(number: str, answer: Callable[..., Any], *, seed: int | None = None) -> Verdict:
+_NOTHING = object()
+
+
+def check(number: str, answer: Any = _NOTHING, *, seed: int | None = None) -> Verdict:
     """Try an answer on fresh random cases and say what is right or wrong with it.
 
     The seed is drawn anew each time unless given; grading draws others. What came of it is noted
@@ -35,7 +38,14 @@ def check(number: str, answer: Callable[..., Any], *, seed: int | None = None) -
     if callable(number) and isinstance(answer, str):
         exercise = find(answer)
         raise ValueError(f'The two are exchanged: write check("{answer}", {exercise.name}).')
+    if callable(number) and answer is _NOTHING:
+        name = getattr(number, "__name__", "your_answer")
+        raise ValueError(f'check got an answer and no exercise; write check("1.1", {name}), say.')
     exercise = find(number)
+    if answer is _NOTHING:
+        raise ValueError(
+            f'check("{number}") got no answer; write check("{number}", {exercise.name}).'
+        )
     if not callable(answer):
         raise ValueError(
             f"check({number!r}, ...) was given something of type {type(answer).__name__}; expected "

@@ -112,7 +112,8 @@ def find(number: str) -> Exercise:
     for exercise in everything:
         if exercise.number == str(number):
             return exercise
-    known = ", ".join(e.number for e in everything)
+    near = [e for e in everything if e.chapter == str(number).split(".")[0]]
+    known = ", ".join(e.number for e in near or everything)
     raise ValueError(
         f"Exercise {number!r} was asked for; there are {known}. Those in a folder of a teacher's "
         "own are found where KVLAB_EXERCISES names that folder."

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from kvlab.course.author.compare import came, describe, difference
+from kvlab.course.author.complaints import explained
 from kvlab.course.author.laws import is_stub, narrow
 from kvlab.course.author.picture import picture
 from kvlab.course.author.spec import Case, Exercise, Law, Outcome, Verdict
@@ -125,7 +126,7 @@ def _fault(law: Law, case: Case, outcome: Outcome) -> tuple[str, str]:
     """What is wrong with an outcome, and a picture of it; two empty texts if nothing is."""
     if "raised" in outcome:
         where = f" ({outcome['where']})" if outcome["where"] else ""
-        return f"your code raised {outcome['raised']}{where}.", ""
+        return f"your code raised {outcome['raised']}{where}.{explained(outcome['raised'])}", ""
     if "not data" in outcome:
         return outcome["not data"], ""
     for name, expected in law.expect(case, outcome).items():

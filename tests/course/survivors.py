@@ -21,6 +21,25 @@ CH01: Reasons = {
         "-1 -> 1  in  weights_ST = scores_ST.softmax(dim=-1)": "a table has two axes: the last one and number 1 are the same.",
     },
     "1.5": {},
+    "1.6": {
+        "torch.Generator().manual_seed(seed) -> torch.Generator()": "a fresh generator always begins alike, so one seed gives one set of matrices; that another seed gives others is not asked.",
+        "100 -> 101  in  for _ in range(100):": "how long to train is the learner's choice: the matrices are judged.",
+        "100 -> 99  in  for _ in range(100):": "how long to train is the learner's choice: the matrices are judged.",
+        "w_q.detach() -> w_q  in  return w_q.detach(), w_k.detach(), w_v.detach()": "whether a matrix still asks for slopes is not said; its numbers are the same.",
+        "w_k.detach() -> w_k  in  return w_q.detach(), w_k.detach(), w_v.detach()": "whether a matrix still asks for slopes is not said; its numbers are the same.",
+        "w_v.detach() -> w_v  in  return w_q.detach(), w_k.detach(), w_v.detach()": "whether a matrix still asks for slopes is not said; its numbers are the same.",
+        '-1 -> 1  in  weights = (torch.einsum("nd,ntd->nt", q, k) / C**0.5).softma': "a table has two axes: the last one and number 1 are the same.",
+        "64 -> 65  in  i = torch.randint(len(pairs_NTC), (64,), generator=rng)": "how many lists to a step is the learner's choice.",
+        "64 -> 63  in  i = torch.randint(len(pairs_NTC), (64,), generator=rng)": "how many lists to a step is the learner's choice.",
+        "torch.einsum('nd,ntd->nt', q, k) / C ** 0.5 -> torch.einsum('nd,ntd->nt', q, k)": "the matrices are judged, with the division; trained without it they still reach the bars.",
+        "C ** 0.5 -> C * 0.5  in  (torch.randn(rows, C, generator=rng, dtype=torch.float64) /": "a smaller start learns as well.",
+        "C ** 0.5 -> C  in  (torch.randn(rows, C, generator=rng, dtype=torch.float64) /": "a smaller start learns as well.",
+        'C ** 0.5 -> C * 0.5  in  weights = (torch.einsum("nd,ntd->nt", q, k) / C**0.5).softma': "the matrices are judged, with the division; trained with another one they still reach the bars.",
+        'C ** 0.5 -> C  in  weights = (torch.einsum("nd,ntd->nt", q, k) / C**0.5).softma': "the matrices are judged, with the division; trained with another one they still reach the bars.",
+        "out - answers_NE[i] -> answers_NE[i] - out  in  loss = ((out - answers_NE[i]) ** 2).mean()": "the square of a difference has no order.",
+        "0.5 -> 1.5  in  (torch.randn(rows, C, generator=rng, dtype=torch.float64) /": "a smaller start learns as well.",
+        '0.5 -> 1.5  in  weights = (torch.einsum("nd,ntd->nt", q, k) / C**0.5).softma': "the matrices are judged, with the division; trained with another one they still reach the bars.",
+    },
 }
 
 CH02: Reasons = {
@@ -57,6 +76,10 @@ CH05: Reasons = {
         "-1 -> 1  in  x_SC = x_SC + scores_SS.softmax(-1) @ v_SD @ w_o.T": "a table has two axes: the last one and number 1 are the same.",
     },
     "5.2": {},
+    "5.3": {
+        'call(n_prompt, n_prompt) -> call(n_prompt, n_prompt)  in  "cached_flops": call(n_prompt, n_prompt) + sum(call(1, T) fo': "both lengths are the same number.",
+        'call(T, T) -> call(T, T)  in  "naive_flops": sum(call(T, T) for T in texts),': "both lengths are the same number.",
+    },
     "5.4": {
         "i % 2 == 0 -> i % 2 != 0  in  for work in (slow, fast) if i % 2 == 0 else (fast, slow):": "which of the two goes first in the first pair is not said; that they take turns is.",
         "0 -> 1  in  for work in (slow, fast) if i % 2 == 0 else (fast, slow):": "which of the two goes first in the first pair is not said; that they take turns is.",
@@ -96,10 +119,12 @@ CH10: Reasons = {
     "10.3": {
         "-1 -> 1  in  keep = torch.zeros_like(rows, dtype=torch.bool).scatter(-1, ": "counted from the front it is the same axis.",
         "-1 -> 1  in  order = rows.abs().argsort(dim=-1, descending=True, stable=T": "counted from the front it is the same axis.",
+        "True -> False  in  order = rows.abs().argsort(dim=-1, descending=True, stable=T (2)": "on a processor torch sorts stably whether it is asked to or not, so no case can tell.",
     },
     "10.4": {
         "-1 -> 1  in  heavy_GT = torch.zeros_like(mass_GT, dtype=torch.bool).scatt": "counted from the front it is the same axis.",
         "-1 -> 1  in  order = contest_GT.argsort(dim=-1, descending=True, stable=T": "counted from the front it is the same axis.",
+        "True -> False  in  order = contest_GT.argsort(dim=-1, descending=True, stable=T (2)": "on a processor torch sorts stably whether it is asked to or not, so no case can tell.",
     },
     "10.5": {
         "q_RWD @ k_TD.T / k_TD.shape[1] ** 0.5 -> q_RWD @ k_TD.T * k_TD.shape[1] ** 0.5": "the score is the learner's choice: any that halves the error passes.",

@@ -59,7 +59,9 @@ def test_numbers_that_differ_never_look_alike():
         assert a != b, said
     assert fault("x", 27.0000001, compare.AtMost(27)).endswith("at most 27, got 27.0000001.")
     x_T = torch.tensor([third], dtype=torch.float64)
-    assert fault("x_T", x_T + 4e-7, x_T).endswith("expected 0.211561, got 0.2115614.")
+    assert "expected 0.211561, got 0.2115614." in fault("x_T", x_T + 4e-7, x_T)
+    asked = "is one step in float32?"
+    assert fault("x_T", x_T + 4e-7, x_T).endswith(asked) and asked not in fault("x_T", x_T + 1, x_T)
 
 
 def test_float64_is_asked_for_by_name_where_the_tolerance_is_its_own():

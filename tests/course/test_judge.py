@@ -212,6 +212,25 @@ def test_a_law_that_meets_another_dtype_says_whose():
     assert laws.narrow(RuntimeError("something else")) == ""
 
 
+def test_what_torch_asks_for_in_its_own_terms_is_said_in_plain_ones():
+    """As torch says it today: a text that it words anew would go unexplained."""
+    exercise, double = small(), torch.ones(2, 2).double()
+    exercise.right(lambda x: x.sum(1))
+    exercise.agrees("sum", "x_ST", gives="sum_S")
+    for wrong, says in (
+        (lambda x: x.argsort(-1, stable=True), "argsort(dim=-1, stable=True)."),
+        (lambda x: x.float() @ x.T, "Tensors of two types meet"),
+        (
+            lambda x: torch.zeros(2, 2).scatter(0, torch.zeros(1, 1).long(), double),
+            "two types meet",
+        ),
+        (lambda x: torch.zeros(2).index_put((torch.tensor([0]),), double[0, 0]), "two types meet"),
+        (lambda x: x.nothing(), "has no attribute 'nothing' (line"),
+    ):
+        said = judge(exercise, LocalAnswer(wrong), 1).message
+        assert says in said and ("dtype=x.dtype" in said) == ("types" in says), said
+
+
 OWN_ERROR = """
 class CacheFull(ValueError):
     pass

@@ -6,6 +6,7 @@ rounding.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -21,7 +22,10 @@ def normals(seed: int) -> Callable[..., Tensor]:
 
 
 def matrix(value: object, name: str) -> Tensor:
-    """An answer's result as a matrix, or NotData."""
+    """An answer's result as a matrix, also where it came as rows of numbers; or NotData."""
+    if isinstance(value, list) and value and all(isinstance(row, list) for row in value):
+        with contextlib.suppress(ValueError, TypeError, RuntimeError):
+            value = torch.tensor(value, dtype=torch.float64)
     if not isinstance(value, Tensor) or value.dim() != 2:
         raise NotData(f"your code returned {name} as {brief(value)}; expected a tensor of 2 axes.")
     return value

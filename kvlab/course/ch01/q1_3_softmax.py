@@ -3,7 +3,7 @@
 import torch
 
 from kvlab.course.author import Exercise, Near
-from kvlab.course.ch01._matrices import normals
+from kvlab.course.ch01._matrices import matrix, normals
 
 Q = Exercise(
     "1.3",
@@ -111,6 +111,15 @@ def _(answer, case):
         "all scores 0, weights_ST": answer(torch.zeros_like(scores_ST)),
         "the largest score 0, weights_ST": answer(scores_ST - top_S1),
     }
+
+
+@Q.law("each row adds up to 1, or to 0 where all is hidden")
+def _(answer, case):
+    """To the last digits but rounding: a small number in the denominator shows."""
+    hidden_ST = case["scores_ST"].masked_fill(case["_hidden_ST"], float("-inf"))
+    total_S = matrix(answer(hidden_ST), "weights_ST").sum(1)
+    some_S = (~case["_hidden_ST"]).any(1).double()
+    return {"sums of rows, total_S": Near(some_S, rtol=0.0, atol=1e-13).of(total_S)}
 
 
 @Q.law("one row, and one score a row")

@@ -202,11 +202,11 @@ def _fault(trained, known_N, known_cosine_N, case) -> str | None:
     exactly, nearly = (int((known_cosine_N > bar).sum()) for bar in (0.99, 0.9))
     if 2 <= exactly <= 32 and nearly < 2 * exactly:
         return "it answers a few lists of the training exactly, and no others"
+    if known_N.mean() < _BAR and _sharpest(w_q, w_k, case["_known"]) > _BAR:
+        return "nearly all attention falls on one pair, and mostly on a wrong one"
     by_chance = known_N.mean() < 1 / case["pairs_NTC"].shape[1] + 0.1
     if by_chance and known_cosine_N.mean().abs() < 0.1:
         return "it neither finds the right pair nor hands over its word"
-    if known_N.mean() < _BAR and _sharpest(w_q, w_k, case["_known"]) > _BAR:
-        return "nearly all attention falls on one pair, and mostly on a wrong one"
     if by_chance:
         return "it finds the right pair about as often as chance does"
     return None

@@ -30,7 +30,7 @@ possible there.
 
 Return the first leak as `[i, j]`: of all leaks, in whichever text, the smallest i, and for that i the smallest j. Of
 `[3, 4]` and `[0, 5]` that is `[0, 5]`. Return `None` if there is none. A move of more than 1e-9 counts; less is rounding. Try texts of `n_tokens` tokens, `n_texts` at
-a time: some bugs show only there. The check lends you twenty-seven functions, and a false alarm is as wrong as a miss.
+a time: some bugs show only there. The check lends you twenty-nine functions, and a false alarm is as wrong as a miss.
 Roughly 12 lines.
 
 An example: off by one, each query sees one token too many. The answer is `[0, 1]`.
@@ -106,7 +106,7 @@ def _suspects(case) -> dict[str, tuple[Attention, list[int] | None]]:
     """By name: an attention function, and its first leak."""
     n, row, head = case["n_tokens"], case["_row"], Head(case["width"], case["_seed"])
     clean, values = head.one_by_one, head.values
-    far, near = {0: n - 2}, {2: 3}  # a row that sees a later token
+    far, near, nearer = {0: n - 2}, {2: 3}, {0: 2}  # a row that sees a later token
     return {
         "query by query": (clean, None),
         "masked before the softmax": (head.masked(square), None),
@@ -130,6 +130,8 @@ def _suspects(case) -> dict[str, tuple[Attention, list[int] | None]]:
         "one row sees far, one sees near": (_peeping(head, far | near, far | near), [0, n - 2]),
         "one text sees far, one sees near": (_peeping(head, far, near), [0, n - 2]),
         "one text sees near, one sees far": (_peeping(head, near, far), [0, n - 2]),
+        "one row, far in one text and near in the next": (_peeping(head, far, nearer), [0, 2]),
+        "one row, near in one text and far in the next": (_peeping(head, nearer, far), [0, 2]),
         "a faint leak": (lambda x: clean(x) + 3e-8 * _next(x), [0, 1]),
         "each channel rises with the next token": (_loud(head, 0.2), [0, 1]),
         "each channel falls with the next token": (_loud(head, -0.2), [0, 1]),
@@ -206,12 +208,13 @@ def _said(found):
     """A pair in words, which a message can show; anything else in a list of its own."""
     if found is None:
         return "no leak"
+    found = found.tolist() if isinstance(found, torch.Tensor) else found
     if isinstance(found, list) and [type(n) for n in found] == [int, int]:
         return f"output {found[0]} moves with token {found[1]}"
     return [found]
 
 
-@Q.law("twenty-seven suspects, six of them clean")
+@Q.law("twenty-nine suspects, six of them clean")
 def _(answer, case):
     suspects = _suspects(case)
     order = list(suspects)

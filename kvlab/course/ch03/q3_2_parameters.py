@@ -1,6 +1,7 @@
 """3.2: how many parameters a model has, part by part, from nothing but its config."""
 
 import math
+from itertools import product
 
 import torch
 
@@ -134,6 +135,17 @@ for part in PARTS:
     @Q.law(f"{part}, as in the real model", shows=shown)
     def _(answer, case, part=part):
         return {part: answer(case["config"])[part]}
+
+
+@Q.law("tied or not, with biases or without, each part as in the real model", shows=shown)
+def _(answer, case):
+    """By luck no case might have the one or the other."""
+    seen = {}
+    for tied, biased in product((True, False), repeat=2):
+        count = answer({**case["config"], "tie_embeddings": tied, "qkv_bias": biased})
+        kind = f"tie_embeddings {tied}, qkv_bias {biased}"
+        seen |= {f"{part} with {kind}": count[part] for part in PARTS}
+    return seen
 
 
 @Q.law("the total is the sum of the parts", shows=shown)

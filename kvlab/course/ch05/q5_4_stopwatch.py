@@ -118,18 +118,28 @@ class Device(Lent):
     Where it is `cold`, the case's seconds come on top of each work's first run. With `queues`,
     `run` returns before the work is done. With `disturbed`, some runs of each work take eight times
     as long and some a fifth. With `drifts`, each run takes longer than the one before it by the
-    case's share; with `drops_after`, every run behind that many takes three times as long.
+    case's share; with `drops_after`, every run behind that many takes three times as long. With
+    `uneven`, neighbouring runs take up to seven times as long as one another, in no order.
     """
 
     lends = ("now", "run", "synchronize")
 
     def __init__(
-        self, case, *, cold=False, queues=False, disturbed=False, drifts=False, drops_after=None
+        self,
+        case,
+        *,
+        cold=False,
+        queues=False,
+        disturbed=False,
+        drifts=False,
+        drops_after=None,
+        uneven=False,
     ):
         works = case["slow"], case["fast"]
         self._seconds = dict(zip(works, case["_seconds"], strict=True))
         self._cold, self._drift = case["_cold"] * cold, case["_drift"] * drifts
         self._queues, self._disturbed, self._drops_after = queues, disturbed, drops_after
+        self._uneven = uneven
         self._time, self._free_at, self._pace = 1000.0, 0.0, 1.0
         self.runs, self.ran = dict.fromkeys(works, 0), []  # how often, and each with its seconds
         self.looks, self.longest_row, self._row = 0, 0, ("", 0)  # a row: runs of one work, at once
@@ -161,6 +171,8 @@ class Device(Lent):
         count, phase = self.runs[work], list(self.runs).index(work)
         if count == 0:
             return seconds + self._cold
+        if self._uneven:
+            return seconds * (1 + 3 * len(self.ran) % 7)
         if self._disturbed and (count + 2 * phase) % 6 == 3:
             return seconds * 8
         if self._disturbed and (count + 4 * phase) % 9 == 5:
@@ -231,18 +243,28 @@ _finds("the device slows down all the time", "ratio", queues=True, drifts=True)
 EVEN = 4
 
 
-@Q.law("an even number of pairs", shows=_watched(EVEN))
-def _(answer, case):
-    """The device slows down so fast that no two runs are alike; what it took is what is read."""
-    device = Device(case | {"_drift": 0.1}, queues=True, drifts=True)
-    found = _timed(answer, case, device, EVEN)
-    took = {work: [s for ran, s in device.ran if ran == work][-EVEN:] for work in device.runs}
+def _as_it_took(answer, case, device, n):
+    """What is read is what the runs of a device took, whatever that was."""
+    found = _timed(answer, case, device, n)
+    took = {work: [s for ran, s in device.ran if ran == work][-n:] for work in device.runs}
     ratios = _ratios(*took.values())
     true = [statistics.median(some) for some in (*took.values(), ratios)]
     return {
         name: Near(value, rtol=2e-3).of(found[name])
         for name, value in zip(RESULTS, true, strict=True)
     }
+
+
+@Q.law("an even number of pairs", shows=_watched(EVEN))
+def _(answer, case):
+    """The device slows down so fast that no two runs are alike."""
+    device = Device(case | {"_drift": 0.1}, queues=True, drifts=True)
+    return _as_it_took(answer, case, device, EVEN)
+
+
+@Q.law("each ratio is that of a pair, whatever its runs took", shows=_watched())
+def _(answer, case):
+    return _as_it_took(answer, case, Device(case, queues=True, uneven=True), case["n"])
 
 
 DROP_PAIRS, DROPS = 5, range(5, 13)
@@ -337,6 +359,10 @@ Q.mistakes(
         "the two medians are divided. When the pace changes they may come from different times: "
         "take one ratio for each pair, and the median of those.": {
             "ratio": lambda slow, fast: statistics.median(slow) / statistics.median(fast)
+        },
+        "the readings are sorted before they are divided, so a ratio is made of two runs that were no "
+        "pair. Divide within each pair, in the order in which they were taken.": {
+            "ratio": lambda slow, fast: statistics.median(_ratios(sorted(slow), sorted(fast)))
         },
         "nothing is run before the first reading, so it times the start-up.": {"warms": 0},
         "only one of the two works is warmed up. Each has a cold first run.": {"warms": 1},

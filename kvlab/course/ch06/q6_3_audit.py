@@ -59,8 +59,12 @@ SUBJECTS = {
     "recomputes one row": "recomputes",
     "recomputes two rows": "recomputes",
     "ignores a row": "ignores a row",
+    "ignores the first row": "ignores a row",
+    "ignores the prompt's last row": "ignores a row",
     "looks at one row in its first step alone": "reuses",
     "looks at one row in its last step alone": "reuses",
+    "hardly looks at one row": "reuses",
+    "hardly reads an empty slot": "reads an empty slot",
     "reads an empty slot": "reads an empty slot",
     "reads the first empty slot in its first step": "reads an empty slot",
     "reads another empty slot in its first step": "reads an empty slot",
@@ -137,6 +141,8 @@ class Subject(Lent):
         self._noise = 2 * normal(2, width)
         # the row that one who "ignores a row" never looks at: any of the prompt's
         self._blind = int(torch.randint(n_prompt, (1,), generator=torch_rng))
+        if "the first row" in kind or "prompt's last" in kind:
+            self._blind = 0 if "first" in kind else n_prompt - 1
         # and the step in which one is looked at, or an empty slot read, and that slot
         self._when = n_new - 1 if "last" in kind else 0
         self._empty = n_prompt if "the first" in kind else capacity - 1
@@ -158,7 +164,8 @@ class Subject(Lent):
             if step == 0 and poison is not None:
                 k_TD[poison], v_TD[poison] = self._noise
             score_T = k_TD @ (self._x_TC[stop - 1] @ self._w_q) / k_TD.shape[1] ** 0.5
-            outs.append(score_T.masked_fill(~self._seen(stop), float("-inf")).softmax(0) @ v_TD)
+            out_D = score_T.masked_fill(~self._seen(stop), float("-inf")).softmax(0) @ v_TD
+            outs.append(out_D + 1e-9 * v_TD[self._glimpsed()].sum(0))
         return [torch.stack(outs), rows]
 
     def _first_row(self, step: int, stop: int) -> int:
@@ -168,13 +175,20 @@ class Subject(Lent):
         again = {"recomputes one row": 1, "recomputes two rows": 2}.get(self._kind, 0)
         return stop - 2 if step <= again else stop - 1
 
+    def _glimpsed(self) -> list[int]:
+        """The slots that have hardly any part in an output."""
+        glimpsed = {"hardly looks at one row": self._blind, "hardly reads an empty slot": -1}
+        return [glimpsed[self._kind]] if self._kind in glimpsed else []
+
     def _seen(self, stop: int) -> torch.Tensor:
         """The slots that a step looks at."""
         slots_T = torch.arange(self._capacity)
         if self._kind == "reads an empty slot":
             return slots_T >= 0
         now = stop == self._n_prompt + self._when
-        if self._kind == "ignores a row" or (self._kind.startswith("looks") and not now):
+        if self._kind.startswith(("ignores", "hardly looks")) or (
+            self._kind.startswith("looks") and not now
+        ):
             return (slots_T < stop) & (slots_T != self._blind)
         if "empty slot in" in self._kind and now:
             return (slots_T < stop) | (slots_T == self._empty)
@@ -186,7 +200,7 @@ def _(answer, case):
     seen, sizes = {}, (case["n_prompt"], case["n_new"], case["capacity"])
     for i, kind in enumerate(case["_subjects"]):
         verdict = answer(Subject(kind, *sizes, case["_seed"] + i), *sizes)
-        seen[f"verdict on one that {kind}"] = Near(SUBJECTS[kind]).of(verdict)
+        seen[f'verdict on one that "{kind}"'] = Near(SUBJECTS[kind]).of(verdict)
     return seen
 
 
@@ -254,6 +268,17 @@ Q.mistakes(
         },
         "slots behind the prompt are written over by the run: that poison there does not show is "
         "no proof that a row is ignored.": _poisons_what_the_run_fills,
+        "small moves are overlooked, as torch.allclose does. Runs with the same poison give the same "
+        "bits, so any difference counts.": {
+            "used": lambda a_ND, b_ND: not torch.allclose(a_ND, b_ND, rtol=0, atol=1e-7),
+            "empty": lambda a_ND, b_ND: not torch.allclose(a_ND, b_ND, rtol=0, atol=1e-7),
+        },
+        "slot 0 is never poisoned. The row that is ignored may be the first one.": {
+            "prompt_slots": lambda n: range(1, n)
+        },
+        "the prompt's last slot is never poisoned. The row that is ignored may be the last one.": {
+            "prompt_slots": lambda n: range(n - 1)
+        },
         "only the first output is compared. A row may be looked at later, and an empty slot "
         "read.": {
             "used": lambda a_ND, b_ND: _differs(a_ND[0], b_ND[0]),

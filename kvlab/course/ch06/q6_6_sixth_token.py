@@ -1,4 +1,4 @@
-"""6.6: what the next token asks of the pairs that are there."""
+"""6.6: what the next token asks of the pairs that are there, when one of them was corrected."""
 
 from kvlab.course.author import choice
 
@@ -10,31 +10,30 @@ Q = choice(
     minutes=3,
     difficulty=1,
     statement="""
-The 5th token was just made, and the query that made it used the pairs (key and value) of tokens 1 to 4. Now the
-6th is to be made. What is the least that must be done for those four pairs? Return the letter.
+A prompt of five tokens was read into a cache, by a causal model of several layers; each token's pair there is its keys and values of
+all layers. Before the 6th token is made somebody corrects a typo: token 3 becomes another token. What is the least that must be done
+for the five pairs, so that the 6th token is the one of the corrected prompt? Return the letter.
 
-- **a**: project all four again, so that they are up to date
-- **b**: keep the keys, compute the values again, as they will be mixed with other weights
-- **c**: read them from the cache as they are
-- **d**: update them by what the 5th token says, then keep them
-- **e**: nothing: the pair of the last token is all that the new query needs
+- **a**: project all five again
+- **b**: project token 3 again, and read the other four as they are
+- **c**: read tokens 1 and 2 as they are, and project 3, 4 and 5 again
+- **d**: project 1, 2 and 3 again, and read 4 and 5 as they are
+- **e**: nothing: the query of the last token is all that is new
 """,
     asks='Return "a", "b", "c", "d" or "e".',
     right="c",
     wrong={
-        "a": "that is the plain loop. The numbers come out the same each time, so the work was "
-        "done before.",
-        "b": "new weights mix the values, but the values themselves are as constant as the keys: "
-        "both are projections of the same token's stream.",
-        "d": "nothing flows back: an earlier token never looks at a later one, so its key and "
-        "value have nothing to learn from it.",
-        "e": "then the 6th token could not know what the first four said: the query looks through "
-        "all keys there are.",
+        "a": "it gives the right token, but tokens 1 and 2 never saw the third: their pairs are as they were.",
+        "b": "tokens 4 and 5 had looked at the old token 3: from the second layer on their streams hold what "
+        "it said, and so do their keys and values.",
+        "d": "it is the other way round: tokens 1 and 2 come before the change and cannot see it, 4 and 5 come after.",
+        "e": "then the 6th token would be that of the typo: its query reads the old pair of token 3.",
     },
-    because="One new pair is computed, of the 5th token; the four others are read as they are.",
+    because="A pair depends on its own token and on those before it: the prefix up to the change is reused, "
+    "and the rest is read again.",
     hints=(
-        "Which of the pairs did not exist when the 5th token was made?",
-        "Can a key of token 2 change when token 5 is put behind it? The chapter looked.",
-        "Constant once computed, and still needed by the new query: they are read, not made.",
+        "Which tokens can see token 3?",
+        "Can a key of token 2 change when token 3 does? Can one of token 5? The chapter looked.",
+        "All pairs in front of the change stay. Those from the change on are computed anew.",
     ),
 )

@@ -32,7 +32,8 @@ Given a score for each element (higher is better, it may be negative), say which
 - `"per token"`: each row keeps its best $n$ of D.
 - `"per channel"`: each column keeps its best $n$ of each group of `group` consecutive tokens. A last group that is not
   complete stays whole.
-- $n$ is the number of competitors × (1 − sparsity), rounded to the nearest whole number (`round`), and at least 1.
+- $n$ is the number of competitors × (1 − sparsity), rounded to the nearest whole number as `round` does it (half goes to
+  the even neighbour: 2.5 becomes 2, 3.5 becomes 4), and at least 1.
 - Of equal scores the first stays. The count is exact, always.
 
 Example: `keep_elements(torch.tensor([[3., 1., 2.]]), 0.4, "per token", 8)` keeps `round(3 * 0.6)` = 2 of three:

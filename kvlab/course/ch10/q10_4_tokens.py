@@ -128,6 +128,7 @@ def _(answer, case):
 @Q.law("equal masses: exactly the budget, and the protected are in it")
 def _(answer, case):
     keep_GT = answer(case["_ties"], case["budget"], case["sinks"], case["recent"])
+    keep_GT = torch.as_tensor(keep_GT)  # rows of True and False will do
     return {
         "kept in each head": keep_GT.sum(1).tolist(),
         "sinks kept": keep_GT[:, : case["sinks"]].sum().item(),
@@ -215,6 +216,11 @@ Q.mistakes(
         "protected tokens win by a score, infinity or the largest mass + 1. When another mass is "
         "infinite that is no more: a tie decides. Protect by a mask.": {
             "by_score": lambda mass_GT, safe_T: mass_GT.where(~safe_T, mass_GT.max() + 1)
+        },
+        "protected tokens win by infinity, and topk takes the rest: it promises no order among equals. "
+        "Protect by a mask, and let the others compete in a stable sort.": {
+            "by_score": lambda mass_GT, safe_T: mass_GT.masked_fill(safe_T, float("inf")),
+            "best": any_best,
         },
         "nothing is protected: the heaviest tokens of all stay.": {
             "by_score": lambda mass_GT, safe_T: mass_GT

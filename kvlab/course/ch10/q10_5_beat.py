@@ -15,8 +15,8 @@ Q = Exercise(
     "10.5",
     "Beat magnitude",
     "choose",
-    points=6,
-    minutes=30,
+    points=5,
+    minutes=20,
     difficulty=3,
     statement="""
 One KV head, its keys and values, and the latest W queries of the R heads that share it. Choose exactly `n` elements of the
@@ -156,6 +156,8 @@ def by_squares(k_TD, v_TD, q_RWD, n):
 
 def _masks(answer, case):
     masks = answer(*_seen(case))
+    if isinstance(masks, list):  # rows of True and False will do
+        masks = [torch.as_tensor(m) if isinstance(m, list) else m for m in masks]
     shape = tuple(case["k_TD"].shape)
     well_formed = isinstance(masks, list) and len(masks) == 2
     if not well_formed or not all(

@@ -1,4 +1,7 @@
-"""11.1: which of two is faster, on made-up machines whose truth is known."""
+"""11.1: which of two is faster, on made-up machines whose truth is known.
+
+Long because the machines' habits are a part of the question.
+"""
 
 from __future__ import annotations
 
@@ -66,6 +69,14 @@ KINDS = {
     "three times as fast, stopped once": (
         3.0,
         lambda fast, own, both: 100 if fast and own == 2 else 1,
+    ),
+    "three times as fast, stopped twice": (
+        3.0,
+        lambda fast, own, both: 100 if fast and own in (2, 3) else 1,
+    ),
+    "no faster, stopped twice": (
+        1.0,
+        lambda fast, own, both: 1 if fast or own not in (2, 3) else 100,
     ),
     "no faster, stopped once": (1.0, lambda fast, own, both: 1 if fast or own != 2 else 100),
 }
@@ -159,7 +170,8 @@ def share_of_ratios(race, pairs, at_least):
 
 
 def _truth(kind, pairs, at_least):
-    agree = (pairs - 1) / pairs if "once" in kind else 0.5 if "every other" in kind else 1.0
+    stops = 2 if "twice" in kind else 1 if "once" in kind else 0
+    agree = 0.5 if "every other" in kind else (pairs - stops) / pairs
     if agree < 0.8:
         return "too noisy"
     return "faster" if KINDS[kind][0] >= at_least else "not faster"
@@ -171,7 +183,7 @@ def _verdicts(answer, case, kinds, pairs):
         race = Race(kind, case["_seed"] + i)
         right = Near(_truth(kind, pairs, case["at_least"]))
         verdict = answer(race, pairs, case["at_least"])
-        seen[f"verdict of {pairs} pairs on: {kind}"] = right.of(verdict)
+        seen[f'verdict of {pairs} pairs on the workload "{kind}"'] = right.of(verdict)
         seen["_plan"] = race.plan(pairs)
     return seen
 
@@ -203,12 +215,22 @@ def _(answer, case):
     return _verdicts(answer, case, kinds, 5)
 
 
+@Q.law("seven of nine pairs, and two of nine, are neither")
+def _(answer, case):
+    """Just below 80 % and just above 20 %."""
+    return _verdicts(answer, case, [kind for kind in KINDS if "twice" in kind], 9)
+
+
 @Q.law("a pair holds when it reaches the bound exactly")
 def _(answer, case):
     """Three times as fast to the last bit, and exactly that is asked for."""
     race = Race("three times as fast", case["_seed"], noise=0)
     verdict = answer(race, case["pairs"], 3.0)
-    return {"verdict on three times as fast, asked for at_least=3.0": Near("faster").of(verdict)}
+    return {
+        'verdict on the workload "three times as fast", with at_least=3.0': Near("faster").of(
+            verdict
+        )
+    }
 
 
 # --- what goes wrong: each changes one thing of this ---

@@ -107,7 +107,7 @@ def row_by_row(k_BGTD, v_BGTD, pos_BGT, keep_BGT):
 # --- laws ---
 
 
-GIVEN, RESULTS = ("k_BGTD", "v_BGTD", "pos_BGT", "keep_BGT"), ("k_BGTD", "v_BGTD", "pos_BGT")
+GIVEN, RESULTS = ("k_BGTD", "v_BGTD", "pos_BGT", "keep_BGT"), ("k_BGND", "v_BGND", "pos_BGN")
 
 Q.agrees("slots move to the front, positions and order stay", *GIVEN, gives=RESULTS)
 

@@ -1,6 +1,8 @@
 """11.4: rows that keep some of their numbers, and a bitmap of which.
 
-T rows, D numbers in each, N of them kept (M where a case says how many), X bytes of a bitmap.
+T rows, D numbers in each, N of them kept, X bytes of a bitmap.
+
+Long because a packed row goes wrong in many small ways, each with a name.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ import torch
 
 from kvlab.course.author import Exercise, Near
 from kvlab.course.ch11._normal import normal
+
+TYPES = (torch.float32, torch.float64)
 
 Q = Exercise(
     "11.4",
@@ -46,10 +50,9 @@ two numbers of a row tie. Roughly 20 lines.
 
 @Q.case
 def case(rng):
-    width, dtype = rng.choice([(32, torch.float32), (64, torch.float32), (64, torch.float64)])
-    n_tokens = rng.randint(2, 6)
+    width, n_tokens = rng.choice([32, 64]), rng.randint(2, 6)
     return {
-        "x_TD": normal(rng.randrange(2**31), n_tokens, width, dtype=dtype),
+        "x_TD": normal(rng.randrange(2**31), n_tokens, width, dtype=rng.choice(TYPES)),
         "n": rng.randint(3, width // 2 - 1),
         "_other": rng.randrange(2**31),
     }
@@ -156,19 +159,38 @@ def stored(answer, case):
     return {"values_TN": packed.call("values"), "marks_TX": packed.call("marks")}
 
 
+def _as(case, dtype):
+    return {**case, "x_TD": case["x_TD"].to(dtype)}
+
+
+def _unpacked(answer, case, kinds):
+    """What it makes of values and marks of other rows, and the type of what comes, in both types."""
+    seen, n_more = {}, len(case["x_TD"]) + 1
+    for dtype in TYPES:
+        mine = _as(case, dtype)
+        x_TD = normal(case["_other"], n_more, case["x_TD"].shape[1], dtype=dtype)
+        for whose, (other_TD, n) in kinds(mine["x_TD"], x_TD, case["n"]).items():
+            rows = {"x_TD": other_TD, "n": n}
+            dense_TD = _packed(answer, mine).call("unpack", *Q.of_right(stored, rows).values())
+            what = f"{whose} rows unpacked, of {dtype}"
+            seen[f"{what}, x_TD"] = dense_TD
+            seen[f"{what}: the type"] = str(getattr(dense_TD, "dtype", type(dense_TD).__name__))
+    return seen
+
+
 @Q.law("unpack gives the rows of any values and marks, with zeros")
 def _(answer, case):
-    """Those of other rows, more of them and more kept, tell whether the dense ones were kept."""
-    n_tokens, width = case["x_TD"].shape
-    x_TD = normal(case["_other"], n_tokens + 1, width, dtype=case["x_TD"].dtype)
-    packed, seen = _packed(answer, case), {}
-    others = {"x_TD": x_TD, "n": case["n"] + 1}
-    one = {"x_TD": x_TD[:1], "n": 1}
-    for whose, rows in (("its own", case), ("other", others), ("one", one)):
-        dense_TD = packed.call("unpack", *Q.of_right(stored, rows).values())
-        kind = str(getattr(dense_TD, "dtype", type(dense_TD).__name__))
-        seen |= {f"{whose} rows unpacked, x_TD": dense_TD, f"type of {whose} rows unpacked": kind}
-    return seen
+    """Those of as many other rows tell whether the dense ones, or their places, were kept."""
+    return _unpacked(
+        answer, case, lambda own_TD, x_TD, n: {"own": (own_TD, n), "other": (x_TD[:-1], n)}
+    )
+
+
+@Q.law("unpack gives more rows and fewer, with more numbers and fewer")
+def _(answer, case):
+    return _unpacked(
+        answer, case, lambda own_TD, x_TD, n: {"more": (x_TD, n + 1), "one": (x_TD[:1], 1)}
+    )
 
 
 @Q.law("packing again changes nothing")
@@ -199,12 +221,21 @@ def _(answer, case):
 
 @Q.law("bytes, marks included")
 def _(answer, case):
-    return {"nbytes": _packed(answer, case).call("nbytes")}
+    return {
+        f"nbytes of rows of {dtype}": _packed(answer, _as(case, dtype)).call("nbytes")
+        for dtype in TYPES
+    }
 
 
 @Q.law("how many may stay, for a row to be smaller than a dense one")
 def _(answer, case):
-    return {"most_kept": _packed(answer, case).call("most_kept")}
+    """In a wide row, too, where the marks are as large as several numbers."""
+    seen = {}
+    for width in (case["x_TD"].shape[1], 256):
+        for dtype in TYPES:
+            row = {"x_TD": normal(case["_other"], 1, width, dtype=dtype), "n": case["n"]}
+            seen[f"most_kept of {width} of {dtype}"] = _packed(answer, row).call("most_kept")
+    return seen
 
 
 # --- what goes wrong: each does a thing or two of the solution another way ---
@@ -256,6 +287,10 @@ Q.mistakes(
         "unpack gives the rows that the object was made of, whatever values and marks it gets. The "
         "dense rows are gone: values and marks are all there is.": {
             "unpack": lambda self, *_: PackedRows.unpack(self, self.values_TN, self.marks_TX)
+        },
+        "unpack puts the values where the object's own rows had theirs. The places are those of the "
+        "marks that come with the values.": {
+            "unpack": lambda self, values, marks: PackedRows.unpack(self, values, self.marks_TX)
         },
         "unpack gives another type than that of the values. Make the zeros with "
         "values.new_zeros(...).": {
