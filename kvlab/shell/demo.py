@@ -57,12 +57,11 @@ def run(
         where = machine()
         cached_ids, cached_seconds, rows_cached = _cached(transformer, ids, n_new, cache)
         uncached_ids, uncached_seconds, rows_uncached = _uncached(transformer, ids, n_new)
-    ends = [i for i, token in enumerate(cached_ids) if token in transformer.config.eos_ids]
     return {
         "prompt": prompt,
         "prompt_tokens": len(ids),
         "new_tokens": n_new,
-        "answer": tokenizer.decode(cached_ids[: min(ends, default=None)]),
+        "answer": tokenizer.decode(_until_end(cached_ids, transformer.config.eos_ids)),
         "same_tokens": cached_ids == uncached_ids,
         "cached": _side(rows_cached, cached_seconds),
         "uncached": _side(rows_uncached, uncached_seconds),
@@ -81,6 +80,11 @@ def _asked(
     prompt = f"{FACTS} {QUESTION}" if prompt is None else prompt
     ids = as_ids(tokenizer, prompt, system=system, raw=raw)
     return prompt if raw or not tokenizer.template else f"{prompt}\n", ids
+
+
+def _until_end(ids: list[int], eos_ids: tuple[int, ...]) -> list[int]:
+    """The tokens before the first that ends a text."""
+    return ids[: min((i for i, token in enumerate(ids) if token in eos_ids), default=None)]
 
 
 def _enough_threads(model: Transformer) -> int | None:
