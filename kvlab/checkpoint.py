@@ -22,6 +22,7 @@ from kvlab.tokenizer import Tokenizer
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
+@hub.in_short
 def load(
     name: str | Path,
     *,
@@ -78,9 +79,8 @@ def _find(name: str | Path) -> Path:
         if (folder / "config.json").is_file():
             return folder
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a NUL
-        raise ValueError(
-            f"Model {str(name)[:80]!r} was asked for: no path at all ({error})."
-        ) from None
+        why = getattr(error, "strerror", None) or str(error)[:200]
+        raise ValueError(f"Model {str(name)[:80]!r} was asked for: no path ({why}).") from None
     if str(name) in hub.NAMED:
         raise ValueError(hub.UNFETCHED)
     if not folder.exists() and isinstance(name, str) and hub.ID.fullmatch(name):
@@ -89,6 +89,8 @@ def _find(name: str | Path) -> Path:
         return hub.fetched(name, hub.FILES)
     shipped = ", ".join(map(repr, hub.NAMED))
     state = "it has no config.json" if folder.is_dir() else "that is not a folder"
+    if found := [path.name for path in folder.glob("*.gguf")]:
+        state += f", but {min(found)[:80]}, which can be named itself"
     raise ValueError(
         f"Model {str(name)!r} was asked for: {state}. Expected {shipped}, a folder with "
         "config.json, model.safetensors and tokenizer.json, or a hub id like 'owner/name'."
@@ -100,12 +102,12 @@ def _read_config(folder: Path) -> ModelConfig:
     path = folder / "config.json"
     try:
         config = ModelConfig.from_hf(hub.read_json(path))
+        path = folder / "generation_config.json"
+        ends = as_ids(hub.read_json(path).get("eos_token_id")) if path.is_file() else ()
+        return replace(config, eos_ids=ends) if ends else config
     except ValueError as error:
         said = str(error)
         raise error if str(path) in said else ValueError(f"{said} ({path})") from None
-    generation = folder / "generation_config.json"
-    ends = as_ids(hub.read_json(generation).get("eos_token_id")) if generation.is_file() else ()
-    return replace(config, eos_ids=ends) if ends else config
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype | None:
@@ -130,8 +132,8 @@ def _weight_files(folder: Path) -> list[Path]:
     if not isinstance(parts, dict) or not all(isinstance(p, str) for p in parts.values()):
         raise ValueError(f"{index} has no weight_map from names to files.")
     for name in parts.values():
-        if Path(name).name != name:
-            raise ValueError(f"{index} names {name!r}; expected a file beside it.")
+        if Path(name).name != name or len(name) > 200:
+            raise ValueError(f"{index} names {name[:80]!r}; expected a file beside it.")
     return [folder / name for name in sorted(set(parts.values()))]
 
 
@@ -141,7 +143,7 @@ def _read_weights(
     weights = {}
     for path in _weight_files(folder):
         if not path.is_file():
-            raise ValueError(f"No weights at {path}; expected a safetensors file.")
+            raise ValueError(hub.no_weights(path))
         try:
             for name, tensor in _tensors(path, device, dtype):
                 if name in weights:
@@ -206,8 +208,10 @@ def assemble(config: ModelConfig, weights: dict[str, torch.Tensor], folder: Path
     ]
     if wrong:
         more = f"; and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        headless = expected.keys() - came.keys() == {"lm_head.weight"}
+        cure = " If the head is the embedding, set tie_word_embeddings to true." * headless
         raise ValueError(
-            f"The weights in {folder} do not fit its config.json: {wrong[0]}{more}. "
+            f"The weights in {folder} do not fit its config.json: {wrong[0]}{more}.{cure} "
             "Check that both belong to the same model."
         )
     model.load_state_dict(weights, strict=True, assign=True)

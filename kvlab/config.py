@@ -64,6 +64,12 @@ class ModelConfig:
                 f"{self.n_heads} query heads cannot share {self.n_kv_heads} key/value heads "
                 "evenly; the first must be a multiple of the second."
             )
+        for i in (*self.eos_ids, *(() if self.bos_id is None else (self.bos_id,))):
+            if i >= self.vocab_size:
+                raise ValueError(
+                    f"A token that begins or ends a text is {i}; expected one of the "
+                    f"{self.vocab_size} of the vocabulary, from 0."
+                )
         if self.head_dim % 2:
             raise ValueError(
                 f"head_dim is {self.head_dim}; rotary positions turn pairs of numbers, "

@@ -20,7 +20,7 @@ from torch import Tensor
 from kvlab.chat import ChatTemplate
 from kvlab.config import ModelConfig
 from kvlab.families import as_ids
-from kvlab.tokenizer import Tokenizer
+from kvlab.tokenizer import Tokenizer, told
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")  # mistral's models call themselves llama
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K")
@@ -170,8 +170,8 @@ def _refuse_others(entry: Callable[..., Any], tensors: Mapping[str, Any], path: 
 
 def _rope(entry: Callable[..., Any], tensors: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Rope's entries; Llama 3's stretching is in the file as a factor for each pair of channels."""
-    kind = entry("rope.scaling.type", "none")
-    if kind != "none" and entry("rope.scaling.factor", 1.0) != 1.0:
+    kind, older = entry("rope.scaling.type", "linear"), entry("rope.scale_linear", 1.0)
+    if kind != "none" and entry("rope.scaling.factor", older) != 1.0:
         raise ValueError(f"{path} asks for rope scaling {kind!r}; expected none, or llama3's.")
     theta = float(entry("rope.freq_base", 10000.0))
     if _FREQS not in tensors:
@@ -265,14 +265,9 @@ def _tokenizer(path: Path, config: ModelConfig) -> Tokenizer:
             f"The tokenizer of {path} is turned into a tokenizer.json by transformers: "
             "pip install transformers"
         ) from None
-    try:
+    with told(f"The tokenizer in {path} cannot be read by transformers"):
         found = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         tokenizer = Tokenizer(_known_alone(found.backend_tokenizer, config.vocab_size))
-    except Exception as error:  # whatever the converter raises
-        raise ValueError(
-            f"The tokenizer in {path} cannot be read by transformers "
-            f"({(str(error).strip() or type(error).__name__).splitlines()[0][:200]})."
-        ) from None
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
             f"The tokenizer in {path} has {len(tokenizer)} tokens, the model {config.vocab_size}; "
@@ -288,7 +283,7 @@ def _template(entries: Mapping[str, Any], tokenizer: Tokenizer, path: Path) -> C
     tokens = {}
     for name, theirs in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         i = entries.get(f"tokenizer.ggml.{theirs}_token_id")
-        if isinstance(i, int) and i < len(tokenizer):
+        if isinstance(i, int) and 0 <= i < len(tokenizer):
             tokens[f"{name}_token"] = tokenizer.inner.id_to_token(i)
     return ChatTemplate(source, tokens, path)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 
 # the one that comes along, and the one that `kvlab fetch` brings into this environment
@@ -72,3 +74,38 @@ def read_json(path: Path) -> dict:
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds a {type(found).__name__}; expected a JSON object.")
     return found
+
+
+def no_weights(path: Path) -> str:
+    """What to say where weights are not: what else is beside them, and what to do with it."""
+    names = sorted(p.name for p in path.parent.iterdir())
+    cure = "expected a safetensors file."
+    if any(re.fullmatch(r"(pytorch_)?model.*\.(bin|pth?)", name) for name in names):
+        cure = (
+            "pickled weights are there, which are not read, because they may execute. Once, with "
+            "transformers: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)."
+        )
+    elif parts := [name for name in names if re.fullmatch(r"model-\d+-of-\d+\.safetensors", name)]:
+        cure = (
+            f"{parts[0]} is there, but not all of the checkpoint: shards need "
+            "model.safetensors.index.json, and each file that it names. Fetch it again."
+        )
+    elif found := [name for name in names if name.endswith(".gguf")]:
+        cure = f"{found[0][:80]} is there, which can be named itself."
+    return f"No weights at {path}: {cure}"
+
+
+def in_short(function: Callable) -> Callable:
+    """A decorator: refusals of fewer than 500 characters, however long the names in them are."""
+
+    @wraps(function)
+    def called(*args, **given):
+        try:
+            return function(*args, **given)
+        except ValueError as error:
+            said = str(error)
+            if len(said) < 500:
+                raise
+            raise ValueError(f"{said[:250]} … {said[-220:]}") from None
+
+    return called

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
 
@@ -17,18 +18,25 @@ class Tokenizer:
         """`template` turns messages into text, as `chat.ChatTemplate` does."""
         self.inner, self.template = inner, template
         self._unknown_id = _unknown_id(inner)
+        added = inner.get_added_tokens_decoder()
+        self._special_ids = {i for i, token in added.items() if token.special}
 
     @classmethod
     def from_file(cls, path: str | Path, template: Callable[..., str] | None = None) -> Tokenizer:
         path = Path(path)
         if not path.is_file():
-            raise ValueError(
-                f"No tokenizer at {path}; expected a Hugging Face tokenizer.json beside the model."
+            others = ("tokenizer.model", "vocab.json", "vocab.txt")
+            there = next((name for name in others if (path.parent / name).is_file()), None)
+            cure = there and (
+                f" {there} is there: AutoTokenizer.from_pretrained(folder).save_pretrained(folder) "
+                "of transformers writes the other from it."
             )
-        try:
+            raise ValueError(
+                f"No tokenizer at {path}; expected a Hugging Face tokenizer.json beside the "
+                f"model.{cure or ''}"
+            )
+        with told(f"{path} is not a readable tokenizer.json"):
             return cls(_Tokenizer.from_file(str(path)), template)
-        except Exception as error:  # the library raises a bare Exception
-            raise ValueError(f"{path} is not a readable tokenizer.json: {error}") from None
 
     def __len__(self) -> int:
         return self.inner.get_vocab_size()
@@ -39,13 +47,16 @@ class Tokenizer:
         Raises: ValueError naming the first character that the vocabulary cannot spell. Byte-level
         vocabularies spell everything.
         """
+        if not isinstance(text, str):
+            raise ValueError(f"The text is a {type(text).__name__}; expected one str.")
         lone = next((c for c in text if "\ud800" <= c <= "\udfff"), None)
         if lone is not None:
             raise ValueError(
                 f"The text holds half a character, {lone!r}, as undecodable bytes leave behind; "
                 "expected text that can be written as UTF-8."
             )
-        encoding = self.inner.encode(text, add_special_tokens=special)
+        with told(f"The tokenizer cannot spell {text!r:.60} and has no token for the unknown"):
+            encoding = self.inner.encode(text, add_special_tokens=special)
         lost = _first_unspelled(text, encoding, self._unknown_id)
         if lost is not None:
             raise ValueError(
@@ -53,6 +64,8 @@ class Tokenizer:
                 "expected text in the model's own alphabet. Remove it or use another checkpoint."
             )
         return encoding.ids
+
+    __call__ = encode
 
     def chat(self, messages: object, **more: object) -> list[int]:
         """Token ids of a conversation in the model's own form, up to where its answer begins.
@@ -72,10 +85,20 @@ class Tokenizer:
         """The text of some token ids; special tokens (EOS) are left out unless asked for.
 
         One row of a batch (1, N), as `generate` gives it, counts as its ids.
-        Raises: ValueError for several rows, and for what are no ids.
+        Raises: ValueError for several rows, and for what are no ids or have no token.
         """
+        return self._text(self._checked(ids), special)
+
+    def _text(self, ids: list[int], special: bool) -> str:
+        with told("The tokenizer cannot decode"):
+            return self.inner.decode(ids, skip_special_tokens=not special)
+
+    def _checked(self, ids: Iterable[int]) -> list[int]:
         given = ids.tolist() if hasattr(ids, "tolist") else ids
-        given = [given] if isinstance(given, Integral) else list(given)
+        given = [given] if isinstance(given, Integral) else given
+        if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+            raise ValueError(f"Token ids are {given!r:.40}; expected whole numbers, as a list.")
+        given = list(given)
         given = given[0] if len(given) == 1 and isinstance(given[0], list) else given
         for i in given:
             if not isinstance(i, Integral) or not 0 <= i < 2**32:
@@ -83,22 +106,31 @@ class Tokenizer:
                     f"A token id is {i!r:.40}; expected whole numbers of one row. Of several rows "
                     "decode each: [tokenizer.decode(row) for row in rows]."
                 )
-        return self.inner.decode([int(i) for i in given], skip_special_tokens=not special)
+            if self.inner.id_to_token(int(i)) is None:
+                raise ValueError(f"There is no token {i}; the tokenizer has {len(self)}.")
+        return [int(i) for i in given]
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """Each token's own text, special tokens by name; for tables and figures."""
-        return [self.inner.decode([i], skip_special_tokens=False) for i in ids]
+        return [self._text([i], True) for i in self._checked(ids)]
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Text as it becomes whole: a character of several tokens is held until complete.
 
-        What is still incomplete when the ids end comes last, as `decode` writes it.
+        What is still incomplete when the ids end comes last, as `decode` writes it. Special tokens
+        are left out, and so are ids that the model has a row for and the tokenizer no token.
         """
         # a token's text may depend on the one before it, so the last piece's ids are kept
         before: list[int] = []
         held: list[int] = []
-        for i in ids:
-            held.append(int(i))
+        for i in map(int, ids):
+            if i in self._special_ids or (i >= 0 and self.inner.id_to_token(i) is None):
+                continue
+            held.append(i)
+            # in a long run of parts only now and then, or the time would grow with its square
+            n = len(held)
+            if n > 16 and n & (n - 1) and self.decode([i]).strip("\ufffd") == "":
+                continue
             text = self.decode([*before, *held])[len(self.decode(before)) :]
             if text and not text.endswith("\ufffd"):
                 yield text
@@ -106,6 +138,18 @@ class Tokenizer:
         rest = self.decode([*before, *held])[len(self.decode(before)) :]
         if rest:
             yield rest
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Refuse in our words what the library refuses: by bare Exceptions, and by panics in Rust."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # a panic is no Exception
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{what} ({said}).") from None
 
 
 def _unknown_id(inner: _Tokenizer) -> int | None:

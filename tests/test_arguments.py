@@ -358,7 +358,11 @@ ROWS = {
         lambda: quality.bootstrap([]),
         lambda: quality.bootstrap([1.0], draws=0),
     ],
-    "quality.check_names": [lambda: quality.check_names(3), lambda: quality.check_names(["x"])],
+    "quality.check_names": [
+        lambda: quality.check_names(3),
+        lambda: quality.check_names(["x"]),
+        lambda: quality.check_names([torch.ones(2)]),
+    ],
     "quality.continuations": [
         lambda: quality.continuations(None, random.Random(1), 1, 1, 1),
         lambda: quality.continuations([1, 2], None, 1, 1, 1),

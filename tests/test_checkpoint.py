@@ -266,3 +266,83 @@ def test_what_is_no_path_is_no_name_of_a_model(name):
 def test_a_name_is_text_or_a_path(name):
     with pytest.raises(ValueError, match=rf"and {type(name).__name__} came"):
         load(name)
+
+
+BESIDE = {
+    "pickled": ("pytorch_model.bin", r"which are not read.*save_pretrained\(folder\)"),
+    "shards": ("model-00001-of-00002.safetensors", r"shards need model.safetensors.index.json"),
+    "gguf": ("small.gguf", r"small\.gguf is there, which can be named itself"),
+    "nothing": ("notes.txt", r"expected a safetensors file"),
+}
+
+
+@pytest.mark.parametrize("what", BESIDE)
+def test_what_is_there_in_place_of_weights_is_named_with_its_cure(folder, what):
+    name, said = BESIDE[what]
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(b"1")
+    with pytest.raises(ValueError, match=rf"No weights at .*model\.safetensors: .*{said}"):
+        load(folder)
+
+
+def test_a_folder_that_holds_a_gguf_file_alone_names_it(tmp_path):
+    (tmp_path / "small.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ValueError, match=r"no config\.json, but small\.gguf, which can be named"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "vocab.json"])
+def test_a_tokenizer_of_another_kind_is_named_with_its_cure(folder, name):
+    (folder / "tokenizer.json").rename(folder / name)
+    with pytest.raises(ValueError, match=rf"{name} is there: AutoTokenizer.*save_pretrained"):
+        load(folder)
+
+
+def test_a_head_that_the_embedding_lends_is_cured_by_tying(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights[HEAD]
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"lm_head.*missing.*set tie_word_embeddings to true"):
+        load(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    load(folder)
+    del weights["model.norm.weight"]
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="model.norm.weight is missing") as caught:
+        load(folder)
+    assert "tie_word" not in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["tensor", "quantised", "index", "name", "folder"])
+def test_names_of_any_length_are_refused_in_few_words(folder, where):
+    long, given = "x" * 5000, folder
+    weights = load_file(folder / "model.safetensors")
+    if where in ("tensor", "quantised"):
+        kind = torch.int8 if where == "quantised" else torch.float32
+        save_file({**weights, long: torch.zeros(2, dtype=kind)}, folder / "model.safetensors")
+    elif where == "index":
+        (folder / "model.safetensors").unlink()
+        index = {"weight_map": {"model.norm.weight": long}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    else:
+        given = long if where == "name" else folder / ("y" * 200) / ("z" * 200) / ("y" * 200)
+    with pytest.raises(ValueError) as caught:
+        load(given)
+    assert 20 < len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("config.json", "bos_token_id"), ("config.json", "eos_token_id"),
+     ("generation_config.json", "eos_token_id")],
+)  # fmt: skip
+def test_ids_outside_the_vocabulary_are_refused(folder, name, key):
+    path = folder / name
+    held = json.loads(path.read_text()) if path.is_file() else {}
+    n = json.loads((folder / "config.json").read_text())["vocab_size"]
+    path.write_text(json.dumps(held | {key: n}))
+    with pytest.raises(ValueError, match=rf"is {n}; expected one of the {n} .*{name}"):
+        load(folder)
+    path.write_text(json.dumps(held | {key: n - 1}))
+    load(folder)

@@ -82,7 +82,8 @@ def write(
     if template is not None:
         out.add_chat_template(template)
     for key, value in changes:
-        out.add_uint32(key, value)
+        add_entry = {str: out.add_string, float: out.add_float32, int: out.add_uint32}
+        add_entry[type(value)](key, value)
     if freqs is not None:
         out.add_tensor("rope_freqs.weight", freqs.astype(np.float32))
     for theirs, weight in model.state_dict().items():
@@ -239,7 +240,21 @@ def entry(name, value):
     return {"changes": [(name, value)]}
 
 
+def scaled(**entries):
+    return {"changes": [(f"llama.rope.{k.replace('__', '.')}", v) for k, v in entries.items()]}
+
+
 REFUSED = {
+    "yarn": (
+        lambda p: write(p, wide("llama"), **scaled(scaling__type="yarn", scaling__factor=4.0)),
+        r"asks for rope scaling 'yarn'",
+    ),
+    "a factor alone": (
+        lambda p: write(p, wide("llama"), **scaled(scaling__factor=4.0)), r"rope scaling 'linear'"
+    ),
+    "an older factor": (
+        lambda p: write(p, wide("llama"), **scaled(scale_linear=2.0)), r"rope scaling 'linear'"
+    ),
     "unknown type": (lambda p: write(p, wide("llama"), "Q5_0"), r"stored as Q5_0; expected one of"),
     "architecture": (
         lambda p: write(p, wide("llama"), architecture="gemma3"),

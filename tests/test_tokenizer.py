@@ -6,6 +6,7 @@ from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from kvlab import Tokenizer, load
+from kvlab.tokenizer import told
 
 STRANGE = ["\U0001f642 naïve", "السلام عليكم", "a\x00b", "\t\n  x", "日本語", "e\u0301", "<eos>x"]
 
@@ -95,5 +96,104 @@ def test_one_row_of_a_batch_is_decoded_as_its_ids():
         assert tokenizer.decode(row) == "The cat sat."
     assert tokenizer.decode(torch.tensor(ids[1])) == tokenizer.decode([ids[1]])
     for wrong in (torch.tensor([ids, ids]), [-1], [1.5], [None], [2**40]):
-        with pytest.raises(ValueError, match="A token id is .*; expected whole numbers of one row"):
-            tokenizer.decode(wrong)
+        for refuse in (tokenizer.decode, tokenizer.pieces):
+            with pytest.raises(ValueError, match="A token id is .*; expected whole numbers of one"):
+                refuse(wrong)
+
+
+def test_an_id_without_a_token_is_named_and_a_stream_leaves_it_out(pocket):
+    for refuse in (pocket.decode, pocket.pieces):
+        for wrong in ([10**6], torch.tensor([1, 2048])):
+            with pytest.raises(ValueError, match=r"no token \d+; the tokenizer has 2048"):
+                refuse(wrong)
+        for wrong in (None, "12", b"12", object()):
+            with pytest.raises(ValueError, match="Token ids are"):
+                refuse(wrong)
+    ids = pocket.encode("The cat", special=False)
+    # a model may have more rows than its tokenizer has tokens
+    assert "".join(pocket.stream([2048, *ids, 10**6])) == "The cat"
+    with pytest.raises(ValueError, match="A token id is -1"):
+        list(pocket.stream([-1]))
+
+
+def test_a_text_is_text(pocket):
+    for wrong in (None, 5, b"a", ["a"]):
+        with pytest.raises(ValueError, match=rf"is a {type(wrong).__name__}; expected one str"):
+            pocket.encode(wrong)
+    assert pocket("The cat") == pocket.encode("The cat")
+    assert pocket("The cat", special=False) == pocket.encode("The cat", special=False)
+
+
+@pytest.mark.parametrize(
+    "model", [models.WordLevel({"a": 0}), models.Unigram([("a", -1.0)], None)], ids=["words", "uni"]
+)
+def test_a_vocabulary_without_an_unknown_token_says_what_it_cannot_spell(model):
+    with pytest.raises(ValueError, match=r"cannot spell 'b' and has no token for the unknown"):
+        Tokenizer(Inner(model)).encode("b")
+    assert Tokenizer(Inner(model)).encode("a") == [0]
+
+
+def metaspace():
+    """As sentencepiece spells: a space belongs to the word after it."""
+    words = ["<unk>", "▁", "▁the", "▁cat", "s", "▁queen", "é", "<eos>"]
+    inner = Inner(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    inner.decoder = decoders.Metaspace()
+    inner.add_special_tokens(["<eos>"])
+    return Tokenizer(inner)
+
+
+@settings(max_examples=100, deadline=None)
+@given(ids=st.lists(st.integers(0, 7), max_size=50), one=st.sampled_from(range(8)))
+def test_a_stream_of_words_is_what_they_decode_to(ids, one):
+    tokenizer = metaspace()
+    for given_ids in (ids, [one] * 40 + ids):
+        assert "".join(tokenizer.stream(given_ids)) == tokenizer.decode(given_ids)
+
+
+class Counting:
+    """A tokenizer of the library that counts the ids it decodes."""
+
+    def __init__(self, inner):
+        self.inner, self.n_ids = inner, 0
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def decode(self, ids, **how):
+        self.n_ids += len(ids)
+        return self.inner.decode(ids, **how)
+
+
+@pytest.mark.parametrize("what", ["parts of characters", "ends", "whole and in parts"])
+def test_a_long_stream_costs_as_much_as_it_is_long(pocket, what):
+    part = pocket.encode("\U0001f642", special=False)[0]
+    word = pocket.encode("cat", special=False)[0]
+    run = {"parts of characters": [part], "ends": [0], "whole and in parts": [part] * 9 + [word]}
+    for n in (1000, 4000):
+        ids = (run[what] * n)[:n]
+        tokenizer = Tokenizer(Counting(pocket.inner))
+        text = "".join(tokenizer.stream(ids))
+        assert text == pocket.decode(ids) and tokenizer.inner.n_ids < 60 * n
+    assert "\ufffd" in text or what == "ends"
+
+
+def test_a_tokenizer_file_is_refused_in_few_words(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text('{"version": "' + "x" * 5000 + '"}')
+    with pytest.raises(ValueError, match="is not a readable tokenizer.json") as caught:
+        Tokenizer.from_file(path)
+    assert len(str(caught.value)) < 500
+
+
+def test_what_the_library_panics_at_is_refused(tmp_path):
+    """Found by tests.fuzz: it is no Exception that comes out of Rust."""
+
+    class Panic(BaseException):
+        pass
+
+    for error in (Panic("range end index"), Exception("bare")):
+        said = pytest.raises(ValueError, match=rf"This cannot be \({error}\)\.")
+        with said, told("This cannot be"):
+            raise error
+    with pytest.raises(KeyboardInterrupt), told("This cannot be"):
+        raise KeyboardInterrupt

@@ -223,10 +223,10 @@ def at_bytes(
 @checks.takes(names=checks.listed)
 def check_names(names: Iterable[str]) -> None:
     """Refuse a name that no method has."""
-    unknown = [name for name in names if name not in METHODS]
+    unknown = [f"{n!s:.40}" for n in names if not isinstance(n, str) or n not in METHODS]
     if unknown:
         raise ValueError(
-            f"There is no method {', '.join(unknown)}; there are {', '.join(METHODS)}."
+            f"There is no method {', '.join(unknown)[:99]}; there are {', '.join(METHODS)}."
         )
 
 

@@ -177,7 +177,7 @@ def check_picture(path: str | Path) -> None:
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as error:
-        raise ValueError(f"A picture needs matplotlib ({error}): install kvlab[book].") from None
+        raise ValueError(f"A picture needs matplotlib ({error}): pip install matplotlib") from None
     endings = FigureCanvasBase.get_supported_filetypes()
     if path.suffix.lstrip(".").lower() not in endings:
         raise ValueError(f"{path}: expected a file that ends in one of {', '.join(endings)}.")

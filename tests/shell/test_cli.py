@@ -259,3 +259,19 @@ def test_an_answer_without_text_says_so(capsys):
         empty = not seen.out.strip()
         assert ("the answer has no text; the model said" in seen.err) == empty
         assert not said or said in seen.err
+
+
+CELL = {"cell_type": "code", "metadata": {}, "source": "1", "outputs": []}
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [{"metadata": 7}, {"cell_type": None, "metadata": "x"}, {"outputs": 5}, {"outputs": [{}]},
+     {"outputs": [{"output_type": "stream", "name": "a", "text": [1.5]}]}],
+)  # fmt: skip
+def test_a_notebook_that_is_not_as_the_format_has_it_is_named(cell, tmp_path, capsys):
+    path = tmp_path / "x.ipynb"
+    path.write_text(json.dumps({"cells": [{**CELL, **cell}]}))
+    assert cli.main(["normalise", str(path)]) == 1
+    said = capsys.readouterr().err
+    assert "x.ipynb: The notebook's cells" in said and len(said.splitlines()) == 1

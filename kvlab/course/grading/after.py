@@ -57,7 +57,10 @@ def run_normalise(args: argparse.Namespace) -> int:
     untidy = []
     for path in args.files:
         came = notebooks.read(path)
-        tidy = notebooks.normalise(came)
+        try:
+            tidy = notebooks.normalise(came)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
         if tidy != came:
             untidy.append(path)
             if not args.check:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,23 @@ def _kernel(notebook: Notebook) -> str:
     return "" if str(language).lower() == "python" else str(language)[:40]
 
 
+def _well_formed(function: Callable[[Notebook], Notebook]) -> Callable[[Notebook], Notebook]:
+    """A decorator: what a cell or an output lacks is a refusal."""
+
+    @wraps(function)
+    def called(notebook: Notebook) -> Notebook:
+        try:
+            return function(notebook)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                "The notebook's cells or outputs are not as the format has them "
+                f"({type(error).__name__}: {str(error)[:100]}). Open it in Jupyter and save it."
+            ) from None
+
+    return called
+
+
+@_well_formed
 def release(notebook: Notebook) -> Notebook:
     """The learner's copy: solutions become a stub, hidden tests and outputs go."""
     cells = []
@@ -152,6 +170,7 @@ def _strip(text: str) -> str:
     return _HIDDEN.sub("", text).rstrip("\n")
 
 
+@_well_formed
 def normalise(notebook: Notebook) -> Notebook:
     """The same notebook without what differs from run to run: times, kernels, widget state.
 

@@ -1,0 +1,1 @@
+"""Random files, messages and arguments, thrown at whatever reads what strangers wrote."""
