@@ -85,6 +85,8 @@ def ids(name: str, value: object) -> list[int]:
 def logits(value_BV: Tensor) -> None:
     """Refuse logits that are NaN; those on a GPU are not looked at, since that waits."""
     tensor("logits", value_BV, "(B, V)")
+    if value_BV.dtype == torch.bool:
+        raise ValueError(f"logits is {shown(value_BV)}; expected numbers.")
     if value_BV.device.type == "cpu" and value_BV.numel():
         finite(value_BV.detach().amax())
 

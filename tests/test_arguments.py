@@ -83,7 +83,11 @@ ROWS = {
         *(lambda x=x: kvlab.Sampler(seed=x) for x in (None, "a", True, 1.5, 2**70)),
         lambda: kvlab.Sampler()([1.0, 2.0]),
     ],
-    "greedy": [lambda: kvlab.greedy(None), lambda: kvlab.greedy(torch.ones(3))],
+    "greedy": [
+        lambda: kvlab.greedy(None),
+        lambda: kvlab.greedy(torch.ones(3)),
+        lambda: kvlab.greedy(torch.ones(1, 3, dtype=torch.bool)),
+    ],
     "decode": [
         lambda: kvlab.decode((MODEL, None), ONE[0, :1], cache()),
         lambda: kvlab.decode(MODEL, [1], cache()),
@@ -234,7 +238,7 @@ ROWS = {
         lambda: prune.apply(MODEL, cache(), 3),
     ],
     "prune.attention_mass": "a score: only evidence comes to it",
-    "prune.check_once": [lambda: prune.check_once(3)],
+    "prune.check_once": [lambda: prune.check_once(3), lambda: prune.check_once(MODEL)],
     "prune.check_window": [lambda: prune.check_window(1, "a", 3)],
     "prune.name_of": ANYTHING,
     "prune.needs_of": ANYTHING,
@@ -344,7 +348,12 @@ ROWS = {
     ],
     "quality.Stored": "its rules are checked where they are made",
     "quality.answers": [lambda: quality.answers(None, None, None)],
-    "quality.as_method": [lambda: quality.as_method(3, 0.5), lambda: quality.as_method(knorm, "a")],
+    "quality.as_method": [
+        lambda: quality.as_method(3, 0.5),
+        lambda: quality.as_method(knorm, "a"),
+        lambda: quality.as_method(knorm, 0.5, 3),
+        lambda: quality.as_method(torch.ones(40, 40), 0.5),
+    ],
     "quality.asked": [lambda: quality.asked(None, None, None)],
     "quality.at_bytes": [
         lambda: quality.at_bytes((), "a", SHAPE),
@@ -378,7 +387,10 @@ ROWS = {
         lambda: list(quality.measure(MODEL, None, {})),
         lambda: list(quality.measure(MODEL, PROMPTS, None)),
     ],
-    "quality.needs_of_all": [lambda: quality.needs_of_all(3)],
+    "quality.needs_of_all": [
+        lambda: quality.needs_of_all(3),
+        lambda: quality.needs_of_all([MODEL]),
+    ],
     "quality.output_errors": [lambda: quality.output_errors(None, None)],
     "quality.parts_of": ANYTHING,
     "quality.plain_questions": [lambda: quality.plain_questions(None, None, 1, 1)],

@@ -85,8 +85,8 @@ def _check_rule(rule: object) -> None:
         if type(unit) is int and unit < 1:
             raise ValueError(f"Groups of {unit} tokens were asked for; expected at least 1.")
         raise ValueError(
-            f"{rule!r} came as a rule; expected an object with `unit`, a number of tokens, and "
-            "`mask(score)`, like PerToken(19)."
+            f"{checks.shown(rule)} came as a rule; expected an object with `unit`, a number of "
+            "tokens, and `mask(score)`, like PerToken(19)."
         )
     if getattr(rule, "bits", None):
         raise ValueError(
@@ -117,7 +117,9 @@ class Sparsify(Policy):
             raise ValueError("Nothing is to be pruned; give k=Elements(...), v=Elements(...).")
         for side in (self.k, self.v):
             if side is not None and not isinstance(side, Elements):
-                raise ValueError(f"{side!r} came; expected Elements(score, sparsity) or None.")
+                raise ValueError(
+                    f"{checks.shown(side)} came; expected Elements(score, sparsity) or None."
+                )
         check_counts(self)
 
     @property

@@ -34,7 +34,7 @@ class Masks:
 
 def check_score(score: object) -> None:
     if not callable(score):
-        raise ValueError(f"{score!r} came as a score; expected a function of Evidence.")
+        raise ValueError(f"{checks.shown(score)} came as a score; expected a function of Evidence.")
 
 
 def check_counts(policy: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from kvlab import checks
 from kvlab.prune.evidence import Evidence, Needs
 from kvlab.prune.masks import Masks
 
@@ -44,8 +45,8 @@ def check_once(policy: object) -> None:
 def check_policy(policy: object) -> None:
     if not callable(getattr(policy, "watch", None)):
         raise ValueError(
-            f"{policy!r} came as a policy; expected Evict(score, budget), Sparsify(k=..., v=...) "
-            "or Then(...) of these."
+            f"{checks.shown(policy)} came as a policy; expected Evict(score, budget), "
+            "Sparsify(k=..., v=...) or Then(...) of these."
         )
 
 

@@ -181,6 +181,7 @@ METHODS: dict[str, Callable[[float, Shape], Method]] = {
 }
 
 
+@checks.takes(shape=checks.or_none(checks.named(checks.kind, Shape, "a Shape")))
 def as_method(own: Method | Score, share: float, shape: Shape | None = None) -> Method:
     """A policy as it is; a score as the eviction of all but `share` of the tokens.
 
@@ -191,7 +192,7 @@ def as_method(own: Method | Score, share: float, shape: Shape | None = None) -> 
         return own
     if not callable(own):
         raise ValueError(
-            f"{own!r} came as a policy; expected a function of Evidence, Evict(...), "
+            f"{checks.shown(own)} came as a policy; expected a function of Evidence, Evict(...), "
             "Sparsify(...), Then(...) or Stored(...)."
         )
     return Evict(own, share, **({} if shape is None else shape.same))

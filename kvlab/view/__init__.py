@@ -1,4 +1,4 @@
-"""Figures and widgets of the book; they need its extra dependencies (`kvlab[book]`)."""
+"""Figures and widgets of the book; they need its extra dependencies (`book` in pyproject.toml)."""
 
 from kvlab.view.attention_grid import AttentionGrid
 from kvlab.view.bytes import StepBytes

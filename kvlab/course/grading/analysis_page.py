@@ -58,7 +58,7 @@ def _figure(columns: float, rows: float):
         from matplotlib.figure import Figure
     except ImportError:
         raise ValueError(
-            "A page with plots needs matplotlib: pip install 'kvlab[book]'. "
+            "A page with plots needs matplotlib: pip install matplotlib. "
             "--analysis alone prints the same as text."
         ) from None
     return Figure(figsize=(columns, rows), layout="constrained")

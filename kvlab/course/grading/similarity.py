@@ -76,7 +76,7 @@ def alike(
         from rapidfuzz.distance import Indel
     except ImportError:
         raise ValueError(
-            "The search for similar answers needs rapidfuzz: pip install 'kvlab[class]'."
+            "The search for similar answers needs rapidfuzz: pip install rapidfuzz."
         ) from None
     found = []
     for number, answers in _answers(submissions, chapter, roster).items():
