@@ -41,8 +41,7 @@ def run(
 ) -> dict[str, Any]:
     """Generate greedily both ways and count.
 
-    The prompt is put into the model's chat form, if its checkpoint has one, unless `raw`. The one
-    that comes by itself is written in the pocket model's form, and asked in that of others.
+    The prompt is put into the model's chat form, if its checkpoint has one, unless `raw`.
     Both runs go on for all `n_new` tokens, past the end of the answer, so that they do the same
     work. A small model keeps to one thread. Returns counts, seconds, bytes and the seconds' ratio.
     Raises: ValueError when the prompt is empty or does not fit.
