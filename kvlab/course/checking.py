@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import itertools
+import os
 import secrets
 import types
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 from kvlab.course import alone, record
 from kvlab.course.author.spec import Exercise, Verdict
+from kvlab.course.author.variant import for_student
 from kvlab.course.exercises import find
 from kvlab.course.judge import judge
 from kvlab.course.sandbox.answer import LocalAnswer
@@ -28,10 +30,13 @@ _next_hint: dict[str, itertools.count] = {}
 _NOTHING = object()
 
 
-def check(number: str, answer: Any = _NOTHING, *, seed: int | None = None) -> Verdict:
+def check(
+    number: str, answer: Any = _NOTHING, *, seed: int | None = None, student: str | None = None
+) -> Verdict:
     """Try an answer on fresh random cases and say what is right or wrong with it.
 
-    The seed is drawn anew each time unless given; grading draws others. What came of it is noted
+    `student` is the id by which an exercise that differs by student is drawn, that of KVLAB_STUDENT
+    unless given. The seed is drawn anew each time unless given; grading draws others. What came of it is noted
     for `kvlab progress`, in a file of yours that nothing sends anywhere.
     Raises: ValueError for an unknown exercise, or something that cannot be called.
     """
@@ -41,7 +46,7 @@ def check(number: str, answer: Any = _NOTHING, *, seed: int | None = None) -> Ve
     if callable(number) and answer is _NOTHING:
         name = getattr(number, "__name__", "your_answer")
         raise ValueError(f'check got an answer and no exercise; write check("1.1", {name}), say.')
-    exercise = find(number)
+    exercise = _of(number, student)
     if answer is _NOTHING:
         raise ValueError(
             f'check("{number}") got no answer; write check("{number}", {exercise.name}).'
@@ -62,6 +67,14 @@ def check(number: str, answer: Any = _NOTHING, *, seed: int | None = None) -> Ve
         verdict = replace(verdict, message=f"{verdict.message}\n{why}")
     record.record(verdict)
     return verdict
+
+
+def _of(number: str, student: str | None) -> Exercise:
+    """The exercise with this number, as this student has it."""
+    if not isinstance(student, str | None):
+        raise ValueError(f"The student {student!r} was named; expected an id as text.")
+    own = os.environ.get("KVLAB_STUDENT", "") if student is None else student
+    return for_student(find(number), own)
 
 
 def _refused(exercise: Exercise, thing: Any, seen: set[int]) -> str | None:
@@ -120,9 +133,12 @@ class Hint:
         return self._text
 
 
-def hint(number: str, n: int | None = None) -> Hint:
-    """The next hint for an exercise, from a nudge to nearly the answer; or hint number `n`."""
-    exercise = find(number)
+def hint(number: str, n: int | None = None, *, student: str | None = None) -> Hint:
+    """The next hint for an exercise, from a nudge to nearly the answer; or hint number `n`.
+
+    `student` is as in `check`.
+    """
+    exercise = _of(number, student)
     last = len(exercise.hints)
     if n is not None and not 1 <= n <= last:
         raise ValueError(f"Hint {n} was asked for; exercise {number} has hints 1 to {last}.")

@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
             "similar": _similar,
             "progress": _progress,
             "hint": _hint,
+            "cases": _cases,
             "release": _release,
             "normalise": _normalise,
         }
@@ -209,6 +210,12 @@ def _hint(args, _rest) -> int:
 
     print(hint(args.exercise, args.n))
     return 0
+
+
+def _cases(args, _rest) -> int:
+    from kvlab.course.grading import private
+
+    return private.run_cases(args)
 
 
 def _release(args, _rest) -> int:

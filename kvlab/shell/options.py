@@ -119,6 +119,7 @@ def _to_grade(command: Command) -> None:
     grade.add_argument("--gradescope", metavar=out, help="of one student: a results.json")
     grade.add_argument("--private-cases", metavar="FILE.py", help="the teacher's own cases too")
     grade.add_argument("--chapter", metavar="N", help="grade this chapter only")
+    grade.add_argument("--student", metavar="ID", help="whose the one notebook is")
     grade.add_argument("--workers", type=int, metavar="N", help="default: one per core")
     _of_students(grade)
 
@@ -165,7 +166,11 @@ def _to_learn_and_write(command: Command) -> None:
     release = command("release", "make exercises/ and solutions/ from course/")
     release.add_argument("--check", action="store_true", help="only say whether they agree")
 
-    _own(hint, release)
+    release.add_argument("--roster", metavar="FILE.csv", help="a notebook each, where they differ")
+
+    cases = command("cases", "what an exercise's cases hold, for cases of one's own")
+    cases.add_argument("exercise", nargs="?", metavar="NUMBER", help='like "6.1"; default: all')
+    _own(hint, release, cases)
     tidy = command("normalise", "remove from notebooks what differs from run to run")
     tidy.add_argument("files", nargs="+", metavar="FILE.ipynb")
     tidy.add_argument("--check", action="store_true", help="only say whether they are tidy")

@@ -302,6 +302,19 @@ def test_a_file_of_private_cases_may_call_an_exercise_by_its_old_name():
         ch06.FROBNICATE  # noqa: B018
 
 
+AS_OURS = """
+from kvlab.course.exercises import find
+
+
+def make(rng):
+    case = dict(find("6.3").cases(rng))
+    return {{{}}}
+
+
+CASES = {{"6.3": make}}
+"""
+
+
 def test_private_cases_count_and_are_not_described(tmp_path, capsys):
     path, cases = tmp_path / "x.ipynb", tmp_path / "cases.py"
     cases.write_text(CASES_FILE)
@@ -323,6 +336,15 @@ def test_private_cases_count_and_are_not_described(tmp_path, capsys):
         ("CASES = {'9.9': print}", "'9.9'"),
         ("CASES = 3", "has no CASES"),
         ("1/0", "ZeroDivisionError"),
+        (
+            "CASES = {'6.3': lambda rng: {'n_prompt': 3}}",
+            "n_prompt came; expected n_prompt, n_new, capacity, _subjects, _seed (lacks n_new",
+        ),
+        (AS_OURS.format("**case, 'm': 1"), "_seed, m came; expected n_prompt,"),
+        (AS_OURS.format("**case, 'n_new': '3'"), "n_new is of type str; expected int."),
+        ("CASES = {'6.3': lambda rng: 7}", "7 came; expected a dict with the entries n_prompt,"),
+        ("CASES = {'6.3': lambda rng: {}['x']}", "making one raised KeyError: 'x'."),
+        (AS_OURS.format("**case, 'capacity': 0"), "a right answer to 6.3 fails its cases"),
     ],
 )
 def test_bad_private_cases_are_named(text, named, tmp_path, capsys):

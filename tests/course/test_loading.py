@@ -8,8 +8,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from kvlab.course import exercises, record
+from kvlab.course.author import entries
+from kvlab.course.author.variant import for_student
 from kvlab.course.checking import check, hint
 from kvlab.course.grading import notebooks
 from kvlab.course.grading.grade import grade_source
@@ -17,6 +20,7 @@ from kvlab.course.sandbox import shown
 from kvlab.course.sandbox.nursery import Nursery
 from kvlab.shell import surroundings
 from kvlab.shell.cli import ROOT, main
+from tests.course.answering import local, run_cell
 
 PAGE = (ROOT / "docs" / "how-to-add-an-exercise.md").read_text(encoding="utf-8")
 SUM = re.findall(r"```python\n(.*?)```", PAGE, re.S)[0].replace("99.1", "20.1")
@@ -180,3 +184,138 @@ def test_an_answer_does_not_see_the_folder_though_it_lies_beside_python(monkeypa
             found = grade_source(exercises.find("20.1"), source, 1, nursery)
             assert "saw [], False" in found.message
             assert grade_source(exercises.find("20.1"), RIGHT, 1, nursery).passed
+
+
+EACH = re.findall(r"```python\n(.*?)```", PAGE, re.S)[-1].replace("99.6", "20.1")
+
+
+def answer_of(notebook):
+    """The right number for the exercise that a notebook asks."""
+    text = "\n".join(map(notebooks.source, notebook["cells"]))
+    prompt, new = map(int, re.search(r"(\d+) prompt tokens, (\d+) new", text).groups())
+    return f"def rows_of_my_loop():\n    return {sum(range(prompt, prompt + new))}\n"
+
+
+def test_a_number_copied_from_a_neighbour_fails(folder, capsys):
+    (folder / "q20_1_sum.py").write_text(EACH, encoding="utf-8")
+    roster = folder.parent / "class.csv"
+    roster.write_text("id,name\ns-1,Ann\ns-2,Bob\n s-3,Eve\n", encoding="utf-8")
+    given = ["--exercises", str(folder), "--roster", str(roster)]
+    assert main(["release", *given]) == main(["release", *given, "--check"]) == 0
+    of = {n: folder / "students" / f"s-{n}" / "20_exercises.ipynb" for n in (1, 2, 3)}
+    texts = {n: answer_of(notebooks.read(path)) for n, path in of.items()}
+    assert len(set(texts.values())) == 3
+    # Bob copies Ann's answer into his notebook; Eve hands in Ann's whole notebook
+    for who, made_for in (("Ann", 1), ("s-2", 2), ("S-3 ", 1)):
+        notebook = notebooks.read(of[made_for])
+        for cell in notebook["cells"]:
+            if notebooks.grade_id(cell) == "q20_1":
+                cell["source"] = texts[1]
+        path = folder.parent / "in" / who / "20_exercises.ipynb"
+        path.parent.mkdir(parents=True)
+        notebooks.write(path, notebook)
+    marks = folder.parent / "marks.json"
+    assert main(["grade", str(folder.parent / "in"), *given, "--json", str(marks)]) == 0
+    rows = {r["name"][:3]: r for r in json.loads(marks.read_text("utf-8"))["notebooks"]}
+    assert {who: row["points"] for who, row in rows.items()} == {"Ann": 1, "s-2": 0, "S-3": 0}
+    assert rows["S-3"]["note"].startswith("made for s-1, judged by the numbers of s-3")
+    assert "is not right" in rows["s-2"]["questions"][0]["message"]
+    # one notebook alone is its own student's, or whose one says
+    ann = str(folder.parent / "in" / "Ann" / "20_exercises.ipynb")
+    for more, code in (([], 0), (["--student", "S-1"], 0), (["--student", "s-2"], 1)):
+        assert main(["grade", ann, *given[:2], *more]) == code
+    capsys.readouterr()
+    assert main(["grade", str(folder.parent / "in"), *given, "--student", "s-1"]) == 1
+    assert "it says whose a single one is" in capsys.readouterr().err
+
+
+def test_check_asks_for_the_students_own_numbers(own, monkeypatch):
+    (own / "q20_1_sum.py").write_text(EACH, encoding="utf-8")
+    made = {s: for_student(exercises.find("20.1"), s) for s in ("s-1", "s-2")}
+    right = {s: run_cell(e.second, "rows_of_my_loop") for s, e in made.items()}
+    assert made["s-1"].statement == for_student(exercises.find("20.1"), " S-1").statement
+    assert check("20.1", right["s-1"], student="s-1").passed
+    assert not check("20.1", right["s-1"], student="s-2").passed
+    monkeypatch.setenv("KVLAB_STUDENT", "s-2")
+    assert check("20.1", right["s-2"]).passed and not check("20.1", right["s-1"]).passed
+    with pytest.raises(ValueError, match="The student 7 was named; expected an id as text"):
+        check("20.1", right["s-2"], student=7)
+    for n in ("6.1", "20.1"):
+        assert "Hint 1 of 3" in repr(hint(n, 1, student="s-1"))
+
+
+IN_MAKE = """
+from kvlab.course.author import Exercise, per_student
+
+
+def make(rng):
+    factor = rng.randint(2, 99)
+    Q = Exercise(
+        "20.1", "Times", "times", points=1, minutes=1, difficulty=1,
+        statement=f"Return {factor} times x.", hints=("a", "b", "c"),
+    )
+    Q.case(lambda rng: {"x": rng.randint(1, 9)})
+
+    @Q.solution
+    def times(x):
+        ### BEGIN SOLUTION
+        return factor * x
+        ### END SOLUTION
+
+    Q.agrees("the product", "x")
+    return Q
+
+
+Q = per_student(make)
+"""
+
+
+def test_constants_of_a_variant_stand_above_its_solution(own):
+    (own / "q20_1_times.py").write_text(IN_MAKE)
+    (own / "q20_1_sum.py").unlink()
+    two = [for_student(exercises.find("20.1"), s) for s in ("s-1", "s-2")]
+    for one, other in (two, two[::-1]):
+        factor = re.search(r"Return (\d+) times", one.statement)[1]
+        assert one.cell.startswith(f"factor = {factor}\n\n\ndef times(x):")
+        assert local(one, one.cell).passed and not local(other, one.cell).passed
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("rng.randint(2, 99)", "7"), "has the same statement for every student"),
+        (('"Times"', 'f"Times {factor}"'), "has the title 'Times"),
+        (("factor = rng.randint(2, 99)", "factor = [rng.randint(2, 99)]"), "uses factor of the"),
+    ],
+)
+def test_a_variant_that_is_none_is_refused(change, said, own):
+    (own / "q20_1_sum.py").write_text(IN_MAKE.replace(*change))
+    with pytest.raises(ValueError, match=said):
+        exercises.find("20.1")
+
+
+def test_the_entries_of_cases_are_listed(own, capsys):
+    assert main(["cases", "20.1"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"x_STD +torch.float64 +position × slot × channel, for example \(\d", out)
+    assert "All sizes different, no special values." in out
+    assert main(["cases"]) == 0
+    out = capsys.readouterr().out
+    for exercise in exercises.exercises():
+        assert f"{exercise.number} {exercise.title}\n" in out
+    assert (
+        re.search(r"  n_new +int +\d+ to \d+\n", out)
+        and "No entries: this question is the same" in out
+    )
+    assert main(["cases", "9.9"]) == 1 and "9.9" in capsys.readouterr().err
+
+
+def test_a_case_is_held_to_the_entries(own):
+    known = entries.entries(exercises.find("20.1"))
+    good = {"x_STD": torch.zeros(1, 2, 3).double()}
+    assert entries.fault(known, good) == ""
+    assert "x_STD is of type torch.float32; expected torch.float64" in entries.fault(
+        known, {"x_STD": good["x_STD"].float()}
+    )
+    assert "x_STD has 2 axes; expected 3" in entries.fault(known, {"x_STD": good["x_STD"][0]})
+    assert "the entries none came" in entries.fault(known, {})

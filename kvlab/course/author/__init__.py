@@ -5,6 +5,7 @@ from kvlab.course.author.laws import named, paired, raised_by
 from kvlab.course.author.lending import LentFunction, LentModel, tiny_model
 from kvlab.course.author.quiz import choice, claims, one_number
 from kvlab.course.author.spec import Case, Exercise, Outcome
+from kvlab.course.author.variant import per_student
 from kvlab.course.sandbox.answer import Answer, LocalAnswer, NotData
 from kvlab.course.sandbox.loan import Lent
 
@@ -28,6 +29,7 @@ __all__ = [
     "named",
     "one_number",
     "paired",
+    "per_student",
     "raised_by",
     "tiny_model",
 ]

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from kvlab.course.author.spec import Exercise
+from kvlab.course.author.variant import for_student
 
 Notebook = dict[str, Any]
 
 SETUP = "import torch\n\nfrom kvlab import check, hint"
+OF = '\n\nimport os\n\nos.environ["KVLAB_STUDENT"] = {!r}  # whose notebook this is'
 DONE = """## Done?
 
 `python3 -m kvlab grade exercises/{name}.ipynb` in a terminal prints your marks. It runs each answer
@@ -25,11 +27,18 @@ other random cases than the checks above."""
 
 
 def solutions(
-    name: str, introduction: str, exercises: Sequence[Exercise], own: bool = False
+    name: str,
+    introduction: str,
+    exercises: Sequence[Exercise],
+    own: bool = False,
+    student: str = "",
 ) -> Notebook:
-    """A chapter's notebook with every exercise solved; `own` where a teacher's are among them."""
-    made = [_text(introduction.strip()), _code(SETUP)]
-    for exercise in exercises:
+    """A chapter's notebook with every exercise solved; `own` where a teacher's are among them.
+
+    With a `student`, exercises that differ by student are theirs, and it says whose it is.
+    """
+    made = [_text(introduction.strip()), _code(SETUP + (OF.format(student) if student else ""))]
+    for exercise in (for_student(e, student) for e in exercises):
         made += [_text(statement_of(exercise)), *_answered(exercise)]
     made.append(_text(DONE_OWN if own else DONE.format(name=name)))
     for i, cell in enumerate(made, 1):
@@ -39,6 +48,8 @@ def solutions(
         cell["execution_count"] = count
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    if student:
+        metadata["kvlab"] = {"student": student}
     return {"cells": made, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
 
 

@@ -6,6 +6,7 @@ import ast
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ def source_of(answer: Callable[..., Any], name: str, also: Sequence[str] = ()) -
     The imports of its module that it uses are put above it, and those named in `also`.
     Raises: ValueError when it uses another name of its module, which a cell would not have.
     """
-    text = inspect.getsource(answer)
+    text = textwrap.dedent(inspect.getsource(answer))
     node = ast.parse(text).body[0]
     own = "\n".join(text.splitlines()[node.lineno - 1 :])  # without decorators
     node.decorator_list = []
@@ -32,7 +33,22 @@ def source_of(answer: Callable[..., Any], name: str, also: Sequence[str] = ()) -
             f"{answer.__module__}.{answer.__name__} uses {', '.join(sorted(stray))} of its module, "
             "and an answer's cell stands alone. Put it inside."
         )
+    head = "\n\n".join(filter(None, [head, _drawn(answer)]))
     return f"{head}\n\n\n{own}" if head else own
+
+
+def _drawn(answer: Callable[..., Any]) -> str:
+    """The constants that a function takes from the one it was made in: of a student's variant."""
+    cells = getattr(answer, "__closure__", None) or ()
+    names = answer.__code__.co_freevars if cells else ()
+    values = {name: cell.cell_contents for name, cell in zip(names, cells, strict=True)}
+    strange = [n for n, v in values.items() if type(v) not in (bool, int, float, str)]
+    if strange:
+        raise ValueError(
+            f"{answer.__module__}.{answer.__qualname__} uses {', '.join(strange)} of the function "
+            "around it, and an answer's cell can only be given numbers and text."
+        )
+    return "\n".join(f"{name} = {value!r}" for name, value in values.items())
 
 
 def _module_names(module: ModuleType, used: set[str]) -> tuple[str, set[str]]:

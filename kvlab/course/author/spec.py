@@ -1,9 +1,8 @@
 """What an exercise is, and how its author says it: one file, one `Exercise`.
 
 An exercise has a right answer and laws. A law drives an answer on one random case and returns named
-values (its outcome); the right answer, driven by the same law, says what they should be. Comparing
-the two is the judge's business, so that every failure can name the case, the first wrong index, and
-the known mistake that gives the very same outcome.
+values (its outcome); the right answer, driven by the same law, says what they should be. The judge
+compares the two, so that every failure can name the case, the first wrong index and the mistake.
 """
 
 from __future__ import annotations
@@ -141,6 +140,7 @@ class Exercise:
     n_cases: int = field(default=6, kw_only=True)
     because: str = field(default="", kw_only=True)
     cell: str = field(default="", kw_only=True)
+    variant: Callable[[random.Random], Exercise] | None = field(default=None, kw_only=True)
     _right: Callable[..., Any] | None = field(default=None, init=False, repr=False)
 
     @property

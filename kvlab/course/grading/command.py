@@ -13,12 +13,13 @@ from typing import Any
 
 from kvlab import files
 from kvlab.course import record
-from kvlab.course.exercises import chapters, own_digest
-from kvlab.course.grading import collect, grade, outputs, report
+from kvlab.course.exercises import chapters, exercises, own_digest
+from kvlab.course.grading import collect, grade, outputs, report, roster
 from kvlab.course.grading.collect import Collected
-from kvlab.course.grading.grade import Graded, Rules, private_cases
+from kvlab.course.grading.grade import Graded, Rules
 from kvlab.course.grading.marks import Klass, Scheme
 from kvlab.course.grading.names import padded, width
+from kvlab.course.grading.private import private_cases
 from kvlab.course.grading.tables import printable
 from kvlab.course.sandbox import walls
 
@@ -159,7 +160,16 @@ def check_chapter(chapter: str | None) -> None:
 
 def _rules(args: argparse.Namespace) -> Rules:
     private = private_cases(args.private_cases) if args.private_cases else {}
-    return Rules(chapter=args.chapter, private=private, level=walls.best())
+    a_class = any(map(collect.is_class, [*args.files, *([args.one] if args.one else [])]))
+    if a_class and args.student is not None:
+        raise ValueError(
+            f"--student {args.student} came with many notebooks; it says whose a single one is."
+        )
+    known = roster.read(args.roster) if args.roster else None
+    return Rules(
+        chapter=args.chapter, private=private, level=walls.best(), a_class=a_class,
+        student=args.student, roster=known,
+    )  # fmt: skip
 
 
 def _journal(args: argparse.Namespace, rules: Rules) -> report.Journal | None:
@@ -171,6 +181,8 @@ def _journal(args: argparse.Namespace, rules: Rules) -> report.Journal | None:
     private = Path(args.private_cases).read_bytes() if args.private_cases else b""
     key = {"chapter": args.chapter, "private": hashlib.sha256(private).hexdigest(),
            "isolation": rules.level.name, "exercises": own_digest()}  # fmt: skip
+    if args.roster and any(e.variant for e in exercises()):  # it says whose exercises are judged
+        key["roster"] = hashlib.sha256(Path(args.roster).read_bytes()).hexdigest()
     return report.Journal(target, key, rules.seed)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from kvlab import files
 from kvlab.course.grading.marks import Klass, Student
+from kvlab.course.grading.names import file_name
 from kvlab.course.grading.tables import number, printable
 
 Question = dict[str, Any]
@@ -37,7 +38,7 @@ def write(klass: Klass, folder: str | Path) -> list[str]:
     try:
         folder.mkdir(exist_ok=True)
         for student in klass.students:
-            name = _file_name(student, names)
+            name = file_name("-".join(filter(None, [student.id, student.name])), names)
             names.append(name)
             files.write(folder / f"{name}.html", as_html(klass, student))
             files.write(folder / f"{name}.md", as_markdown(klass, student, name))
@@ -48,16 +49,6 @@ def write(klass: Klass, folder: str | Path) -> list[str]:
         where = error.filename or folder
         raise ValueError(f"Feedback cannot be written to {where}: {error.strerror}.") from None
     return names
-
-
-def _file_name(student: Student, taken: list[str]) -> str:
-    """A name that every file system takes: letters, digits, dots and hyphens, and not too long."""
-    called = "-".join(filter(None, [student.id, student.name]))
-    plain = re.sub(r"[^\w.-]+", "-", called).strip("-._")[:60] or "student"
-    name, n = plain, 2
-    while name.casefold() in (t.casefold() for t in taken):
-        name, n = f"{plain}-{n}", n + 1
-    return name
 
 
 def _picture_name(name: str, q: Question) -> str:

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from kvlab.course.author.spec import Exercise, Verdict
-from kvlab.course.exercises import exercises, find
+from kvlab.course.author.variant import for_student, spelt
+from kvlab.course.exercises import exercises
 from kvlab.course.grading import notebooks
+from kvlab.course.grading.roster import Roster, whose
 from kvlab.course.judge import judge, not_answered
-from kvlab.course.sandbox.answer import AnswerRaised, LocalAnswer, NotData, Stopped
+from kvlab.course.sandbox.answer import AnswerRaised, NotData, Stopped
 from kvlab.course.sandbox.limits import Limits
 from kvlab.course.sandbox.nursery import Nursery
 from kvlab.course.sandbox.remote import RemoteAnswer
@@ -51,13 +53,31 @@ class Graded:
 
 @dataclass(frozen=True)
 class Rules:
-    """What is the same for all submissions of one run: the cases, the chapter, the sandbox."""
+    """What is the same for all submissions of one run: the cases, the chapter, the sandbox.
+
+    `student` or the roster say whose they are, for exercises that differ by student.
+    """
 
     seed: str = field(default_factory=lambda: f"grade {secrets.randbelow(2**63)}")
     chapter: str | None = None
     private: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     level: Level | None = None
     limits: Limits = field(default_factory=Limits)
+    a_class: bool = False
+    student: str | None = None
+    roster: Roster | None = None
+
+    def whose(self, name: str, stated: str) -> str:
+        """The id by which a submission's exercises were drawn.
+
+        One that lies among others, and so has a name, is its owner's, whatever it says itself.
+        """
+        if self.student is not None:
+            return self.student
+        if not name:
+            return stated
+        owner = whose(name, self.roster)
+        return owner.id or owner.name
 
     def nursery(self) -> Nursery:
         return Nursery(self.level, self.limits)
@@ -69,7 +89,8 @@ def grade(path: str | Path, rules: Rules | None = None, nursery: Nursery | None 
     Raises: ValueError when the file is no notebook, or holds no answer cell of any exercise.
     """
     rules = rules or Rules()
-    return _graded(path, _read(path, rules), rules, nursery)
+    found = _read(path, rules)
+    return _graded(path, found.of(rules.whose("", found.student)), rules, nursery)
 
 
 @dataclass(frozen=True)
@@ -79,6 +100,20 @@ class _Found:
     exercises: list[Exercise]
     sources: dict[str, str]
     notes: list[str]
+    student: str = ""
+
+    def of(self, student: str) -> _Found:
+        """The exercises as this student has them."""
+        drawn = [for_student(e, student) for e in self.exercises]
+        notes = list(self.notes)
+        if any(e.variant for e in self.exercises):
+            if not student:
+                notes.append("no student is named: judged by the numbers of the sample")
+            elif self.student and spelt(self.student) != spelt(student):
+                notes.append(
+                    f"made for {self.student}, judged by the numbers of {student}, who handed it in"
+                )
+        return replace(self, exercises=drawn, notes=notes)
 
 
 def _read(path: str | Path, rules: Rules) -> _Found:
@@ -100,7 +135,7 @@ def _read(path: str | Path, rules: Rules) -> _Found:
     missing = [e.number for e in wanted if e.grade_id not in sources]
     if missing:
         notes.insert(0, f"no answer cell for {', '.join(missing)}")
-    return _Found(wanted, sources, notes)
+    return _Found(wanted, sources, notes, notebooks.student(notebook))
 
 
 def _graded(path: str | Path, found: _Found, rules: Rules, nursery: Nursery | None) -> Graded:
@@ -222,6 +257,7 @@ def _one(name: str, path: Path, rules: Rules, shared: Nursery, reading: threadin
             raise ValueError(f"{path} is a link to another file, and links are not followed.")
         with reading:  # a large file of small things fills memory twenty times over: one by one
             found = _read(path, rules)
+        found = found.of(rules.whose(name if rules.a_class else "", found.student))
         graded = _graded(path, found, rules, shared if shared.shared else None)
         return replace(graded, name=name)
     except Exception as error:
@@ -243,43 +279,3 @@ def _chapter_by_name(path: str | Path, rules: Rules) -> str | None:
     """The chapter that is graded, or that a file's name begins with (06_kv_cache.ipynb)."""
     number = re.match(r"0*(\d+)", Path(path).name)
     return rules.chapter or (number[1] if number else None)
-
-
-def private_cases(path: str | Path) -> dict[str, Callable[..., Any]]:
-    """The teacher's own case makers, by exercise: `CASES = {"6.2": make_case}` in a Python file.
-
-    The file is run here, so it must be one's own. A case must have the entries of the exercise's
-    own cases.
-    Raises: ValueError for a file without `CASES`, or an exercise that is not there.
-    """
-    import runpy
-
-    try:
-        found = runpy.run_path(str(path)).get("CASES")
-    except Exception as error:
-        raise ValueError(f"{path} does not run: {type(error).__name__}: {error}") from None
-    numbers = [e.number for e in exercises()]
-    if not isinstance(found, dict) or not all(map(callable, found.values())):
-        raise ValueError(
-            f'{path} has no CASES; expected a dict like {{"{numbers[0]}": make_case}}, where '
-            "make_case(rng) gives one case."
-        )
-    for number, make in found.items():
-        if number not in numbers:
-            raise ValueError(f"{path} has cases for {number!r}; there are {', '.join(numbers)}.")
-        _try_private(path, find(number), make)
-    return found
-
-
-def _try_private(path: str | Path, exercise: Exercise, make: Callable[..., Any]) -> None:
-    """A wrong case would cost everybody marks: a right answer must pass it."""
-    names: dict[str, Any] = {}
-    exec(exercise.second, names)
-    answer = LocalAnswer(names[exercise.name], exercise.forbids)
-    try:
-        verdict = judge(replace(exercise, cases=make), answer, "private", clock=False)
-        wrong = "" if verdict.passed else verdict.message
-    except Exception as error:
-        wrong = f"{type(error).__name__}: {error}"
-    if wrong:
-        raise ValueError(f"{path}: a right answer to {exercise.number} fails its cases: {wrong}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvlab.course.exercises import chapters
@@ -65,3 +66,13 @@ def width(text: str) -> int:
 def padded(text: str, columns: int) -> str:
     """A text with blanks behind it, as wide as asked for."""
     return text + " " * max(0, columns - width(text))
+
+
+def file_name(called: str, taken: Sequence[str] = ()) -> str:
+    """A name for files that every system takes (letters, digits, dots and hyphens, not too long),
+    and none of those that are `taken`."""
+    plain = re.sub(r"[^\w.-]+", "-", called).strip("-._")[:60] or "student"
+    name, n = plain, 2
+    while name.casefold() in (t.casefold() for t in taken):
+        name, n = f"{plain}-{n}", n + 1
+    return name

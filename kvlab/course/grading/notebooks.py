@@ -79,6 +79,13 @@ def grade_id(cell: dict[str, Any]) -> str:
     return str(grader.get("grade_id", "")) if isinstance(grader, dict) else ""
 
 
+def student(notebook: Notebook) -> str:
+    """Whose notebook it says it is, "" where it does not."""
+    meta = notebook.get("metadata")
+    ours = meta.get("kvlab") if isinstance(meta, dict) else None
+    return str(ours.get("student", ""))[:200] if isinstance(ours, dict) else ""
+
+
 def answers(notebook: Notebook) -> dict[str, str]:
     """The source of each answer cell by its grade id.
 
