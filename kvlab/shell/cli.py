@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
             "grade": _grade,
             "marks": _marks,
             "similar": _similar,
+            "jobs": _jobs,
             "progress": _progress,
             "hint": _hint,
             "cases": _cases,
@@ -195,6 +196,12 @@ def _similar(args, _rest) -> int:
     from kvlab.course.grading import after
 
     return after.run_similar(args)
+
+
+def _jobs(args, _rest) -> int:
+    from kvlab.course.grading import jobs
+
+    return jobs.run(args)
 
 
 def _progress(_args, _rest) -> int:

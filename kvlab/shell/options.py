@@ -119,6 +119,7 @@ def _to_grade(command: Command) -> None:
     grade.add_argument("--gradescope", metavar=out, help="of one student: a results.json")
     grade.add_argument("--private-cases", metavar="FILE.py", help="the teacher's own cases too")
     grade.add_argument("--chapter", metavar="N", help="grade this chapter only")
+    grade.add_argument("--name", metavar="NAME", help="what the notebook after --one is called")
     grade.add_argument("--student", metavar="ID", help="whose the one notebook is")
     grade.add_argument("--workers", type=int, metavar="N", help="default: one per core")
     _of_students(grade)
@@ -136,8 +137,18 @@ def _to_grade(command: Command) -> None:
     similar.add_argument("--roster", metavar="FILE.csv", help="to call students by their names")
     similar.add_argument("--csv", nargs="?", const="-", metavar=out, help="alone: print it")
 
+    _of_jobs(jobs := command("jobs", "a job per submission, for Kubernetes or Docker"))
     progress = command("progress", "which exercises are done, from a file on this computer")
-    _own(grade, marks, similar, progress)
+    _own(grade, marks, similar, progress, jobs)
+
+
+def _of_jobs(jobs: argparse.ArgumentParser) -> None:
+    jobs.add_argument("folder", metavar="FOLDER", help="of submissions")
+    jobs.add_argument("--docker", action="store_true", help="a shell script that calls docker")
+    jobs.add_argument("--image", default="kvlab-grader", help="default: kvlab-grader")
+    jobs.add_argument("--out", default="-", metavar="FILE", help="default: print them")
+    jobs.add_argument("--chapter", metavar="N", help="grade this chapter only")
+    jobs.add_argument("--roster", metavar="FILE.csv", help="whose they are, where exercises differ")
 
 
 def _of_students(parser: argparse.ArgumentParser) -> None:

@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
             if not args.gradescope:
                 raise
             return _nothing_there(args, given[0], rules, str(error))
+        if args.name:
+            found.submissions = dict.fromkeys([args.name], *found.submissions.values())
         return _graded(args, found, rules, how, any(map(collect.is_class, given)))
 
 
@@ -143,6 +145,8 @@ def _check(args: argparse.Namespace, given: list[str]) -> None:
     if args.one and collect.is_class(args.one):
         what = "a folder" if Path(args.one).is_dir() else "a zip"
         raise ValueError(f"{args.one} is {what}; --one takes one notebook. Leave out --one.")
+    if args.name is not None and not (args.one and args.name.strip()):
+        raise ValueError(f"--name {args.name!r} came; it names the one notebook after --one.")
     outputs.check(args)
     if args.workers is not None and args.workers < 1:
         raise ValueError(f"{args.workers} workers were asked for; expected 1 or more.")

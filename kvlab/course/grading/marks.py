@@ -209,8 +209,8 @@ def _expect(thing: Any, keys: Mapping[str, Any], where: str) -> None:
 def merged(paths: Sequence[str | Path]) -> dict[str, Any]:
     """Several marks files as one.
 
-    A file with one notebook that stood in no folder (`kvlab grade --one`) names it: `ann.json`
-    becomes `ann/06_kv_cache`.
+    A file with one notebook that nobody named (`kvlab grade --one` without `--name`) names it:
+    `ann.json` becomes `ann/06_kv_cache`.
     Raises: ValueError where two files have different marks for one name.
     """
     rows: dict[str, tuple[Row, str]] = {}
@@ -219,7 +219,8 @@ def merged(paths: Sequence[str | Path]) -> dict[str, Any]:
         report = read(path)
         reports.append(report)
         for r in report["notebooks"]:
-            if len(paths) > 1 and len(report["notebooks"]) == 1 and "/" not in r["name"]:
+            unnamed = "/" not in r["name"] and r["name"] == Path(r.get("file", r["name"])).stem
+            if len(paths) > 1 and len(report["notebooks"]) == 1 and unnamed:
                 r = r | {"name": f"{Path(path).stem}/{r['name']}"}
             before = rows.get(r["name"])
             if before and before[0] != r:
