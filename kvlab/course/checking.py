@@ -36,8 +36,8 @@ def check(
     """Try an answer on fresh random cases and say what is right or wrong with it.
 
     `student` is the id by which an exercise that differs by student is drawn, that of KVLAB_STUDENT
-    unless given. The seed is drawn anew each time unless given; grading draws others. What came of it is noted
-    for `kvlab progress`, in a file of yours that nothing sends anywhere.
+    unless given. The seed is drawn anew each time unless given; grading draws others. What came of
+    it is noted for `kvlab progress`, in a file of yours that nothing sends anywhere.
     Raises: ValueError for an unknown exercise, or something that cannot be called.
     """
     if callable(number) and isinstance(answer, str):

@@ -123,6 +123,4 @@ def test_what_cannot_be_a_job_is_refused(tmp_path, capsys):
 
 def test_labels_differ_where_what_is_left_of_names_does_not():
     assert jobs.label("Ann") != jobs.label("ann") and len(jobs.label("x" * 300)) <= 63
-    assert jobs.label("李") == jobs.label("李") and re.fullmatch(
-        r"grade-[0-9a-f]{8}", jobs.label("李")
-    )
+    assert re.fullmatch(r"grade-[0-9a-f]{8}", jobs.label("李"))
