@@ -79,7 +79,7 @@ def test_the_chapter_lists_its_exercises(chapter):
     for exercise in ALL:
         if exercise.number.split(".")[0] == number:
             row = f"| {exercise.number} | {exercise.title} | {exercise.minutes} |"
-            assert row in text
+            assert row in text, f"{chapter.name}: its table of exercises needs the row {row}"
     for part in ("## What to remember", "## Exercises", "Predicted beside measured"):
         assert part in text
 

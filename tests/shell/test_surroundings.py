@@ -22,7 +22,16 @@ for line in (
     ["generate", "x", "--model", "\\u674e\\u660e"],
     ["export", sys.argv[1] + os.fsdecode(b"/\\xe6\\x9d\\x8e")],  # as a shell passes it
     ["normalise", "--check", *sys.argv[2:]],
-    ["grade", *sys.argv[2:], "--csv", sys.argv[1] + "/m.csv"],
+    ["grade", *sys.argv[2:], "--csv", sys.argv[1] + "/m.csv", "--json", sys.argv[1] + "/m.json"],
+    ["marks", sys.argv[1] + "/m.json"],
+    ["marks", sys.argv[1] + "/m.json", "--analysis"],
+    ["marks", sys.argv[1] + "/m.json", "--per-student"],
+    ["marks", sys.argv[1] + "/m.json", "--csv"],
+    ["similar", *sys.argv[2:]],
+    ["similar", *sys.argv[2:], "--csv"],
+    ["cases", "1.1"],
+    ["jobs", sys.argv[1]],
+    ["jobs", sys.argv[1], "--docker"],
 ):
     try:
         code = cli.main(line)

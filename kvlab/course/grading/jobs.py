@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
 import shlex
 import sys
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     check_chapter(args.chapter)
     if not Path(args.folder).is_dir():
         raise ValueError(f"{args.folder} is not a folder; expected one of submissions.")
-    found = find_submissions([args.folder])
+    found = {_utf8(name): path for name, path in find_submissions([args.folder]).items()}
     for name in found:
         if not name.isprintable():
             raise ValueError(f"{name!r} is no name that a job can be told; rename it.")
@@ -47,6 +48,11 @@ def run(args: argparse.Namespace) -> int:
         report.write(args.out, text)
     print(_needs(args, found), file=sys.stderr)
     return 0
+
+
+def _utf8(name: str) -> str:
+    """A file's name as the other machine reads it, whatever this one's locale makes of it."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
 def _options(name: str, chapter: str | None, known: roster.Roster | None) -> list[str]:
@@ -91,15 +97,21 @@ def _kubernetes(
 ) -> str:
     """A list of jobs as JSON, which `kubectl apply -f` reads."""
     items = [
-        _job(args.image, label(name), path, path.relative_to(args.folder).as_posix(), how[name])
+        _job(
+            args.image,
+            label(name),
+            path,
+            _utf8(path.relative_to(args.folder).as_posix()),
+            how[name],
+        )
         for name, path in found.items()
     ]
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": items}, indent=1) + "\n"
 
 
-def _job(image: str, name: str, path: Path, inner: str, options: list[str]) -> dict[str, Any]:
-    """One job. It sees its own notebook and a folder for its marks, and no neighbour's."""
-    container = {
+def _container(image: str, name: str, path: Path, inner: str, options: list[str]) -> dict[str, Any]:
+    """What runs in a job. It sees its own notebook and folder for marks, and no neighbour's."""
+    return {
         "name": "grade",
         "image": image,
         "args": ["--one", _inside(path), *options, "--json", "/marks/marks.json"],
@@ -121,12 +133,16 @@ def _job(image: str, name: str, path: Path, inner: str, options: list[str]) -> d
             {"name": "tmp", "mountPath": "/tmp"},
         ],
     }
+
+
+def _job(image: str, name: str, path: Path, inner: str, options: list[str]) -> dict[str, Any]:
+    """One submission's job."""
     pod = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "fsGroup": 1000},
-        "containers": [container],
+        "containers": [_container(image, name, path, inner, options)],
         "volumes": [
             {
                 "name": "submissions",
@@ -155,7 +171,9 @@ def _docker(
     lines = ["#!/bin/sh", "mkdir -p marks"]
     for name, path in found.items():
         inside = _inside(path)
-        mount = _fields("type=bind", f"source={path.absolute()}", f"target={inside}", "readonly")
+        mount = _fields(
+            "type=bind", f"source={_utf8(str(path.absolute()))}", f"target={inside}", "readonly"
+        )
         line = [*DOCKER, "--mount", mount, args.image, "--one", inside, *how[name], "--json"]
         lines.append(f"{shlex.join(line)} > {shlex.quote(f'marks/{label(name)}.json')}")
     return "\n".join(lines) + "\n"
