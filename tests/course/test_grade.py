@@ -101,6 +101,13 @@ def test_a_file_that_is_no_notebook_is_named(text, tmp_path, capsys):
     assert "x.ipynb" in capsys.readouterr().err
 
 
+def test_a_number_of_thousands_of_digits_in_a_notebook_is_named(tmp_path):
+    path = tmp_path / "x.ipynb"
+    path.write_text('{"cells": [], "x": ' + "9" * 10_000 + "}")
+    with pytest.raises(ValueError, match=r"x\.ipynb is not a notebook: a number in it"):
+        notebooks.read(path)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
 def test_a_notebook_is_read_in_every_encoding_of_json(encoding, tmp_path):
     path = tmp_path / "x.ipynb"

@@ -14,7 +14,8 @@ import pytest
 
 from kvlab.course.exercises import ALL
 from kvlab.course.grading import notebooks, report
-from kvlab.course.grading.grade import Rules, find_submissions, grade_all
+from kvlab.course.grading.grade import Rules, grade_all
+from kvlab.course.grading.submissions import find_submissions
 from kvlab.course.sandbox import walls
 from kvlab.shell.cli import ROOT, main
 from tests import hostile

@@ -13,7 +13,13 @@ import pytest
 import torch
 
 from kvlab.course.sandbox import walls
-from kvlab.course.sandbox.answer import AnswerRaised, Stopped, Unavailable
+from kvlab.course.sandbox.answer import (
+    AnswerRaised,
+    LocalAnswer,
+    NotData,
+    Stopped,
+    Unavailable,
+)
 from kvlab.course.sandbox.limits import Limits
 from kvlab.course.sandbox.nursery import Nursery
 from kvlab.course.sandbox.remote import RemoteAnswer
@@ -102,8 +108,6 @@ def test_what_one_exercise_allows_is_shown_to_its_answers_only(nursery):
 )
 def test_a_forbidden_call_of_torch_is_refused_however_it_is_reached(call):
     """In a thread of its own: one of them switches off, and not on again, what torch asks of it."""
-    from kvlab.course.sandbox.answer import LocalAnswer
-
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(LocalAnswer(eval, forbids=("cat",)), call)
         with pytest.raises(AnswerRaised, match="cat may not be used|TorchScript interpreter"):
@@ -130,6 +134,27 @@ def test_time_is_limited(nursery):
     limited = Nursery(nursery.level, Limits(cpu_seconds=1, call_seconds=20.0))
     with limited, pytest.raises(Stopped, match="1 seconds of processor time|longer than 20"):
         evaluate(limited, "[0 for _ in iter(int, 1)]")
+
+
+def test_the_time_of_all_its_processes_counts(nursery):
+    """Each of them stays below the limit that the system has for one."""
+    if nursery.level.name == "clock" or sys.platform != "linux":
+        pytest.skip("children are counted on Linux alone")
+    source = """
+import os, time
+def f(n):
+    for _ in range(n):
+        if os.fork() == 0:
+            end = time.process_time() + 1.5
+            while time.process_time() < end:
+                pass
+            os._exit(0)
+    time.sleep(60)
+"""
+    limited = Nursery(nursery.level, Limits(cpu_seconds=2))
+    stopped = pytest.raises(Stopped, match="after 2 seconds of processor time")
+    with limited, RemoteAnswer(limited, source, "f") as answer, stopped:
+        answer(4)
 
 
 RIVAL = """
@@ -160,6 +185,22 @@ def test_the_limit_on_time_is_named_where_the_kernel_counts_more_than_the_answer
         os.sched_setaffinity(0, cores)
         rival.kill()
         rival.wait()
+
+
+HUGE = {
+    "10**10000": "a whole number of about 10,001 digits",
+    "[1, {'a': -10**10000}]": "a whole number of about 10,001 digits",
+    "(_ for _ in ()).throw(ValueError(10**10000))": "ValueError: its text cannot be shown",
+}
+
+
+@pytest.mark.parametrize("code", HUGE)
+def test_numbers_of_thousands_of_digits_come_back_with_a_sentence(code, nursery):
+    enough_said(nursery)
+    for answer in (lambda: evaluate(nursery, code), lambda: LocalAnswer(eval)(code)):
+        with pytest.raises((NotData, AnswerRaised), match=HUGE[code]):
+            answer()
+    assert evaluate(nursery, "10**1000") == 10**1000
 
 
 def test_sleep_is_limited(nursery):

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kvlab.course.grading import archive
-from kvlab.course.grading.grade import find_submissions
 from kvlab.course.grading.marks import Row
 from kvlab.course.grading.names import order
+from kvlab.course.grading.submissions import find_submissions, passed_over
 from kvlab.course.grading.tables import printable
 
 
@@ -56,6 +56,8 @@ def collected(given: Sequence[str | Path]) -> Iterator[Collected]:
     with tempfile.TemporaryDirectory(prefix="kvlab-zip-", ignore_cleanup_errors=True) as folder:
         if plain:
             found.submissions.update(find_submissions(plain))
+        for path in plain:
+            _tell(path, passed_over(path), "hidden, or without the ending .ipynb, and")
         for n, path in enumerate(zips):
             into = Path(folder, str(n))
             into.mkdir()
@@ -76,8 +78,8 @@ def collected(given: Sequence[str | Path]) -> Iterator[Collected]:
         yield found
 
 
-def _tell(path: Path, left_out: list[str]) -> None:
+def _tell(path: Path, left_out: list[str], why: str = "no notebook (*.ipynb) and") -> None:
     if left_out:
         some = ", ".join(map(printable, left_out[:5])) + (", ..." if len(left_out) > 5 else "")
         what = "1 file is" if len(left_out) == 1 else f"{len(left_out)} files are"
-        print(f"{path}: {what} no notebook (*.ipynb) and not graded: {some}", file=sys.stderr)
+        print(f"{path}: {what} {why} not graded: {some}", file=sys.stderr)

@@ -26,7 +26,8 @@ p.mistake { border-left: .3rem solid #d55e00; padding-left: .8rem; } svg { max-w
 """
 # A state as a reader's words; those in which there is nothing to add but the mark.
 _SAYS = {"not answered": "not answered yet", "no cell": "not found in the notebook",
-         "too noisy": "could not be timed", "error": "not graded"}  # fmt: skip
+         "too noisy": "could not be timed", "error": "not graded",
+         "not judged": "to be read by hand"}  # fmt: skip
 
 
 def write(klass: Klass, folder: str | Path) -> list[str]:

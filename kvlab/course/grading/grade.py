@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -204,35 +204,6 @@ def grade_source(
 # --- a class ----------------------------------------------------------------------------------
 
 
-def find_submissions(paths: Sequence[str | Path]) -> dict[str, Path]:
-    """Notebooks by name, of files and of whole folders; a folder's are named by where they lie.
-
-    Raises: ValueError for a folder without notebooks, or two notebooks of one name.
-    """
-    found: dict[str, Path] = {}
-    for given in map(Path, paths):
-        inside = _notebooks_in(given) if given.is_dir() else [given]
-        if not inside:
-            raise ValueError(f"{given} has no notebook (*.ipynb) in it or below it.")
-        for path in inside:
-            inner = path.relative_to(given) if given.is_dir() else Path(path.name)
-            name = inner.with_suffix("").as_posix()
-            if name in found:
-                raise ValueError(
-                    f"Two notebooks are called {name}: {found[name]} and {path}. Give the folder "
-                    "that both lie below, so that each gets a name of its own."
-                )
-            found[name] = path
-    return found
-
-
-def _notebooks_in(folder: Path) -> list[Path]:
-    """All notebooks below a folder, without Jupyter's copies and hidden files."""
-    every = sorted(folder.rglob("*.ipynb"))
-    inner = [(p, p.relative_to(folder).parts) for p in every]
-    return [p for p, parts in inner if not any(part.startswith(".") for part in parts)]
-
-
 def grade_all(
     submissions: Mapping[str, Path], rules: Rules, *, workers: int | None = None
 ) -> Iterator[Graded]:
@@ -254,7 +225,8 @@ def grade_all(
 def _one(name: str, path: Path, rules: Rules, shared: Nursery, reading: threading.Lock) -> Graded:
     try:
         if path.is_symlink():
-            raise ValueError(f"{path} is a link to another file, and links are not followed.")
+            what = "folder" if path.is_dir() else "file"
+            raise ValueError(f"{path} is a link to another {what}, and links are not followed.")
         with reading:  # a large file of small things fills memory twenty times over: one by one
             found = _read(path, rules)
         found = found.of(rules.whose(name if rules.a_class else "", found.student))

@@ -55,6 +55,12 @@ def read(path: str | Path) -> Notebook:
         ) from None
     except RecursionError:
         raise ValueError(f"{path} is not a notebook: it is nested too deep.") from None
+    except ValueError as error:
+        if "integer string conversion" not in str(error):
+            raise
+        raise ValueError(
+            f"{path} is not a notebook: a number in it has thousands of digits."
+        ) from None
     cells = found.get("cells") if isinstance(found, dict) else None
     if not isinstance(cells, list) or not all(isinstance(c, dict) for c in cells):
         raise ValueError(f"{path} is JSON, but not a notebook: it has no list of cells.")

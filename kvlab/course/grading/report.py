@@ -23,7 +23,7 @@ def row(graded: Graded) -> Row:
         "file": graded.path,
         "points": graded.points,
         "out_of": graded.out_of,
-        "note": graded.note,
+        "note": "; ".join(filter(None, [graded.note, _by_hand(graded)])),
         "isolation": graded.level.name,
         "submitted": None,
         "questions": [
@@ -42,6 +42,12 @@ def row(graded: Graded) -> Row:
             for v in graded.verdicts
         ],
     }
+
+
+def _by_hand(graded: Graded) -> str:
+    """Which answers wait for a person; a mark of 0 alone would not say so."""
+    waiting = [v.exercise.number for v in graded.verdicts if v.state == "not judged"]
+    return f"{', '.join(waiting)} not judged: to be read by hand" if waiting else ""
 
 
 def _laws(exercise: Exercise) -> int:

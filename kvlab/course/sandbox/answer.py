@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
 import site
 import sys
@@ -22,7 +23,7 @@ from typing import Any, Protocol
 import torch
 
 from kvlab.course.sandbox.forbid import without
-from kvlab.course.sandbox.loan import Borrowed, Lent, Loan
+from kvlab.course.sandbox.loan import MAX_BITS, Borrowed, Lent, Loan
 
 MAX_ITEMS = 2**16
 
@@ -36,8 +37,12 @@ class AnswerRaised(Exception):
         self.builtin = builtin or kind  # what of Python's own it is made from
 
 
-def raised(error: Exception, text: str) -> AnswerRaised:
+def raised(error: Exception) -> AnswerRaised:
     """An error of the answer's, as the judge is told of it."""
+    try:
+        text = str(error)[:2000]
+    except Exception:  # a number too long to be written down, a __str__ of its own
+        text = "its text cannot be shown"
     builtin = next(k.__name__ for k in type(error).__mro__ if k.__module__ == "builtins")
     return AnswerRaised(type(error).__name__, text, last_line(error), builtin)
 
@@ -85,6 +90,9 @@ def as_data(value: Any) -> Any:
     thing could claim to be equal to everything.
     """
     if value is None or _is(value, bool, int, float, str):
+        if type(value) is int and value.bit_length() > MAX_BITS:
+            n_digits = int(value.bit_length() * math.log10(2)) + 1
+            raise NotData(f"your code returned a whole number of about {n_digits:,} digits.")
         return value
     if _is(value, torch.Tensor, torch.nn.Parameter):
         if value.layout != torch.strided or value.is_quantized or value.is_complex():
@@ -205,7 +213,7 @@ class LocalObject:
             with without(self._forbids):
                 value = method(*given)
         except Exception as error:
-            raise raised(error, str(error)) from None
+            raise raised(error) from None
         refuse_changed(args, given, parameters(method))
         return value
 

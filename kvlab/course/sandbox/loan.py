@@ -12,6 +12,7 @@ from kvlab.course.sandbox.wire import Ref
 
 # What may be given to something lent in one call, in numbers, and along one axis of a tensor.
 MAX_NUMBERS, MAX_AXIS = 2**14, 2**10
+MAX_BITS = 2**12  # of a whole number: above 4,300 digits Python itself writes none down
 
 
 class Lent:
@@ -74,6 +75,8 @@ def _bounded(value: Any, left: list[int]) -> None:
     elif isinstance(value, str):
         left[0] -= len(value)
     elif isinstance(value, int):
+        if value.bit_length() > MAX_BITS:
+            raise ValueError("a whole number of so many digits is beyond any need here")
         left[0] -= 1 + value.bit_length() // 64
     elif isinstance(value, (list, tuple, dict)):
         left[0] -= len(value) + 1

@@ -16,12 +16,11 @@ import select
 import signal
 import socket
 import sys
-import time
 from typing import Any, BinaryIO
 
 import torch
 
-from kvlab.course.sandbox import namespaces, wire
+from kvlab.course.sandbox import namespaces, usage, wire
 from kvlab.course.sandbox.answer import (
     AnswerRaised,
     NotData,
@@ -116,7 +115,7 @@ class Talk:
             with without(self._forbids):
                 return action()
         except Exception as error:
-            raise raised(error, str(error)[:2000]) from None
+            raise raised(error) from None
 
     def _send(self, packed: bytes) -> None:
         self._out.write(packed)
@@ -178,16 +177,19 @@ def keep(order: dict[str, Any], talk: int, life: socket.socket) -> None:
         run(order, os.fdopen(talk, "rb"), os.fdopen(os.dup(talk), "wb"))
         return
     os.close(talk)
-    _watch(child, life)
+    _watch(child, life, limits.cpu_seconds, level)
 
 
-def _watch(child: int, life: socket.socket) -> None:
+def _watch(child: int, life: socket.socket, cpu_seconds: float, level: str) -> None:
+    spent = usage.Spent(None if level == "namespaces" else child)
+    counted, over = 0.0, False
     while True:
-        counted = _counted(child)
+        counted = max(counted, usage.counted(child), spent.seconds())
         ended, status, used = os.wait4(child, os.WNOHANG)
         if ended:
             break
-        if select.select([life], [], [], 0.02)[0]:
+        over = counted > cpu_seconds + 1  # its processes together; the first has a limit of its own
+        if select.select([life], [], [], 0.02)[0] or over:
             with contextlib.suppress(OSError):
                 os.killpg(child, signal.SIGKILL)
             os.kill(child, signal.SIGKILL)
@@ -197,18 +199,6 @@ def _watch(child: int, life: socket.socket) -> None:
     report = {"code": code, "cpu": max(counted, used.ru_utime + used.ru_stime)}
     with contextlib.suppress(OSError):
         life.send(json.dumps(report).encode())
-
-
-def _counted(child: int) -> float:
-    """Seconds of processor time as Linux counts them for its limit; elsewhere 0.
-
-    A process that happens to run at every tick of the clock is charged each tick in full, though
-    others had the core in between: the limit ends it long before `wait4` reports as much.
-    """
-    try:
-        return time.clock_gettime(~child << 3)  # a process's clock number 0: CPUCLOCK_PROF
-    except OSError:
-        return 0.0
 
 
 def nursery() -> None:
