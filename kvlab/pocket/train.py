@@ -56,8 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train, say how long it took on what, and leave the Hugging Face files in OUT/model."""
     parser = _parser()
     args = parser.parse_args(argv)
-    if args.minutes is not None and not args.minutes > 0:
-        parser.error(f"--minutes {args.minutes:g} was asked for; expected more than 0")
+    _refuse(parser, args)
     torch.set_num_threads(args.threads)
     schedule = SCHEDULE if args.minutes is None else _cut(args.minutes)
     n_steps = sum(stage.steps for stage in schedule)
@@ -73,16 +72,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             run.resume()
         except ValueError as refused:
             parser.error(str(refused))
-    elif run.checkpoint.exists():
-        parser.error(
-            f"{run.checkpoint} is there already: --resume goes on from it, another --out leaves it"
-        )
     run.note(seed=args.seed, parameters=run.model.config.n_params, **provenance(run.feeder))
     try:
         run.train()
     except GateFailed as failure:
         print(f"FAILED {failure}", file=sys.stderr)
         return 3
+    except KeyboardInterrupt:
+        kept = "--resume goes on from it" if run.checkpoint.exists() else "nothing was kept yet"
+        print(f"\nStopped after {run.step} steps; {kept}.", file=sys.stderr)
+        return 130
     finally:
         draw_curve(args.out)
     _tell(run)
@@ -100,6 +99,24 @@ def _parser() -> argparse.ArgumentParser:
         "--keep-going", action="store_true", help="do not stop at a failed gate; still exit with 3"
     )
     return parser
+
+
+def _refuse(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse what could not be done, before any work."""
+    if args.minutes is not None and not 0 < args.minutes <= 10_000:
+        parser.error(
+            f"--minutes {args.minutes:g} was asked for; expected more than 0, at most 10,000"
+        )
+    if not 1 <= args.threads <= 1024:
+        parser.error(f"--threads {args.threads} was asked for; expected 1 or more")
+    there = (args.out / "checkpoint.pt").exists()
+    if args.resume and not there:
+        parser.error(f"nothing to resume: there is no {args.out / 'checkpoint.pt'}")
+    if there and not args.resume:
+        parser.error(
+            f"{args.out / 'checkpoint.pt'} is there already: --resume goes on from it, another "
+            "--out leaves it"
+        )
 
 
 def _cut(minutes: float) -> tuple[Stage, ...]:

@@ -948,3 +948,26 @@ def test_known_paragraphs_are_no_held_out_text():
     known = perplexity.paragraphs("Old words.\n\n  Older words.")
     held = {"module a": "New words.\n\nOld words.", "module b": "Older words.", "topic c": "No."}
     assert perplexity.unseen_text(held, "module ", known) == "New words."
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (["--minutes", "inf"], "--minutes inf was asked for"),
+        (["--minutes", "1e300"], "--minutes 1e"),
+        (["--minutes", "nan"], "--minutes nan"),
+        (["--threads", "0"], "--threads 0 was asked for"),
+        (["--resume"], "nothing to resume"),
+    ],
+)
+def test_training_refuses_before_it_begins(line, said, tmp_path, capsys, monkeypatch):
+    from kvlab.pocket import train
+
+    monkeypatch.setattr(train, "Run", None)  # nothing is built
+    with pytest.raises(SystemExit):
+        train.main([*line, "--out", str(tmp_path)])
+    assert said in capsys.readouterr().err
+    (tmp_path / "checkpoint.pt").write_bytes(b"")
+    with pytest.raises(SystemExit):
+        train.main(["--out", str(tmp_path)])
+    assert "is there already" in capsys.readouterr().err
