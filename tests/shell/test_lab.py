@@ -22,6 +22,7 @@ def root(tmp_path):
 def pytests(monkeypatch):
     """Stands in for pytest: records its arguments, answers with the exit codes set for a folder."""
     calls, codes = [], {}
+    monkeypatch.setattr(lab, "bring_model", lambda: None)
 
     def run(command, **options):
         assert command[:3] == [sys.executable, "-m", "pytest"]
