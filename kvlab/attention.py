@@ -46,7 +46,7 @@ def attend(
     Raises: ValueError when more queries than slots come without positions.
     Source: Vaswani et al. 2017, equation 1; grouped heads: Ainslie et al. 2023.
     """
-    checks.tensor("q_BHSD", q_BHSD, "(B, H, S, D)")
+    checks.tensor("q_BHSD", q_BHSD, "BHSD")
     checks.has("kv", kv, "pos_BGT", "one layer, as cache.read gives it")
     return chosen(backend, weights=weights)(q_BHSD, kv, q_pos_BS)
 

@@ -37,25 +37,20 @@ def new_cache(
     Raises: ValueError for one rule without the other, or `how` without rules.
     """
     sizes = (n_layers, batch, n_kv_heads, capacity, head_dim)
-    if k is None and v is None:
-        if how:
-            raise ValueError(
-                f"{', '.join(how)} came without rules; give k= and v=, by which keys and values "
-                "are held."
-            )
+    if k is None and v is None and not how:
         return KVCache(*sizes, dtype=dtype, device=device)
     if k is None or v is None:
         raise ValueError(
-            f"A rule for {'keys' if v is None else 'values'} alone came; give k= and v=, one of "
-            "them Dense() if it is to stay as it is."
+            f"A cache was asked for by {dict(k=k, v=v, **how)}; expected a rule for keys, k=, and "
+            "one for values, v=, of which one may be Dense() to stay as it is."
         )
-    makers = [rule for rule in (k, v) if hasattr(rule, "cache_of")]
-    if not makers:
-        raise ValueError(
-            f"Neither {k} nor {v} makes a cache; derive one from kvlab.pack.Format, or make the "
-            "cache by its class, as PackedKVCache(...)."
-        )
-    return makers[0].cache_of(*sizes, k=k, v=v, dtype=dtype, device=device, **how)
+    for rule in (k, v):
+        if hasattr(rule, "cache_of"):
+            return rule.cache_of(*sizes, k=k, v=v, dtype=dtype, device=device, **how)
+    raise ValueError(
+        f"Neither {k} nor {v} makes a cache; derive one from kvlab.pack.Format, or make the "
+        "cache by its class, as PackedKVCache(...)."
+    )
 
 
 class KVCache(Slots):
@@ -140,7 +135,8 @@ class KVCache(Slots):
         Raises: ValueError for another shape or type; nothing is then evicted.
         """
         used = self.ledger[layer].used
-        self._check_mask(keep_BGT, used)
+        shape = (self.batch, self.n_kv_heads, used)
+        checks.tensor("keep_BGT", keep_BGT, shape, (torch.bool,), self.device)
         if used == 0:
             return
         keep_BGT = keep_BGT & (self.pos_LBGT[layer, :, :, :used] >= 0)
@@ -159,16 +155,6 @@ class KVCache(Slots):
         self._to_the_front(layer, order_BGT, stays_BGT, most)
         self.ledger.evicted(layer, most, count_BG.numel(), total)
         self.bytes_copied += 2 * moved * self._bytes_per_row
-
-    def _check_mask(self, keep_BGT: Tensor, used: int) -> None:
-        checks.kind("The mask", keep_BGT, Tensor, "a tensor of booleans")
-        wanted = (self.batch, self.n_kv_heads, used)
-        if tuple(keep_BGT.shape) != wanted or keep_BGT.dtype != torch.bool:
-            raise ValueError(
-                f"A mask of shape {tuple(keep_BGT.shape)} and type {keep_BGT.dtype} came; expected "
-                f"booleans of shape {wanted}: rows, KV heads, used slots."
-            )
-        self._check_device(keep_BGT, "The mask")
 
     def _to_the_front(self, layer: int, order_BGT: Tensor, stays_BGT: Tensor, most: int) -> None:
         """Move the tokens that stay to a layer's first slots, and empty those behind them."""

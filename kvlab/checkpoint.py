@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from kvlab import chat, gguf_file, hub
+from kvlab import chat, checks, gguf_file, hub
 from kvlab.config import ModelConfig
 from kvlab.families import as_ids
 from kvlab.model import Transformer
@@ -42,7 +42,7 @@ def load(
             f'A model\'s name was asked for and {type(name).__name__} came; expected "pocket", a '
             "path, or a hub id. A model that is open already is used as it is."
         )
-    device, dtype = check_device(device), as_dtype(dtype)
+    device, dtype = checks.device("device", device), as_dtype(dtype)
     if str(name).endswith(".gguf"):
         config, weights, tokenizer = gguf_file.read(Path(name).expanduser(), device, dtype)
         return assemble(config, weights, Path(name)), tokenizer
@@ -51,26 +51,6 @@ def load(
     weights = _read_weights(folder, device, dtype)
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json", chat.read(folder))
     return assemble(config, weights, folder), tokenizer
-
-
-def check_device(device: str | torch.device) -> torch.device:
-    """The device, if this machine has it."""
-    try:
-        wanted = torch.device(device)
-    except (RuntimeError, TypeError):
-        wanted = None
-    if wanted is None or wanted.type not in ("cpu", "cuda"):
-        raise ValueError(
-            f"Device {str(device)!r} was asked for; expected 'cpu', 'cuda' or 'cuda:0'."
-        )
-    if wanted.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (wanted.index or 0) >= count:
-            raise ValueError(
-                f"Device {str(device)!r} was asked for, but torch {torch.__version__} sees "
-                f"{count} CUDA devices here. Use device='cpu', or see `kvlab doctor`."
-            )
-    return wanted
 
 
 def _find(name: str | Path) -> Path:

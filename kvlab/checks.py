@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 from collections.abc import Callable, Sequence, Set
 from functools import wraps
 from numbers import Integral, Real
 
 import torch
 from torch import Tensor
-
-from kvlab.config import ModelConfig
 
 IDS = (torch.int64, torch.int32)
 _MOST = 2**63 - 1  # what torch takes
@@ -52,21 +49,14 @@ def functions(**named: object) -> None:
         has(name, value, "__call__", "a function")
 
 
-def units(**named: object) -> list[int]:
-    """How many tokens each rule holds together; what is no rule is refused."""
-    for name, value in named.items():
-        has(name, value, "unit_bytes", "a rule, like PerToken(19)")
-    return [value.unit for value in named.values()]
-
-
-def cache(value: object) -> None:
+def cache(name: str, value: object) -> None:
     """Refuse what keys and values cannot be read from."""
-    has("cache", value, "read", "a cache, as model.new_cache makes it")
+    has(name, value, "read", "a cache, as model.new_cache makes it")
 
 
-def model(value: object, name: str = "model") -> None:
+def model(name: str, value: object) -> None:
     """Refuse what is no model of ours, and say what makes one of it."""
-    if not isinstance(getattr(value, "config", None), ModelConfig):
+    if not hasattr(getattr(value, "config", None), "n_kv_heads"):  # others have other names
         cure = "model, tokenizer = kvlab.load(...)"
         if hasattr(value, "get_decoder"):
             cure = "kvlab.load(its folder), or kvlab.hf.cache(model) to work inside it"
@@ -84,7 +74,7 @@ def ids(name: str, value: object) -> list[int]:
 
 def logits(value_BV: Tensor) -> None:
     """Refuse logits that are NaN; those on a GPU are not looked at, since that waits."""
-    tensor("logits", value_BV, "(B, V)")
+    tensor("logits", value_BV, "BV")
     if value_BV.dtype == torch.bool:
         raise ValueError(f"logits is {shown(value_BV)}; expected numbers.")
     if value_BV.device.type == "cpu" and value_BV.numel():
@@ -103,50 +93,65 @@ def finite(most: Tensor) -> None:
 def tensor(
     name: str,
     value: object,
-    axes: str,
+    axes: Sequence[str | int],
     dtypes: tuple[torch.dtype, ...] = (),
-    n: int | None = None,
+    device: torch.device | None = None,
+    cure: str = "",
 ) -> None:
-    """Refuse what is no dense tensor with as many axes as "(B, S)" names, or of another type, or
-    with another number of rows than n."""
-    n_axes = len(re.findall(r"\w+", axes.split(" or ")[0]))
-    fits = isinstance(value, Tensor) and value.layout == torch.strided and value.dim() == n_axes
+    """Refuse what is no dense tensor of such axes, of one of these types and on this device.
+
+    `axes` are letters, as in "BS", or numbers where the length is known: (2, "S").
+    """
     if (
-        fits
-        and value.device.type != "meta"
-        and n in (None, len(value))
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and (value.shape == axes or _has_axes(value, axes))
         and (not dtypes or value.dtype in dtypes)
+        and (value.device.type != "meta" if device is None else value.device == device)
     ):
         return
-    rows = "" if n is None else f" of {n} rows"
-    words = f" of {' or '.join(map(str, dtypes))}" if dtypes else ""
-    words = " of whole token ids (torch.int64)" if dtypes is IDS else words
-    raise ValueError(f"{name} is {shown(value)}; expected a tensor {axes}{rows}{words}.")
+    words = f"({', '.join(map(str, axes))}{',' * (len(axes) == 1)})"
+    if dtypes:
+        whole = "whole numbers (torch.int64)"
+        words += f" of {whole if dtypes is IDS else ' or '.join(map(str, dtypes))}"
+    words += "" if device is None else f" on {device}"
+    raise ValueError(f"{name} is {shown(value)}; expected a tensor {words}.{cure}")
+
+
+def _has_axes(value: Tensor, axes: Sequence[str | int]) -> bool:
+    pairs = zip(axes, value.shape, strict=False)
+    return len(axes) == value.dim() and all(isinstance(n, str) or n == m for n, m in pairs)
 
 
 def shown(value: object) -> str:
-    """A value in a few words: numbers and short texts themselves, tensors by shape and type."""
+    """A value in a few words: tensors by shape and type, of a long text its beginning."""
     if isinstance(value, Tensor):
         where = "" if value.device.type == "cpu" else f" on {value.device}"
         return f"a tensor of shape {tuple(value.shape)} and type {value.dtype}{where}"
-    text = repr(value)
-    return text if len(text) <= 60 and " at 0x" not in text else f"a {type(value).__name__}"
+    try:
+        text = repr(value)
+    except Exception:  # nested too deep, too many digits, or a class's own
+        text = ""
+    if not text or "\n" in text or " at 0x" in text:
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:80]} …"
 
 
 def takes(**tests: type | Callable[[str, object], object]) -> Callable:
     """A decorator: arguments by name that must be of a type, or that a check of these must pass."""
+    of = {
+        name: named(kind, test, f"a {test.__name__}") if isinstance(test, type) else test
+        for name, test in tests.items()
+    }
 
     def wrap(function: Callable) -> Callable:
-        signature = inspect.signature(function)
+        names = list(inspect.signature(function).parameters)
 
         @wraps(function)
         def called(*args, **given):
-            for name, value in signature.bind(*args, **given).arguments.items():
-                test = tests.get(name)
-                if isinstance(test, type):
-                    kind(name, value, test, f"a {test.__name__}")
-                elif test:
-                    test(name, value)
+            for name, value in (*zip(names, args, strict=False), *given.items()):
+                if name in of:
+                    of[name](name, value)
             return function(*args, **given)
 
         return called
@@ -164,11 +169,6 @@ def or_none(test: Callable[[str, object], object]) -> Callable[[str, object], ob
     return lambda name, value: None if value is None else test(name, value)
 
 
-def function(name: str, value: object) -> None:
-    """Refuse what cannot be called."""
-    has(name, value, "__call__", "a function")
-
-
 def listed(name: str, value: object) -> None:
     """Refuse what has no items, and a text, whose items are letters."""
     if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
@@ -182,14 +182,17 @@ def numbers(name: str, value: object) -> None:
         number(f"One of {name}", one, lambda _: True, "a number")
 
 
-def device(name: str, value: object) -> None:
-    """Refuse what torch knows no device by."""
+def device(name: str, value: object) -> torch.device:
+    """The device, if it is a CPU or GPU that this machine has."""
     try:
-        torch.device(value)
+        wanted = torch.device(value)
     except (RuntimeError, TypeError):
-        raise ValueError(f"{name} is {shown(value)}; expected one like 'cpu' or 'cuda'.") from None
-
-
-def a_model(name: str, value: object) -> None:
-    """`model`, as a check for `takes`."""
-    model(value, name)
+        wanted = None
+    if wanted is None or wanted.type not in ("cpu", "cuda"):
+        raise ValueError(f"{name} is {shown(value)}; expected 'cpu', 'cuda' or 'cuda:0'.")
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"{name} is {shown(value)}, but torch {torch.__version__} sees "
+            f"{torch.cuda.device_count()} CUDA devices here. Use 'cpu', or see `kvlab doctor`."
+        )
+    return wanted

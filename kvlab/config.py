@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-from kvlab import families
+from kvlab import checks, families
 from kvlab.families import as_ids  # noqa: F401 (it was here)
 
 
@@ -50,15 +50,16 @@ class ModelConfig:
     rope_scaling: Llama3Scaling | None = None
 
     def __post_init__(self) -> None:
+        wanted = {
+            "int": (
+                lambda n: type(n) is int and 0 < n < 2**31,
+                "a whole number of at least 1, below 2**31",
+            ),
+            "float": (families.is_positive, "a finite number above 0"),
+        }
         for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type == "int" and (type(value) is not int or not 0 < value < 2**31):
-                raise ValueError(
-                    f"{field.name} is {str(value)[:40]}; expected a whole number of at least 1, "
-                    "below 2**31."
-                )
-            if field.type == "float" and not families.is_positive(value):
-                raise ValueError(f"{field.name} is {value!r}; expected a finite number above 0.")
+            if field.type in wanted:
+                checks.number(field.name, getattr(self, field.name), *wanted[field.type])
         if self.n_heads % self.n_kv_heads:
             raise ValueError(
                 f"{self.n_heads} query heads cannot share {self.n_kv_heads} key/value heads "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kvlab import __version__
+from kvlab import __version__, checks
 
 # What `transformers` takes each family to mean where its config.json says nothing.
 _FAMILIES: dict[str, dict[str, Any]] = {
@@ -46,7 +46,7 @@ def read(hf: Mapping[str, Any]) -> dict[str, Any]:
     _refuse_unsupported(hf)
     _refuse_window(hf)
     rope = _rope(hf)
-    family = hf["model_type"]
+    family, bos = hf["model_type"], hf.get("bos_token_id")
     biased = bool(hf.get("attention_bias", False)) and family != "mistral"
     try:
         n_heads, width, head_dim = hf["num_attention_heads"], hf["hidden_size"], hf.get("head_dim")
@@ -57,7 +57,7 @@ def read(hf: Mapping[str, Any]) -> dict[str, Any]:
         return {
             **{ours: hf[theirs] for ours, theirs in _NAMES.items()},
             "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
-            "bos_id": _id(hf.get("bos_token_id")),
+            "bos_id": None if bos is None else checks.whole("bos_token_id, if any,", bos, None),
             "eos_ids": as_ids(hf.get("eos_token_id")),
             "family": family,
             "qkv_bias": biased or family == "qwen2",
@@ -100,27 +100,10 @@ def is_positive(number: Any) -> bool:
     return type(number) in (int, float) and 0 < number < 2.0**127
 
 
-def _short(came: Any) -> str:
-    try:
-        found = repr(came)
-    except (RecursionError, ValueError):  # nested too deep, or a number of too many digits
-        return type(came).__name__
-    return found if len(found) <= 80 else f"{found[:80]} …"
-
-
-def _id(came: Any) -> int | None:
-    if came is not None and type(came) is not int:
-        raise ValueError(f"bos_token_id is {_short(came)}; expected a whole token id or null.")
-    return came
-
-
 def as_ids(ids: Any) -> tuple[int, ...]:
     """Token ids as Hugging Face writes them: none, one, or a list."""
-    found = () if ids is None else tuple(ids) if isinstance(ids, list) else (ids,)
-    for i in found:
-        if type(i) is not int:
-            raise ValueError(f"eos_token_id holds {_short(i)}; expected whole token ids or null.")
-    return found
+    found = () if ids is None else ids if isinstance(ids, list) else (ids,)
+    return tuple(checks.whole("An id in eos_token_id", i, None) for i in found)
 
 
 def _family(hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,7 +111,7 @@ def _family(hf: Mapping[str, Any]) -> dict[str, Any]:
     kind = hf.get("model_type")
     if not isinstance(kind, str) or kind not in _FAMILIES:
         raise ValueError(
-            f"This config is of architecture {_short(kind)}; kvlab {__version__} runs "
+            f"This config is of architecture {checks.shown(kind)}; kvlab {__version__} runs "
             f"{', '.join(map(repr, _FAMILIES))}. Choose a checkpoint of one of these."
         )
     return _FAMILIES[kind]
@@ -160,16 +143,10 @@ def _scaling(rope: Mapping[str, Any], max_positions: int) -> tuple[float, ...] |
         return None
     given = {"original_max_position_embeddings": max_positions, **rope}
     scaling = tuple(given[name] for name in _LLAMA3)
-    if not all(map(is_positive, scaling)):
+    if not all(map(is_positive, scaling)) or scaling[2] <= scaling[1]:
         raise ValueError(
-            f"The config's llama3 rope entries are {_short(dict(rope))}; expected finite numbers "
-            "above 0."
-        )
-    _, low, high, _ = scaling
-    if high <= low:
-        raise ValueError(
-            f"The config's llama3 rope has high_freq_factor = {high}; "
-            f"expected more than low_freq_factor, which is {low}."
+            f"The config's llama3 rope has {', '.join(_LLAMA3)} = {checks.shown(scaling)}; "
+            "expected finite numbers above 0, and high_freq_factor more than low_freq_factor."
         )
     return scaling
 
@@ -201,7 +178,7 @@ def _refuse_unsupported(hf: Mapping[str, Any]) -> None:
 def _refuse_unless(name: str, came: Any, supported: tuple) -> None:
     if came not in supported:
         raise ValueError(
-            f"The config asks for {name} = {_short(came)}; kvlab {__version__} runs "
+            f"The config asks for {name} = {checks.shown(came)}; kvlab {__version__} runs "
             f"{' or '.join(map(repr, supported))} only and will not run it wrongly."
         )
 

@@ -51,9 +51,9 @@ def prefill(
     Raises: ValueError before anything is read when a budget is too small, a score needs the
     attention mass of tokens already in the cache, or a packed cache is not empty.
     """
-    checks.model(model)
-    checks.tensor("tokens_BS", tokens_BS, "(B, S)", checks.IDS)
-    checks.cache(cache)
+    checks.model("model", model)
+    checks.tensor("tokens_BS", tokens_BS, "BS", checks.IDS)
+    checks.cache("cache", cache)
     watcher = None if prune is None else _watch(model, tokens_BS, pos_BS, cache, prune)
     return _prefill(model, tokens_BS, pos_BS, cache, watcher, backend)
 
@@ -105,9 +105,9 @@ def decode(model: Transformer, token_B: Tensor, cache: Cache, *, backend: str = 
 
     Shapes: token_B -> logits_BV.
     """
-    checks.model(model)
-    checks.tensor("token_B", token_B, "(B,)", checks.IDS)
-    checks.cache(cache)
+    checks.model("model", model)
+    checks.tensor("token_B", token_B, "B", checks.IDS)
+    checks.cache("cache", cache)
     pos_B1 = None if cache.counts_positions else cache.next_pos_B()[:, None]
     return model.head(model.hidden(token_B[:, None], pos_B1, cache, backend=backend)[:, -1])
 
@@ -196,10 +196,10 @@ def _steps(
         yield Step(index, token_B, logits_BV, done_B)
         # tokens fed after the end could not be forgotten past an eviction, so then always ask
         if over and (asks or (watcher and watcher.again)):
-            late = _late(over)
-            if late is not None:
+            n_over = int(torch.stack(over).sum())
+            if n_over:
                 # tokens fed after the end do not belong to the text
-                cache.rewind(cache.seen - late)
+                cache.rewind(cache.seen - n_over + 1)
                 return
         if last:
             return
@@ -216,19 +216,13 @@ def _picked(pick: Pick, logits_BV: Tensor, most: list[Tensor], asks: bool) -> Te
         checks.finite(torch.stack(most).amax())
         most.clear()
     picked_B = pick(logits_BV)
-    checks.tensor("What pick gave", picked_B, "(B,)", checks.IDS, n=len(logits_BV))
+    checks.tensor("What pick gave", picked_B, (len(logits_BV),), checks.IDS)
     return picked_B
 
 
 def _may_ask(device: torch.device, index: int) -> bool:
     """Whether to look at logits and ends; on a GPU only every 16th step, since that waits."""
     return device.type == "cpu" or index % 16 == 15
-
-
-def _late(over: list[Tensor]) -> int | None:
-    """How many steps ago every row had ended, or None if that is still to come."""
-    n_over = int(torch.stack(over).sum())
-    return n_over - 1 if n_over else None
 
 
 def _cache_for(
@@ -240,7 +234,7 @@ def _cache_for(
 ) -> tuple[Cache, Tensor | None]:
     """A new cache, or the given one if prompt and answer fit; and the prompt's positions."""
     if cache is not None:
-        checks.cache(cache)
+        checks.cache("cache", cache)
     batch, n_prompt = tokens_BS.shape
     held = cache.seen if cache is not None else 0
     check_positions(model, held + n_prompt, n_new)
@@ -263,5 +257,5 @@ def generate(model: Transformer, prompts: Prompt, n_new: int, **how: Unpack[How]
     Shapes: -> tokens_BN with N <= n_new; after a row's end its ending id repeats.
     """
     kept = [(step.token_B, step.done_B.all()) for step in stream(model, prompts, n_new, **how)]
-    late = _late([over for _, over in kept]) or 0
-    return torch.stack([token_B for token_B, _ in kept[: len(kept) - late]], dim=1)
+    n_late = max(0, int(sum(over for _, over in kept)) - 1)  # of a GPU, which tells late
+    return torch.stack([token_B for token_B, _ in kept[: len(kept) - n_late]], dim=1)

@@ -7,7 +7,8 @@ ledger then, so what fails on the way leaves the numbers as they were.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from copy import deepcopy
+from dataclasses import dataclass
 from numbers import Integral
 
 from kvlab import checks
@@ -150,7 +151,6 @@ class Ledger:
 
     def copy(self, capacity: int | None = None) -> Ledger:
         """The same numbers once more, for a cache of this or another capacity."""
-        twin = Ledger(0, capacity or self.capacity)
-        twin.layers = [replace(state) for state in self.layers]
-        twin.counts_positions = self.counts_positions
+        twin = deepcopy(self)
+        twin.capacity = capacity or self.capacity
         return twin

@@ -100,14 +100,11 @@ class Transformer(nn.Module):
         """The last layer's output after the final norm: what `head` reads. Shapes: x_BSC."""
         # an unknown backend is refused, as all else, before anything is written
         attend = chosen(backend, weights=backend == "reference")
-        checks.tensor("tokens_BS", tokens_BS, "(B, S)", checks.IDS)
-        if pos_BS is not None and getattr(pos_BS, "shape", None) != tokens_BS.shape:
-            raise ValueError(
-                f"Positions came as {checks.shown(pos_BS)} with tokens of shape "
-                f"{tuple(tokens_BS.shape)}; expected the same shape."
-            )
+        checks.tensor("tokens_BS", tokens_BS, "BS", checks.IDS)
+        if pos_BS is not None:
+            checks.tensor("pos_BS", pos_BS, tuple(tokens_BS.shape))
         if cache is not None:
-            checks.cache(cache)
+            checks.cache("cache", cache)
             self._check(cache, *tokens_BS.shape, counts=pos_BS is None)
         return self.model(tokens_BS, pos_BS, cache, attend)
 
@@ -174,11 +171,8 @@ class Decoder(nn.Module):
             return self._turns(pos_BS, like.dtype)
         stop = start + n_new
         table = self._table
-        if (
-            table is None
-            or table[0].shape[1] < stop
-            or (table[0].dtype, table[0].device) != (like.dtype, like.device)
-        ):
+        made = () if table is None else (table[0].dtype, table[0].device)
+        if made != (like.dtype, like.device) or table[0].shape[1] < stop:
             # it outlives this call, and a tensor of inference mode could not be trained with
             with torch.inference_mode(False):
                 every = torch.arange(max(256, 2 * stop), device=like.device)[None]

@@ -11,9 +11,9 @@ from numbers import Integral
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from kvlab import checks
-from kvlab.checks import IDS
 from kvlab.model import Transformer
 
 Prompt = Tensor | Sequence[int] | Sequence[Sequence[int]]
@@ -26,49 +26,41 @@ def pad(prompts: Prompt, device: torch.device | str = "cpu") -> tuple[Tensor, Te
     Raises: ValueError for an empty prompt or ids that are not whole numbers.
     """
     if isinstance(prompts, Tensor):
-        rows = prompts[None] if prompts.dim() == 1 else prompts
-        checks.tensor("A prompt", rows, "(B, S) or (S,)", IDS)
-        if rows.numel() == 0:
+        checks.tensor("A prompt", prompts, "S" if prompts.dim() == 1 else "BS", checks.IDS)
+        if prompts.numel() == 0:
             raise ValueError("The prompt is empty; expected at least one token.")
-        return rows.to(device), None
+        return torch.atleast_2d(prompts).to(device), None
     rows = _rows(prompts)
-    lengths = [len(row) for row in rows]
-    longest = max(lengths)
-    tokens_BS = torch.tensor(
-        [[*row, *[0] * (longest - len(row))] for row in rows], dtype=torch.int64, device=device
-    )
-    if min(lengths) == longest:
-        return tokens_BS, None
-    slot_S = torch.arange(longest, device=device)
-    length_B1 = torch.tensor(lengths, device=device)[:, None]
-    return tokens_BS, torch.where(slot_S < length_B1, slot_S, -1)
+    tokens_BS = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    if all(len(row) == tokens_BS.shape[1] for row in rows):
+        return tokens_BS.to(device), None
+    pos_BS = pad_sequence([torch.arange(len(row)) for row in rows], True, padding_value=-1)
+    return tokens_BS.to(device), pos_BS.to(device)
 
 
 def _rows(prompts: Prompt) -> list[list[int]]:
     """One prompt or several, as lists of Python's whole numbers."""
-    given = prompts.tolist() if hasattr(prompts, "tolist") else prompts
-    if isinstance(given, Sequence) and given and all(isinstance(i, Integral) for i in given):
-        given = [given]
-    rows = [r.tolist() if hasattr(r, "tolist") else r for r in _listed(given)]
-    if not rows or not all(map(_listed, rows)):
+    given = _listed(prompts)
+    alone = given and all(isinstance(i, Integral) for i in given)
+    rows = [given] if alone else [_listed(row) for row in given]
+    if not rows or not all(rows):
         raise ValueError("A prompt is empty; expected at least one token in each.")
-    for i in (i for row in rows for i in row):
-        if not isinstance(i, Integral) or isinstance(i, bool):
-            raise ValueError(f"A prompt holds {i!r}; expected whole token ids.")
-    return [[int(i) for i in row] for row in rows]
+    return [[checks.whole("A token of a prompt", i, None) for i in row] for row in rows]
 
 
 def _listed(ids: object) -> Sequence:
+    ids = ids.tolist() if hasattr(ids, "tolist") else ids
     if not isinstance(ids, Sequence) or isinstance(ids, (str, bytes, bytearray)):
         raise ValueError(
-            f"{ids!r} came as a prompt; expected whole token ids, as Tokenizer.encode gives them."
+            f"{checks.shown(ids)} came as a prompt; expected whole token ids, as Tokenizer.encode "
+            "gives them."
         )
     return ids
 
 
 def read(model: Transformer, prompts: Prompt, n_new: int) -> tuple[Tensor, Tensor | None]:
     """Prompts on the model's device, checked as far as that needs no waiting for a device."""
-    checks.model(model)
+    checks.model("model", model)
     tokens_BS, pos_BS = pad(prompts, prompts.device if isinstance(prompts, Tensor) else "cpu")
     checks.whole("The number of new tokens", n_new)
     if tokens_BS.device.type == "cpu":

@@ -7,6 +7,7 @@ A class of your own that answers these runs the model as ours do.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -129,16 +130,12 @@ class Storage(Protocol):
         ...
 
 
-class Watcher(Protocol):
+class Watcher(AbstractContextManager, Protocol):
     """What a policy's `watch` returns: a block that the prompt is read in, and then `prune`."""
 
     cache: Cache
     again: bool  # whether something is pruned after decoded tokens too
     watches_decoding: bool  # whether these must then be decoded inside the block
-
-    def __enter__(self) -> object: ...
-
-    def __exit__(self, *error: object) -> None: ...
 
     def prune(self) -> None:
         """Apply what is due: after the prompt, then after each decoded token."""

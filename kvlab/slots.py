@@ -21,9 +21,11 @@ from kvlab.ledger import Ledger
 from kvlab.old import Former
 from kvlab.protocol import Cache
 
+_CURE = " A cache from model.new_cache goes with its model."
 
-def _told(name: str) -> property:
-    return property(attrgetter(f"ledger.{name}"), doc=getattr(Ledger, name).__doc__)
+
+def _told(name: str, doc: str | None = None) -> property:
+    return property(attrgetter(f"ledger.{name}"), doc=doc or getattr(Ledger, name).__doc__)
 
 
 class Slots(Cache):
@@ -71,20 +73,12 @@ class Slots(Cache):
         return len(self.ledger.layers)
 
     @property
-    def capacity(self) -> int:
-        """Slots that there is memory for."""
-        return self.ledger.capacity
-
-    @property
     def device(self) -> torch.device:
         return self.pos_LBGT.device
 
-    @property
-    def counts_positions(self) -> bool:
-        """Whether the next token's position is simply `seen`: so until positions are given."""
-        return self.ledger.counts_positions
-
     # what the ledger knows, under the same names
+    capacity = _told("capacity", "Slots that there is memory for.")
+    counts_positions = _told("counts_positions", "Whether positions follow on: none was given.")
     length, seen, in_order = _told("length"), _told("seen"), _told("in_order")
     used_L, whole_L = _told("used_L"), _told("whole_L")
 
@@ -151,44 +145,16 @@ class Slots(Cache):
     def _check_new(self, layer: int, k_BGSD: Tensor, v_BGSD: Tensor, pos_BS: Tensor | None) -> None:
         """Refuse what cannot be appended to a layer."""
         used = self.ledger[layer].used
-        self._check_rows(k_BGSD, v_BGSD)
-        n_new = k_BGSD.shape[2]
+        n_new = k_BGSD.shape[2] if getattr(k_BGSD, "ndim", None) == 4 else "S"
+        shape = (self.batch, self.n_kv_heads, n_new, self.head_dim)
+        for name, rows in (("k_BGSD", k_BGSD), ("v_BGSD", v_BGSD)):
+            checks.tensor(name, rows, shape, (self.dtype,), self.device, _CURE)
         if used + n_new > self.capacity:
             self.check_capacity(n_new)
-        if pos_BS is None and self.counts_positions:
-            return
-        if pos_BS is None:
+        if pos_BS is not None:
+            checks.tensor("pos_BS", pos_BS, (self.batch, n_new), checks.IDS, self.device)
+        elif not self.counts_positions:
             raise ValueError(
                 "Positions were left out, but this cache was given positions, so it cannot count "
                 "on by itself. Pass pos_BS."
             )
-        wanted = (self.batch, n_new)
-        if tuple(pos_BS.shape) != wanted or pos_BS.dtype not in (torch.int64, torch.int32):
-            raise ValueError(
-                f"Positions of shape {tuple(pos_BS.shape)} and type {pos_BS.dtype} came; expected "
-                f"whole numbers of shape {wanted}: rows, tokens."
-            )
-        self._check_device(pos_BS, "Positions")
-
-    def _check_rows(self, k_BGSD: Tensor, v_BGSD: Tensor) -> None:
-        for name, rows in (("Keys", k_BGSD), ("Values", v_BGSD)):
-            checks.kind(name, rows, Tensor, "a tensor (B, G, S, D)")
-        shape = k_BGSD.shape
-        n_new = shape[2] if len(shape) == 4 else 1
-        wanted = (self.batch, self.n_kv_heads, n_new, self.head_dim)
-        if not shape == v_BGSD.shape == wanted:
-            raise ValueError(
-                f"Keys of shape {tuple(shape)} and values of shape {tuple(v_BGSD.shape)} "
-                f"came; expected {wanted}: rows, KV heads, tokens, width."
-            )
-        if not k_BGSD.dtype == v_BGSD.dtype == self.dtype:
-            raise ValueError(
-                f"Keys of type {k_BGSD.dtype} and values of type {v_BGSD.dtype} came to a cache of "
-                f"{self.dtype}. Convert them, or make the cache with their type."
-            )
-        self._check_device(k_BGSD, "Keys")
-        self._check_device(v_BGSD, "Values")
-
-    def _check_device(self, tensor: Tensor, what: str) -> None:
-        if tensor.device != self.device:
-            raise ValueError(f"{what} came on {tensor.device}; this cache is on {self.device}.")

@@ -31,7 +31,7 @@ def compiled_decode(model: Transformer, cache: Cache) -> CompiledDecode:
     Raises: ValueError when model and cache do not fit each other, for a packed cache on a GPU or
     of other rules, or on a CPU without numba.
     """
-    checks.model(model)
+    checks.model("model", model)
     return CompiledDecode(model, cache)
 
 

@@ -45,7 +45,7 @@ def int8_weights_(model: Transformer) -> Transformer:
     The embedding, norms and biases stay as they are, and so does the head where it shares the
     embedding's memory. Rounding loses something: measure what, on your own text.
     """
-    checks.model(model)
+    checks.model("model", model)
     if model.training:
         raise ValueError("A model in training was to be rounded to int8; call model.eval() first.")
     for module in list(model.modules()):

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kvlab import checks
 from kvlab.pack.rule import Rule
 
 
@@ -104,8 +105,9 @@ def head_bytes(rule: Rule, width: int) -> int:
     return 0 if asked is None else asked(width)
 
 
-def check_goes_on(rule: Rule, width: int) -> None:
-    """Refuse a rule that needs to see all tokens at once where more will come."""
+def check_goes_on(name: str, rule: Rule, width: int) -> None:
+    """Refuse what is no rule, and one that needs to see all tokens at once where more will come."""
+    checks.has(name, rule, "unit_bytes", "a rule, like PerToken(19)")
     if head_bytes(rule, width):
         raise ValueError(
             f"{rule} chooses once for all tokens of a head, but text goes on, and a packed cache "

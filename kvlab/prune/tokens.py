@@ -30,7 +30,7 @@ from kvlab.prune.masks import (
 )
 from kvlab.prune.policy import Policy
 
-_three = checks.named(checks.tensor, "(B, G, T)")
+_three = checks.named(checks.tensor, "BGT")
 _masked = checks.takes(score_BGT=_three, first_BGT=_three, valid_BGT=_three, n_B=Tensor)
 
 

@@ -33,7 +33,7 @@ class Recorded:
     pos_BS: Tensor
 
 
-@checks.takes(model=checks.a_model, base=Pruner, prompts=Prompts)
+@checks.takes(model=checks.model, base=Pruner, prompts=Prompts)
 @torch.inference_mode()
 def record(model: Transformer, base: Pruner, prompts: Prompts) -> tuple[Answers, Recorded]:
     """The dense answers, and what each layer's attention was asked meanwhile and gave."""

@@ -16,7 +16,7 @@ from kvlab.prune import seen_in
 from kvlab.quality.methods import Method
 
 
-@checks.takes(model=checks.a_model)
+@checks.takes(model=checks.model)
 def storage(model: Transformer) -> torch.dtype:
     """The type that bytes are counted in: the model's own where it has 16 bits, else float16."""
     return model.dtype if model.dtype.itemsize == 2 else torch.float16

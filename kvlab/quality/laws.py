@@ -53,7 +53,7 @@ def check_policy(policy: Method | Score, *, model: Transformer | None = None) ->
     """
     policy = as_method(policy, 0.5)
     model = random_model() if model is None else model
-    checks.model(model)
+    checks.model("model", model)
     for part in parts_of(policy):
         case = Case.of(model, part)
         for law in _LAWS:

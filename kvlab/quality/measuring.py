@@ -22,7 +22,7 @@ from kvlab.quality.prompts import Prompts
 from kvlab.quality.reading import answers, needs_of_all, pruned, read
 
 
-@checks.takes(model=checks.a_model, prompts=Prompts, methods=Mapping)
+@checks.takes(model=checks.model, prompts=Prompts, methods=Mapping)
 @torch.inference_mode()
 def measure(
     model: Transformer,

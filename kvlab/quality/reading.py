@@ -34,7 +34,7 @@ def needs_of_all(methods: Iterable[Method]) -> Then:
     return Then(Evict(scores.recency, 1.0), *(p for m in methods for p in parts_of(m)))
 
 
-@checks.takes(model=checks.a_model, prompts=Prompts)
+@checks.takes(model=checks.model, prompts=Prompts)
 @torch.inference_mode()
 def read(model: Transformer, prompts: Prompts, collect: Policy) -> Pruner:
     """Read all texts into one cache, collecting what `collect` looks at; nothing is pruned.
@@ -100,7 +100,7 @@ class Answers:
         return self.logp_NV.argmax(-1) == dense.logp_NV.argmax(-1)
 
 
-@checks.takes(model=checks.a_model, prompts=Prompts)
+@checks.takes(model=checks.model, prompts=Prompts)
 def fed_tokens(model: Transformer, prompts: Prompts) -> tuple[Tensor, Tensor]:
     """What is fed after pruning, and its positions, -1 where padded. Shapes: (B, S) both."""
     tokens_BS, pos_BS = pad([rest[:-1] for rest in prompts.rests], model.device)
@@ -110,7 +110,7 @@ def fed_tokens(model: Transformer, prompts: Prompts) -> tuple[Tensor, Tensor]:
     return tokens_BS, torch.where(pos_BS >= 0, pos_BS + seen_B1, -1)
 
 
-@checks.takes(model=checks.a_model, pruner=Pruner, prompts=Prompts)
+@checks.takes(model=checks.model, pruner=Pruner, prompts=Prompts)
 @torch.inference_mode()
 def answers(model: Transformer, pruner: Pruner, prompts: Prompts) -> Answers:
     """Feed the rest of each prompt, the right tokens whatever the model would say.
