@@ -80,7 +80,8 @@ class KVCache(Slots):
     @property
     def live_bytes(self) -> int:
         """Bytes of the keys and values in used slots, without those that eviction left empty."""
-        slots = sum(self.used_L) * self.batch * self.n_kv_heads - self.ledger.n_empty
+        n_heads = self.batch * self.n_kv_heads
+        slots = sum(state.used * n_heads - state.empty for state in self.ledger.layers)
         return 2 * slots * self._bytes_per_row
 
     @property

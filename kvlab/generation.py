@@ -62,11 +62,8 @@ def _watch(
     model: Transformer, tokens_BS: Tensor, pos_BS: Tensor | None, cache: Cache, prune: Policy
 ) -> Watcher:
     """A policy ready for this prompt, with every refusal that is possible before it is read."""
-    if not hasattr(prune, "watch"):
-        raise ValueError(
-            f"{prune!r} came as a policy; expected what has `watch`: Evict(score, budget), "
-            "Sparsify(k=..., v=...) or Then(...) of these."
-        )
+    policies = "a policy: Evict(score, budget), Sparsify(k=..., v=...) or Then(...) of these"
+    checks.has("prune", prune, "watch", policies)
     batch, n_prompt = tokens_BS.shape
     draft = cache.draft(n_prompt)
     if pos_BS is None:
@@ -112,6 +109,8 @@ def decode(model: Transformer, token_B: Tensor, cache: Cache, *, backend: str = 
     return model.head(model.hidden(token_B[:, None], pos_B1, cache, backend=backend)[:, -1])
 
 
+# Every how many steps a device is asked for logits that are NaN and ends; a GPU makes one wait.
+_ASKED = {"cpu": 1, "cuda": 16}
 Decode = Callable[[Transformer, Tensor, Cache], Tensor]
 
 
@@ -186,7 +185,7 @@ def _steps(
     most: list[Tensor] = []
     for index in range(n_new):
         last = index + 1 == n_new
-        asks = last or _may_ask(done_B.device, index)
+        asks = last or (index + 1) % _ASKED[done_B.device.type] == 0
         picked_B = _picked(pick, logits_BV, most, asks)
         if len(ends):
             picked_B = torch.where(done_B, token_B, picked_B)
@@ -218,11 +217,6 @@ def _picked(pick: Pick, logits_BV: Tensor, most: list[Tensor], asks: bool) -> Te
     picked_B = pick(logits_BV)
     checks.tensor("What pick gave", picked_B, (len(logits_BV),), checks.IDS)
     return picked_B
-
-
-def _may_ask(device: torch.device, index: int) -> bool:
-    """Whether to look at logits and ends; on a GPU only every 16th step, since that waits."""
-    return device.type == "cpu" or index % 16 == 15
 
 
 def _cache_for(

@@ -72,11 +72,6 @@ class Ledger:
         """Whether slot i holds position i everywhere: no padding, nothing evicted or skipped."""
         return all(state.in_order for state in self.layers)
 
-    @property
-    def n_empty(self) -> int:
-        """Used slots of all layers, rows and heads that eviction left empty."""
-        return sum(state.empty for state in self.layers)
-
     def check_capacity(self, n_new: int) -> None:
         """Refuse `n_new` more tokens that do not fit into every layer."""
         checks.whole("The number of new tokens", n_new, 0)

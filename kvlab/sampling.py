@@ -57,9 +57,9 @@ class Sampler:
             best_B = greedy(logits_BV)
             return torch.nn.functional.one_hot(best_B, logits_BV.shape[-1]).float()
         checks.logits(logits_BV)
-        # the likeliest becomes 0, so that a low temperature cannot overflow
         wide_BV = logits_BV.float()
-        # and stays 0 where float32 has no smaller number: 0 / 0 would be NaN
+        # the likeliest becomes 0, so that a low temperature cannot overflow, and stays 0 where
+        # float32 has no smaller number: 0 / 0 would be NaN
         temperature = max(self.temperature, torch.finfo(torch.float32).tiny)
         scaled_BV = (wide_BV - wide_BV.amax(-1, keepdim=True)) / temperature
         if self.top_k is not None and self.top_k < logits_BV.shape[-1]:

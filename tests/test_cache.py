@@ -114,7 +114,9 @@ def test_rows_of_another_shape_are_refused_and_change_nothing(batch):
     """One row would otherwise be copied into every row of the cache."""
     cache = filled(3)
     before = cache.k_LBGTD.clone()
-    with pytest.raises(ValueError, match=rf"\({batch}, 3, 2, 4\).*expected \(2, 3, 2, 4\)"):
+    with pytest.raises(
+        ValueError, match=rf"\({batch}, 3, 2, 4\).*expected a tensor \(2, 3, 2, 4\)"
+    ):
         cache.append(0, *rows(2, batch=batch), torch.tensor([[3, 4]]))
     assert torch.equal(cache.k_LBGTD, before) and cache.length == 3 and cache.in_order
 
@@ -124,13 +126,15 @@ def test_rows_of_another_type_or_layer_are_refused_and_change_nothing():
     before = cache.k_LBGTD.clone()
     k, v = rows(1)
     for wrong in ((k.double(), v.double()), (k, v.half())):
-        with pytest.raises(ValueError, match="to a cache of torch.float32"):
+        with pytest.raises(
+            ValueError, match="expected a tensor .* of torch.float32 on cpu. A cache from"
+        ):
             cache.append(0, *wrong)
     for wrong in ((k.to("meta"), v), (k, v.to("meta"))):
-        with pytest.raises(ValueError, match="came on meta; this cache is on cpu"):
+        with pytest.raises(ValueError, match="on meta; expected .* on cpu"):
             cache.append(0, *wrong)
     for wrong in ((k[0], v[0]), (k[0, 0], v[0, 0]), (k[0, 0, 0], v[0, 0, 0])):
-        with pytest.raises(ValueError, match=r"expected \(2, 3, 1, 4\)"):
+        with pytest.raises(ValueError, match=r"expected a tensor \(2, 3, S, 4\)"):
             cache.append(0, *wrong)
     for layer in (-1, 2):
         with pytest.raises(ValueError, match=f"Layer {layer} .* 0 to 1"):
@@ -144,10 +148,10 @@ def test_rows_of_another_type_or_layer_are_refused_and_change_nothing():
     ("pos_BS", "named"),
     [
         (torch.tensor([3, 3]), r"shape \(2,\)"),
-        (torch.tensor([[3]]), r"shape \(1, 1\) .* expected whole numbers of shape \(2, 1\)"),
+        (torch.tensor([[3]]), r"shape \(1, 1\) .* tensor \(2, 1\) of whole numbers"),
         (torch.tensor([[3], [3], [3]]), r"shape \(3, 1\)"),
         (torch.tensor([[3.0], [3.0]]), "type torch.float32"),
-        (torch.tensor([[3], [3]], device="meta"), "Positions came on meta"),
+        (torch.tensor([[3], [3]], device="meta"), "pos_BS .* on meta; expected .* on cpu"),
     ],
 )
 def test_positions_that_do_not_fit_are_refused_and_change_nothing(pos_BS, named):
@@ -162,7 +166,9 @@ def test_positions_that_do_not_fit_are_refused_and_change_nothing(pos_BS, named)
 @pytest.mark.parametrize("mask", [torch.ones(2, 3, 4).bool(), torch.ones(2, 3, 3)])
 def test_a_mask_that_does_not_fit_is_refused_and_evicts_nothing(mask):
     cache = filled(3)
-    with pytest.raises(ValueError, match=r"expected booleans of shape \(2, 3, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"keep_BGT .* expected a tensor \(2, 3, 3\) of torch.bool on cpu"
+    ):
         cache.keep(0, mask)
     assert cache.length == 3 and cache.in_order
 

@@ -224,7 +224,7 @@ class Life(RuleBasedStateMachine):
             k, v = k[0, 0], v[0, 0]
         elif kind == "positions":
             pos_BS = torch.cat((pos_BS, pos_BS), dim=1)
-        with pytest.raises(ValueError, match="asked for|came|to be appended"):
+        with pytest.raises(ValueError, match="asked for|expected a tensor|to be appended"):
             if kind == "mask":
                 self.cache.keep(0, torch.ones(1, 1, self.used(0) + 1, dtype=torch.bool))
             self.cache.append(layer, k, v, pos_BS)

@@ -37,9 +37,9 @@ def test_what_is_no_share_is_refused(value):
     ],
 )
 def test_what_is_no_such_tensor_is_refused(value):
-    checks.tensor("x", torch.zeros(1, 2, dtype=torch.int64), "(B, S)", checks.IDS, n=1)
-    with pytest.raises(ValueError, match=r"^x is .*; expected a tensor \(B, S\) of 1 rows of"):
-        checks.tensor("x", value, "(B, S)", checks.IDS, n=1)
+    checks.tensor("x", torch.zeros(1, 2, dtype=torch.int64), (1, "S"), checks.IDS)
+    with pytest.raises(ValueError, match=r"^x is .*; expected a tensor \(1, S\) of whole"):
+        checks.tensor("x", value, (1, "S"), checks.IDS)
 
 
 def test_ids_are_one_or_several():
@@ -51,7 +51,48 @@ def test_ids_are_one_or_several():
             checks.ids("eos", value)
 
 
-def test_a_long_value_is_shown_by_its_type():
-    assert checks.shown("x" * 500) == "a str"
+def test_of_a_long_value_the_beginning_is_shown():
+    assert checks.shown("x" * 500) == f"'{'x' * 79} …"
+    deep = []
+    for _ in range(10**5):
+        deep = [deep]
+    assert (checks.shown(deep), checks.shown(10**5000)) == ("a list", "a int")
+    assert checks.shown(np.ones((3, 3))) == "a ndarray"
     assert checks.shown(object()) == "a object"
     assert checks.shown(torch.zeros(2, 3)) == "a tensor of shape (2, 3) and type torch.float32"
+
+
+def test_axes_types_and_device_are_each_held():
+    x = torch.zeros(2, 3)
+    for axes in ("BS", (2, 3), ("B", 3)):
+        checks.tensor("x", x, axes, (torch.float32,), x.device)
+    for axes in ("S", "BST", (2, 4), ("B", 4), (2,)):
+        with pytest.raises(ValueError, match=r"^x is .* \(2, 3\) .*; expected a tensor \("):
+            checks.tensor("x", x, axes)
+    with pytest.raises(ValueError, match=r"a tensor \(B, S\) of torch.float16. Convert it.$"):
+        checks.tensor("x", x, "BS", (torch.float16,), cure=" Convert it.")
+    with pytest.raises(ValueError, match=r"a tensor \(B, S\) on meta.$"):
+        checks.tensor("x", x, "BS", (), torch.device("meta"))
+
+
+def test_arguments_are_looked_at_by_place_and_by_name():
+    @checks.takes(n=checks.whole, text=str)
+    def function(other, n, text=None):
+        return other, n, text
+
+    assert function(None, 3) == function(n=3, other=None) == (None, 3, None)
+    for args, given in [
+        ((None, 0), {}),
+        ((None,), {"n": 0}),
+        ((None, 3, 4), {}),
+        ((), {"text": 4}),
+    ]:
+        with pytest.raises(ValueError, match="n is 0; expected|text is 4; expected a str"):
+            function(*args, **given)
+
+
+def test_a_device_is_one_that_this_machine_has():
+    assert checks.device("device", "cpu") == torch.device("cpu")
+    for value in ("cuda:99", "tpu", "mps", "meta", 3.5, None):
+        with pytest.raises(ValueError, match=f"device is '?{value}'?"):
+            checks.device("device", value)

@@ -167,9 +167,9 @@ def test_a_device_that_is_seldom_asked_gives_the_same_tokens_and_cache(model, n_
             model, PROMPTS[0], n_new, cache=cache, eos=(free[3],)
         ).tolist(), cache.length
 
-    monkeypatch.setattr(generation, "_may_ask", lambda device, index: True)
+    monkeypatch.setitem(generation._ASKED, "cpu", 1)
     often = answer()
-    monkeypatch.setattr(generation, "_may_ask", lambda device, index: index % 16 == 15)
+    monkeypatch.setitem(generation._ASKED, "cpu", 16)
     assert answer() == often
     assert often[1] == 7 + len(often[0][0]) - 1
 
@@ -235,7 +235,7 @@ def test_compiled_steps_refuse_them_too():
 
 
 def test_a_device_that_is_seldom_asked_tells_of_them_in_the_end(monkeypatch):
-    monkeypatch.setattr("kvlab.generation._may_ask", lambda _device, index: index % 16 == 15)
+    monkeypatch.setitem(generation._ASKED, "cpu", 16)
     taken = []
     with pytest.raises(ValueError, match="logits are not numbers"):
         for step in stream(

@@ -38,10 +38,12 @@ def test_an_eviction_leaves_fewer_slots_and_as_many_tokens_seen():
         ledger.appended(layer, 8)
     ledger.evicted(0, 5, n_heads=4, n_kept=17)
     assert states(ledger) == [(5, 8, 8, 3), (8, 8, 0, 0)]
-    assert ledger.n_empty == 3 and ledger.seen == 8 and ledger.length == 5
+    assert (
+        sum(state.empty for state in ledger.layers) == 3 and ledger.seen == 8 and ledger.length == 5
+    )
     assert ledger.whole_L == (False, True) and not ledger[0].in_order and ledger.counts_positions
     ledger.evicted(0, 4, n_heads=4, n_kept=16)
-    assert ledger.whole_L == (True, True) and not ledger.in_order and ledger.n_empty == 0
+    assert ledger.whole_L == (True, True) and not ledger.in_order and ledger[0].empty == 0
 
 
 def test_rewinding_frees_the_latest_slots_of_each_layer():
@@ -144,4 +146,6 @@ def test_random_lives_beside_lists_of_tokens(seed):
             given, evicted_at = to, evicted_at if to else 0
         assert ledger.used_L == tuple(len(layer[0]) for layer in layers)
         assert ledger.seen == given
-        assert ledger.n_empty == sum(t is None for layer in layers for head in layer for t in head)
+        assert sum(state.empty for state in ledger.layers) == sum(
+            t is None for layer in layers for head in layer for t in head
+        )

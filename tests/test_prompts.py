@@ -24,8 +24,8 @@ def model(device):
         ([[1, 2], []], "empty"),
         (torch.zeros(0, dtype=torch.int64), "empty"),
         (torch.zeros(1, 0, dtype=torch.int64), "empty"),
-        (torch.randn(3), "whole token ids"),
-        (torch.zeros(1, 1, 1, dtype=torch.int64), "whole token ids"),
+        (torch.randn(3), "whole numbers"),
+        (torch.zeros(1, 1, 1, dtype=torch.int64), "whole numbers"),
     ],
 )
 def test_a_prompt_that_is_none_is_refused(prompt, named):
@@ -36,9 +36,9 @@ def test_a_prompt_that_is_none_is_refused(prompt, named):
 @pytest.mark.parametrize(
     ("prompt", "named"),
     [
-        ([1.5, 2.0], "holds|came as a prompt"),
-        ([[1, 2.9]], r"holds 2\.9"),
-        ([[True, False]], "holds True"),
+        ([1.5, 2.0], r"A token of a prompt is 1\.5"),
+        ([[1, 2.9]], r"is 2\.9"),
+        ([[True, False]], "is True"),
         ([1, [2]], "1 came as a prompt"),
         ("hello", "'hello' came as a prompt"),
         (["hello"], "'hello' came as a prompt"),

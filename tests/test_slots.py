@@ -58,11 +58,20 @@ def test_padded_positions_and_what_follows_them(cache):
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ((new(1)[0][:1], new(1)[1]), r"Keys of shape \(1, 3, 1, 8\) .* expected \(2, 3, 1, 8\)"),
-        ((new(1)[0].half(), new(1)[1]), "Keys of type torch.float16"),
+        (
+            (new(1)[0][:1], new(1)[1]),
+            r"k_BGSD .* shape \(1, 3, 1, 8\) .* expected a tensor \(2, 3, 1, 8\)",
+        ),
+        (
+            (new(1)[0].half(), new(1)[1]),
+            "k_BGSD .* type torch.float16; .* of torch.float32 on cpu. .*new_cache",
+        ),
         (new(32), "32 tokens were to be appended, but the cache has 31 of 40 slots free"),
-        ((*new(1), torch.zeros(1, 1, dtype=torch.int64)), r"Positions of shape \(1, 1\)"),
-        ((*new(1), torch.zeros(2, 1)), "type torch.float32 came; expected whole numbers"),
+        (
+            (*new(1), torch.zeros(1, 1, dtype=torch.int64)),
+            r"pos_BS .* shape \(1, 1\) .* tensor \(2, 1\)",
+        ),
+        ((*new(1), torch.zeros(2, 1)), "type torch.float32; .* of whole numbers"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_changes(cache, given, why):
@@ -84,9 +93,9 @@ def test_a_model_makes_any_cache():
         assert (cache.n_layers, cache.batch, cache.n_kv_heads, cache.capacity) == (3, 2, 2, 30)
     assert packed.rules == (PerToken(4), Dense()) and (packed.sink, packed.recent) == (3, 32)
     for how, why in [
-        ({"k": PerToken(4)}, "A rule for keys alone came"),
-        ({"v": PerToken(4)}, "A rule for values alone came"),
-        ({"recent": 3}, "recent came without rules"),
+        ({"k": PerToken(4)}, "'v': None}; expected a rule for keys, k=, and one for values"),
+        ({"v": PerToken(4)}, "'k': None, 'v': PerToken"),
+        ({"recent": 3}, "'recent': 3}; expected a rule"),
         ({"k": 3, "v": 4}, "Neither 3 nor 4 makes a cache"),
     ]:
         with pytest.raises(ValueError, match=why):
