@@ -57,7 +57,7 @@ def read(hf: Mapping[str, Any]) -> dict[str, Any]:
         return {
             **{ours: hf[theirs] for ours, theirs in _NAMES.items()},
             "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
-            "bos_id": None if bos is None else checks.whole("bos_token_id, if any,", bos, None),
+            "bos_id": None if bos is None else checks.whole("bos_token_id", bos, None),
             "eos_ids": as_ids(hf.get("eos_token_id")),
             "family": family,
             "qkv_bias": biased or family == "qwen2",

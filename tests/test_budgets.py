@@ -9,10 +9,22 @@ import kvlab
 PACKAGE = Path(kvlab.__file__).parent
 FILE_LINES, FUNCTION_LINES, CORE_LINES = 300, 40, 2300
 # what one reads to know how a prompt is answered; beside these stand checks, readers of files, hf
-CORE = (
-    "families config ops tokenizer ledger protocol slots cache attention model prompts sampling "
-    "generation checkpoint"
-).split()
+CORE = [
+    "families",
+    "config",
+    "ops",
+    "tokenizer",
+    "ledger",
+    "protocol",
+    "slots",
+    "cache",
+    "attention",
+    "model",
+    "prompts",
+    "sampling",
+    "generation",
+    "checkpoint",
+]
 
 
 def long_ones(source):

@@ -233,7 +233,7 @@ LIES = {
     "endless eps": ({"rms_norm_eps": float("inf")}, r"norm_eps is inf; expected a finite number"),
     "endless theta": ({"rope_theta": float("inf")}, r"rope_theta is inf; expected a finite"),
     "tied in words": ({"tie_word_embeddings": "false"}, r"tie_word_embeddings = 'false'"),
-    "bos": ({"bos_token_id": {}}, r"bos_token_id, if any, is \{\}; expected a whole number"),
+    "bos": ({"bos_token_id": {}}, r"bos_token_id is \{\}; expected a whole number"),
     "bos in words": ({"bos_token_id": ""}, r"bos_token_id is ''; expected a whole"),
     "bos not a number": ({"bos_token_id": float("nan")}, r"bos_token_id is nan; expected"),
 }

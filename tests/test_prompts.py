@@ -36,7 +36,7 @@ def test_a_prompt_that_is_none_is_refused(prompt, named):
 @pytest.mark.parametrize(
     ("prompt", "named"),
     [
-        ([1.5, 2.0], r"A token of a prompt is 1\.5"),
+        ([1.5, 2.0], r"1\.5 came as a prompt"),
         ([[1, 2.9]], r"is 2\.9"),
         ([[True, False]], "is True"),
         ([1, [2]], "1 came as a prompt"),
