@@ -209,7 +209,11 @@ def test_a_model_can_be_trained_after_it_has_generated():
         ((2, 3), {"backend": "nope"}, "'nope'"),
         ((1, 3), {}, "2 rows came; expected 3 layers and 1 rows"),
         ((3, 3), {}, "2 rows came; expected 3 layers and 3 rows"),
-        ((2, 3), {"pos_BS": torch.zeros(2, 1, dtype=torch.int64)}, r"\(2, 1\) .* with tokens"),
+        (
+            (2, 3),
+            {"pos_BS": torch.zeros(2, 1, dtype=torch.int64)},
+            r"\(2, 1\) .* expected a tensor \(2, 3\)",
+        ),
     ],
 )
 def test_a_refused_call_leaves_every_layer_as_it_was(tokens, options, named):

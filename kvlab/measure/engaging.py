@@ -44,7 +44,7 @@ def engaged(
     ids, n_new = checks.ids("prompt", prompt), checks.whole("n_new", n_new, 2)
     ours = isinstance(model, Transformer)
     if not ours and not hasattr(model, "get_decoder"):
-        checks.model(model)
+        checks.model("model", model)
     checks.has("cache", cache, "read" if ours else "update", "an empty cache of this model")
     if not ours and prune is not None:
         raise ValueError("A policy came for a model of transformers; expected it in its cache.")

@@ -105,9 +105,15 @@ def head_bytes(rule: Rule, width: int) -> int:
     return 0 if asked is None else asked(width)
 
 
-def check_goes_on(name: str, rule: Rule, width: int) -> None:
-    """Refuse what is no rule, and one that needs to see all tokens at once where more will come."""
-    checks.has(name, rule, "unit_bytes", "a rule, like PerToken(19)")
+def units(**named: object) -> list[int]:
+    """How many tokens each rule holds together; what is no rule is refused."""
+    for name, value in named.items():
+        checks.has(name, value, "unit_bytes", "a rule, like PerToken(19)")
+    return [value.unit for value in named.values()]
+
+
+def check_goes_on(rule: Rule, width: int) -> None:
+    """Refuse a rule that needs to see all tokens at once where more will come."""
     if head_bytes(rule, width):
         raise ValueError(
             f"{rule} chooses once for all tokens of a head, but text goes on, and a packed cache "

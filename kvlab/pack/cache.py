@@ -19,7 +19,7 @@ from torch import Tensor
 from kvlab import checks
 from kvlab.cache import KVCache
 from kvlab.old import Former, renamed
-from kvlab.pack.body import check_goes_on
+from kvlab.pack.body import check_goes_on, units
 from kvlab.pack.layer import PackedLayer
 from kvlab.pack.rule import Rule
 from kvlab.pack.side import Side
@@ -59,10 +59,10 @@ class PackedKVCache(Slots):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        check_goes_on("k", k, head_dim), check_goes_on("v", v, head_dim)
-        unit = lcm(k.unit, v.unit)
+        unit = lcm(*units(k=k, v=v))
         at_once = -(-32 // max(1, unit)) * unit if at_once is None else at_once
         self.rules, self.window = (k, v), Window(sink, recent, at_once, unit)
+        check_goes_on(k, head_dim), check_goes_on(v, head_dim)
         sizes = (n_layers, batch, n_kv_heads, capacity, head_dim)
         super().__init__(*sizes, dtype=dtype, device=device)
         self._stretches = [self.window.empty() for _ in range(n_layers)]
