@@ -183,7 +183,7 @@ class KVCache(Slots):
 
         Raises: ValueError when the cache would shrink.
         """
-        if self.ledger.check_grow(capacity):
+        if checks.whole("The capacity to grow to", capacity, self.capacity) != self.capacity:
             self._move(capacity)
 
     def _move(self, capacity: int) -> None:

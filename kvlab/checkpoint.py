@@ -19,8 +19,6 @@ from kvlab.families import as_ids
 from kvlab.model import Transformer
 from kvlab.tokenizer import Tokenizer
 
-_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
 
 @hub.in_short
 def load(
@@ -42,7 +40,7 @@ def load(
             f'A model\'s name was asked for and {type(name).__name__} came; expected "pocket", a '
             "path, or a hub id. A model that is open already is used as it is."
         )
-    device, dtype = checks.device("device", device), as_dtype(dtype)
+    device, dtype = checks.device("device", device), checks.dtype("dtype", dtype)
     if str(name).endswith(".gguf"):
         config, weights, tokenizer = gguf_file.read(Path(name).expanduser(), device, dtype)
         return assemble(config, weights, Path(name)), tokenizer
@@ -88,19 +86,6 @@ def _read_config(folder: Path) -> ModelConfig:
     except ValueError as error:
         said = str(error)
         raise error if str(path) in said else ValueError(f"{said} ({path})") from None
-
-
-def as_dtype(dtype: torch.dtype | str) -> torch.dtype | None:
-    """A torch type, or None for the file's own."""
-    if dtype == "auto":
-        return None
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if found not in _DTYPES:
-        raise ValueError(
-            f"dtype {dtype!r} was asked for; expected 'float32', 'bfloat16', 'float16', "
-            "'float64' or 'auto'."
-        )
-    return found
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -151,7 +136,7 @@ def _tensors(
         if name.endswith("rotary_emb.inv_freq"):  # in old files; it follows from the config
             continue
         tensor = file.get_tensor(name)
-        if tensor.dtype not in _DTYPES:
+        if tensor.dtype not in checks.FLOATS:
             raise ValueError(
                 f"{name} in {path.parent} is stored as {tensor.dtype}; expected floats of 16 to "
                 "64 bits. Quantised weights are not read."

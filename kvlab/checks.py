@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from functools import wraps
 from numbers import Integral, Real
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 IDS = (torch.int64, torch.int32)
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _MOST = 2**63 - 1  # what torch takes
 
 
@@ -196,3 +198,26 @@ def device(name: str, value: object) -> torch.device:
             f"{torch.cuda.device_count()} CUDA devices here. Use 'cpu', or see `kvlab doctor`."
         )
     return wanted
+
+
+def dtype(name: str, value: object) -> torch.dtype | None:
+    """A torch type for weights, or None for "auto", the file's own."""
+    found = getattr(torch, value, None) if isinstance(value, str) else value
+    if value != "auto" and found not in FLOATS:
+        raise ValueError(
+            f"{name} is {shown(value)}; expected 'float32', 'bfloat16', 'float16', 'float64' or "
+            "'auto'."
+        )
+    return None if value == "auto" else found
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Refuse in our words what a library refuses: by bare Exceptions, and by panics in Rust."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # a panic is no Exception
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{what} ({said}).") from None

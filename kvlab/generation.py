@@ -109,8 +109,8 @@ def decode(model: Transformer, token_B: Tensor, cache: Cache, *, backend: str = 
     return model.head(model.hidden(token_B[:, None], pos_B1, cache, backend=backend)[:, -1])
 
 
-# Every how many steps a device is asked for logits that are NaN and ends; a GPU makes one wait.
-_ASKED = {"cpu": 1, "cuda": 16}
+# after how many steps to look for NaN and ends; on other devices than these after 16: it waits
+_ASKED = {"cpu": 1}
 Decode = Callable[[Transformer, Tensor, Cache], Tensor]
 
 
@@ -185,7 +185,7 @@ def _steps(
     most: list[Tensor] = []
     for index in range(n_new):
         last = index + 1 == n_new
-        asks = last or (index + 1) % _ASKED[done_B.device.type] == 0
+        asks = last or (index + 1) % _ASKED.get(done_B.device.type, 16) == 0
         picked_B = _picked(pick, logits_BV, most, asks)
         if len(ends):
             picked_B = torch.where(done_B, token_B, picked_B)

@@ -17,10 +17,11 @@ import torch
 from tokenizers import Tokenizer as _Tokenizer
 from torch import Tensor
 
+from kvlab import checks
 from kvlab.chat import ChatTemplate
 from kvlab.config import ModelConfig
 from kvlab.families import as_ids
-from kvlab.tokenizer import Tokenizer, told
+from kvlab.tokenizer import Tokenizer
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")  # mistral's models call themselves llama
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K")
@@ -265,7 +266,7 @@ def _tokenizer(path: Path, config: ModelConfig) -> Tokenizer:
             f"The tokenizer of {path} is turned into a tokenizer.json by transformers: "
             "pip install transformers"
         ) from None
-    with told(f"The tokenizer in {path} cannot be read by transformers"):
+    with checks.told(f"The tokenizer in {path} cannot be read by transformers"):
         found = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         tokenizer = Tokenizer(_known_alone(found.backend_tokenizer, config.vocab_size))
     if len(tokenizer) > config.vocab_size:

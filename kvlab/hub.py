@@ -95,6 +95,18 @@ def no_weights(path: Path) -> str:
     return f"No weights at {path}: {cure}"
 
 
+def no_tokenizer(path: Path) -> str:
+    """What to say where a tokenizer.json is not: what else is there, and what makes one of it."""
+    others = ("tokenizer.model", "vocab.json", "vocab.txt")
+    cure = f"No tokenizer at {path}; expected a Hugging Face tokenizer.json beside the model."
+    if found := [name for name in others if (path.parent / name).is_file()]:
+        cure += (
+            f" {found[0]} is there: AutoTokenizer.from_pretrained(folder).save_pretrained(folder) "
+            "of transformers writes the other from it."
+        )
+    return cure
+
+
 def in_short(function: Callable) -> Callable:
     """A decorator: refusals of fewer than 500 characters, however long the names in them are."""
 

@@ -93,15 +93,6 @@ class Ledger:
             )
         return wanted
 
-    def check_grow(self, capacity: int) -> int:
-        """By how many slots a cache of this capacity is larger."""
-        if checks.whole("capacity", capacity) < self.capacity:
-            raise ValueError(
-                f"Growing to {capacity} slots was asked for, but there are {self.capacity}; "
-                "expected at least these."
-            )
-        return capacity - self.capacity
-
     def appended(self, layer: int, n_new: int, *, positions_given: bool = False) -> None:
         """Count tokens that were written behind the others of one layer."""
         state = self[layer]

@@ -16,7 +16,6 @@ from kvlab import checks, ops
 from kvlab.attention import Chosen, chosen
 from kvlab.cache import Cache, LayerKV, new_cache
 from kvlab.config import ModelConfig
-from kvlab.protocol import Storage
 
 
 @dataclass(frozen=True)
@@ -54,15 +53,7 @@ class Transformer(nn.Module):
         """The layers' attention modules, in order: `measure.taps.listen` hears what passes."""
         return [layer.self_attn for layer in self.model.layers]
 
-    def new_cache(
-        self,
-        batch: int,
-        capacity: int,
-        *,
-        k: Storage | None = None,
-        v: Storage | None = None,
-        **how: object,
-    ) -> Cache:
+    def new_cache(self, batch: int, capacity: int, **how: object) -> Cache:
         """An empty cache that fits this model, its device and its precision.
 
         A `KVCache`; with rules for keys and values (`k=PerToken(19), v=PerToken(19)`) the cache
@@ -70,7 +61,7 @@ class Transformer(nn.Module):
         """
         config = self.config
         sizes = (config.n_layers, batch, config.n_kv_heads, capacity, config.head_dim)
-        return new_cache(*sizes, dtype=self.dtype, device=self.device, k=k, v=v, **how)
+        return new_cache(*sizes, dtype=self.dtype, device=self.device, **how)
 
     def forward(
         self,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
 
 from tokenizers import Tokenizer as _Tokenizer
+
+from kvlab import checks, hub
 
 
 class Tokenizer:
@@ -25,17 +26,8 @@ class Tokenizer:
     def from_file(cls, path: str | Path, template: Callable[..., str] | None = None) -> Tokenizer:
         path = Path(path)
         if not path.is_file():
-            others = ("tokenizer.model", "vocab.json", "vocab.txt")
-            there = next((name for name in others if (path.parent / name).is_file()), None)
-            cure = there and (
-                f" {there} is there: AutoTokenizer.from_pretrained(folder).save_pretrained(folder) "
-                "of transformers writes the other from it."
-            )
-            raise ValueError(
-                f"No tokenizer at {path}; expected a Hugging Face tokenizer.json beside the "
-                f"model.{cure or ''}"
-            )
-        with told(f"{path} is not a readable tokenizer.json"):
+            raise ValueError(hub.no_tokenizer(path))
+        with checks.told(f"{path} is not a readable tokenizer.json"):
             return cls(_Tokenizer.from_file(str(path)), template)
 
     def __len__(self) -> int:
@@ -55,7 +47,7 @@ class Tokenizer:
                 f"The text holds half a character, {lone!r}, as undecodable bytes leave behind; "
                 "expected text that can be written as UTF-8."
             )
-        with told(f"The tokenizer cannot spell {text!r:.60} and has no token for the unknown"):
+        with checks.told(f"The tokenizer cannot spell {text!r:.60} and has none for the unknown"):
             encoding = self.inner.encode(text, add_special_tokens=special)
         lost = _first_unspelled(text, encoding, self._unknown_id)
         if lost is not None:
@@ -90,14 +82,13 @@ class Tokenizer:
         return self._text(self._checked(ids), special)
 
     def _text(self, ids: list[int], special: bool) -> str:
-        with told("The tokenizer cannot decode"):
+        with checks.told("The tokenizer cannot decode"):
             return self.inner.decode(ids, skip_special_tokens=not special)
 
     def _checked(self, ids: Iterable[int]) -> list[int]:
         given = ids.tolist() if hasattr(ids, "tolist") else ids
         given = [given] if isinstance(given, Integral) else given
-        if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
-            raise ValueError(f"Token ids are {given!r:.40}; expected whole numbers, as a list.")
+        checks.listed("ids", given)
         given = list(given)
         given = given[0] if len(given) == 1 and isinstance(given[0], list) else given
         for i in given:
@@ -138,18 +129,6 @@ class Tokenizer:
         rest = self.decode([*before, *held])[len(self.decode(before)) :]
         if rest:
             yield rest
-
-
-@contextmanager
-def told(what: str) -> Iterator[None]:
-    """Refuse in our words what the library refuses: by bare Exceptions, and by panics in Rust."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:  # a panic is no Exception
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{what} ({said}).") from None
 
 
 def _unknown_id(inner: _Tokenizer) -> int | None:

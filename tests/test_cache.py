@@ -281,7 +281,7 @@ def test_shrinking_to_the_capacity_it_has_leaves_a_cache_where_it_is():
 def test_a_cache_grows_when_asked_to():
     cache = filled(4, capacity=4)
     before = [cache.read(layer).k_BGTD.clone() for layer in range(2)]
-    with pytest.raises(ValueError, match="Growing to 3 slots .* there are 4"):
+    with pytest.raises(ValueError, match="The capacity to grow to is 3; .* of at least 4"):
         cache.grow(3)
     pointer = cache.k_LBGTD.data_ptr()
     cache.grow(4)

@@ -15,8 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kvlab import files
-from kvlab.checkpoint import as_dtype
+from kvlab import checks, files
 from kvlab.model import Transformer
 from kvlab.tokenizer import Tokenizer
 
@@ -38,7 +37,7 @@ def export(
     Raises: ValueError when the model is quantised or none that `transformers` has, or the folder
     holds something already or cannot be written; it is then as it was.
     """
-    folder, stored = Path(folder).expanduser(), as_dtype(dtype) or model.dtype
+    folder, stored = Path(folder).expanduser(), checks.dtype("dtype", dtype) or model.dtype
     config = model.config.to_hf(str(stored).removeprefix("torch."))
     if not all(weight.is_floating_point() for weight in model.state_dict().values()):
         raise ValueError(

@@ -85,7 +85,7 @@ def test_what_one_exercise_allows_is_shown_to_its_answers_only(nursery):
     """One nursery serves exercises of all kinds, in any order."""
     enough_said(nursery)
     code = "[n for n in sorted(sys.modules) if n.startswith('kvlab') and 'course' not in n]"
-    for name in ("kvlab.ops", "kvlab.families", "kvlab.ops"):
+    for name in ("kvlab.ops", "kvlab.checks", "kvlab.ops"):
         found = evaluate(nursery, f"__import__({name!r}) and {code}", allows=(name,))
         assert found == ["kvlab", name]
     with pytest.raises(AnswerRaised, match=r"kvlab\.ops may not be used"):

@@ -485,7 +485,7 @@ def test_a_bad_score_changes_nothing(policy, message):
 def test_what_cannot_be_supplied_is_refused_before_anything_is_read():
     model = small()
     cache = model.new_cache(1, 40)
-    with pytest.raises(ValueError, match="came as a policy"):
+    with pytest.raises(ValueError, match="expected a policy"):
         generate(model, PROMPT, 3, cache=cache, prune="snapkv")
     for n_queries in (24, 32):  # a window that is as long as the prompt, or longer
         wide = needs(queries=n_queries)(partial(snapkv))

@@ -20,8 +20,8 @@ from typing import Any
 from kvlab.course.exercises import exercises
 from kvlab.course.grading import report, roster
 from kvlab.course.grading.command import check_chapter
-from kvlab.course.grading.grade import find_submissions
 from kvlab.course.grading.names import file_name
+from kvlab.course.grading.submissions import find_submissions
 
 MARKS_MIB = 1  # for one notebook's verdicts, with room
 
