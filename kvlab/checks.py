@@ -65,9 +65,16 @@ def model(name: str, value: object) -> None:
         raise ValueError(f"{name} is {shown(value)}; expected a Transformer, as in {cure}.")
 
 
+def plain(value: object) -> object:
+    """Of a tensor or an array its numbers, as lists; anything else as it is."""
+    if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta):
+        return value
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def ids(name: str, value: object) -> list[int]:
     """Token ids: one whole number, or several."""
-    given = value.tolist() if hasattr(value, "tolist") else value
+    given = plain(value)
     given = [given] if isinstance(given, Integral) else given
     if isinstance(given, (str, bytes)) or not isinstance(given, Sequence | Set):
         raise ValueError(f"{name} is {shown(value)}; expected an id, or several as (1, 2), or ().")
@@ -173,7 +180,10 @@ def or_none(test: Callable[[str, object], object]) -> Callable[[str, object], ob
 
 def listed(name: str, value: object) -> None:
     """Refuse what has no items, and a text, whose items are letters."""
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+    several = hasattr(value, "__iter__") and not isinstance(value, (str, bytes))
+    if isinstance(value, Tensor):  # which says that it can be gone through, whatever it is
+        several = value.dim() > 0 and value.layout == torch.strided and not value.is_meta
+    if not several:
         raise ValueError(f"{name} is {shown(value)}; expected several, as in a list.")
 
 

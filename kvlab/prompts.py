@@ -49,7 +49,7 @@ def _rows(prompts: Prompt) -> list[list[int]]:
 
 
 def _listed(ids: object) -> Sequence:
-    ids = ids.tolist() if hasattr(ids, "tolist") else ids
+    ids = checks.plain(ids)
     if not isinstance(ids, Sequence) or isinstance(ids, (str, bytes, bytearray)):
         raise ValueError(
             f"{checks.shown(ids)} came as a prompt; expected whole token ids, as Tokenizer.encode "

@@ -86,7 +86,7 @@ class Tokenizer:
             return self.inner.decode(ids, skip_special_tokens=not special)
 
     def _checked(self, ids: Iterable[int]) -> list[int]:
-        given = ids.tolist() if hasattr(ids, "tolist") else ids
+        given = checks.plain(ids)
         given = [given] if isinstance(given, Integral) else given
         checks.listed("ids", given)
         given = list(given)

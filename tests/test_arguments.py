@@ -97,6 +97,7 @@ ROWS = {
         lambda: kvlab.decode(MODEL, ONE[0, :1], None),
     ],
     "generate": [
+        lambda: kvlab.generate(MODEL, [ONE[0].to("meta")], 2),
         *(
             lambda x=x: kvlab.generate(x, [1], 2)
             for x in (None, (MODEL, None), "pocket", kvlab.Transformer)
@@ -141,6 +142,7 @@ ROWS = {
     "load": FILES,
     "Elements": [
         lambda: prune.Elements(None, 0.5),
+        lambda: prune.Elements(knorm, MODEL),
         lambda: prune.Elements(knorm, None),
         lambda: prune.Elements(knorm, 1.0),
         lambda: prune.Elements(knorm, 0.5, None),
@@ -266,6 +268,8 @@ ROWS = {
     ],
     "pack.Rule": PROTOCOL,
     "measure.Comparison": [
+        lambda: measure.Comparison(torch.tensor(1.0), [1.0]),
+        lambda: measure.Comparison(torch.ones(2, device="meta"), [1.0, 1.0]),
         lambda: measure.Comparison((), ()),
         lambda: measure.Comparison(("a",), ("b",)),
         lambda: measure.Comparison(None, None),
@@ -294,6 +298,7 @@ ROWS = {
         lambda: measure.engaged(3, cache(), [1]),
         lambda: measure.engaged(MODEL, None, [1]),
         lambda: measure.engaged(MODEL, cache(), "text"),
+        lambda: measure.engaged(MODEL, cache(), torch.ones(3).to_sparse()),
         lambda: measure.engaged(MODEL, cache(), [1], 1.5),
         lambda: measure.engaged(MODEL, cache(), [1], prune=3),
     ],
@@ -337,6 +342,9 @@ ROWS = {
     "quality.Prompts": [
         lambda: quality.Prompts(None, None, None, "unseen"),
         lambda: quality.Prompts([[]], [[1, 2]], [1], "unseen"),
+        lambda: quality.Prompts([[1]], [[1, 2]], [MODEL], "unseen"),
+        lambda: quality.Prompts([1], [[1, 2]], [1], "unseen"),
+        lambda: quality.Prompts(torch.eye(2).to_sparse(), [[1, 2]], [1], "unseen"),
     ],
     "quality.Question": RESULT,
     "quality.Recorded": RESULT,
@@ -354,7 +362,10 @@ ROWS = {
         lambda: quality.as_method(knorm, 0.5, 3),
         lambda: quality.as_method(torch.ones(40, 40), 0.5),
     ],
-    "quality.asked": [lambda: quality.asked(None, None, None)],
+    "quality.asked": [
+        lambda: quality.asked(None, None, None),
+        lambda: quality.asked(kvlab.load("pocket")[1], [3], True),
+    ],
     "quality.at_bytes": [
         lambda: quality.at_bytes((), "a", SHAPE),
         lambda: quality.at_bytes((), 0.5, None),
@@ -374,6 +385,7 @@ ROWS = {
     ],
     "quality.continuations": [
         lambda: quality.continuations(None, random.Random(1), 1, 1, 1),
+        lambda: quality.continuations(ONE[0].to("meta"), random.Random(1), 1, 1, 2),
         lambda: quality.continuations([1, 2], None, 1, 1, 1),
         lambda: quality.continuations([1, 2], random.Random(1), 1, 1.5, 1),
     ],

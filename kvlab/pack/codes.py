@@ -83,7 +83,9 @@ def check_numbers(rule: object) -> None:
         if value is not None or not free:
             checks.whole(name, value, None)
     if getattr(rule, "marks", None) not in (None, "bitmap", "index"):
-        raise ValueError(f"marks is {rule.marks!r}; expected 'bitmap', 'index' or None.")
+        raise ValueError(
+            f"marks is {checks.shown(rule.marks)}; expected 'bitmap', 'index' or None."
+        )
     if getattr(rule, "sparsity", None) is not None:
         checks.number("sparsity", rule.sparsity, lambda _: True, "a share of a row")
 

@@ -58,8 +58,8 @@ class Elements:
         given = callable(getattr(self.sparsity, "mask", None))
         if not given and (type(self.sparsity) not in (int, float) or not 0 <= self.sparsity < 1):
             raise ValueError(
-                f"sparsity is {self.sparsity!r}; expected a number from 0 up to, but not, 1, or a "
-                "rule like PerToken(19)."
+                f"sparsity is {checks.shown(self.sparsity)}; expected a number from 0 up to, but "
+                "not, 1, or a rule like PerToken(19)."
             )
         if given and self.select is not per_token:
             raise ValueError(

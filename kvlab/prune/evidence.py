@@ -111,7 +111,9 @@ class Evidence:
         """
         reduce = {"sum": Tensor.sum, "mean": Tensor.mean, "max": Tensor.amax}
         if how not in reduce:
-            raise ValueError(f"over_group was asked for {how!r}; it knows {', '.join(reduce)}.")
+            raise ValueError(
+                f"over_group was asked for {checks.shown(how)}; it knows {', '.join(reduce)}."
+            )
         return reduce[how](x_BGR, 2)
 
 

@@ -42,6 +42,8 @@ class Prompts:
         for name in ("texts", "rests", "scored"):
             checks.listed(name, getattr(self, name))
         for text, rest, n in zip(self.texts, self.rests, self.scored, strict=True):
+            checks.listed("A text", text), checks.listed("A rest", rest)
+            checks.whole("An entry of scored", n, None)
             if not text or not 0 < n < len(rest):
                 raise ValueError(
                     f"A prompt of {len(text)} tokens came with a rest of {len(rest)} and {n} to "
@@ -71,6 +73,7 @@ def asked(
     """
     texts, rests, scored = [], [], []
     for q in questions:
+        checks.kind("One of questions", q, Question, "a Question")
         whole = q.text + q.question + q.stem + q.value
         cut = len(q.text) + len(q.question) * visible
         encoding = tokenizer.inner.encode(whole, add_special_tokens=False)
@@ -98,6 +101,7 @@ def continuations(
 
     Raises: ValueError when the text is too short for one piece.
     """
+    checks.listed("ids", ids), checks.listed("first", first)
     n_own, longest = n_tokens - len(first), len(ids) - (n_tokens - len(first)) - n_next
     if longest < 0 or n_own < 1 or n_next < 2:
         raise ValueError(
