@@ -67,6 +67,27 @@ def test_a_prompt_in_chunks_gives_their_logits(ours, theirs, prompts):
     assert torch.allclose(logits_BV, want_BV, atol=5e-4)
 
 
+def test_what_the_docs_say_of_caches_in_use_on_it(ours, theirs):
+    """docs/pruning.md, "Is it on?"; bytes are the same on every machine."""
+    from kvlab import PerToken, hf
+    from kvlab.measure import engaged
+
+    model, tokenizer = ours
+    line = "The lighthouse keeper wrote every evening into a book what the sea had brought. "
+    text, policy = tokenizer.encode(line * 30)[:400], Evict(snapkv, 100)
+    rows = {"k": PerToken(19), "v": PerToken(19), "sink": 4}
+    evicted = engaged(model, model.new_cache(1, 408), text, prune=policy)
+    packed = engaged(model, model.new_cache(1, 408, **rows), text)
+    inside = engaged(theirs, hf.cache(theirs, policy), text)
+    shares = [
+        round(100 * part / found.dense_bytes)
+        for found in (evicted, inside, packed)
+        for part in (found.held_bytes, found.read_bytes)
+    ]
+    assert shares == [100, 26, 52, 26, 61, 42]
+    assert set(evicted.findings) == {"slack"}
+
+
 def test_after_an_eviction_their_model_says_the_same_through_our_cache(ours, theirs, prompts):
     from kvlab import hf
 

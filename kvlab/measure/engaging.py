@@ -9,8 +9,9 @@ memory taken in advance, dense copies made at every step. None of these shows in
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,6 +103,7 @@ def _theirs(
 class _Watch:
     """What was seen while the cache was filled."""
 
+    n_layers: int
     peak_bytes: int = 0
     before: dict[str, int] = field(default_factory=dict)  # counters at the last step's start
     handed: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -110,10 +112,12 @@ class _Watch:
 @contextmanager
 def _watching(model: nn.Module, cache: Any) -> Iterator[_Watch]:
     """Look at the cache after every layer, and at what it hands to a model of `transformers`."""
-    watch, beside = _Watch(), [cache]
     layers = [
         part for name, part in model.named_modules() if re.search(r"(^|\.)layers\.\d+$", name)
     ]
+    if not layers:
+        raise ValueError(f"A {type(model).__name__} came; expected a model with `layers`.")
+    watch, beside = _Watch(len(layers)), [cache]
 
     def begins(*_: object) -> None:
         watch.before = _counters(cache)
@@ -157,7 +161,8 @@ def stored_bytes(thing: object) -> int:
     todo, known = [thing], set()
     while todo:
         one = todo.pop()
-        if id(one) in known or isinstance(one, (nn.Module, type, Callable)):
+        elsewhere = isinstance(one, (nn.Module, type)) or inspect.isroutine(one)
+        if id(one) in known or (elsewhere and one is not thing):
             continue
         known.add(id(one))
         if isinstance(one, Tensor):
@@ -180,8 +185,7 @@ def _handed(cache: Any, watch: _Watch) -> list[tuple[Tensor, Tensor]]:
     inner = getattr(cache, "kv", None) or cache
     if not hasattr(inner, "read"):
         return list(watch.handed.values())
-    count = inner.n_layers or 1
-    kvs = [inner.read(layer) for layer in range(count)]
+    kvs = [inner.read(layer) for layer in range(watch.n_layers)]
     return [(kv.k_BGTD, kv.v_BGTD) for kv in kvs if kv.reader is None]
 
 

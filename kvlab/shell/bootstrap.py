@@ -42,9 +42,10 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 MODULES = {
     "": ("torch", "safetensors", "tokenizers", "jinja2", "numpy", "numba"),
     "book": ("jupyterlab", "ipywidgets", "anywidget", "matplotlib"),
+    "gguf": ("gguf", "transformers"),
     "dev": ("pytest", "pytest_timeout", "nbval", "hypothesis", "transformers"),
 }
-EXTRAS = {"lab": ("book",), "test": ("book", "dev")}
+EXTRAS = {"lab": ("book",), "test": ("book", "dev"), "fetch": ("gguf",)}
 
 FULL = ("No space left on device", "[Errno 28]", "[WinError 112]", "not enough space on the disk")
 FORBIDDEN = ("Permission denied", "[Errno 13]", "[WinError 5]", "Read-only file system")

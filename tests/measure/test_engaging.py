@@ -118,8 +118,7 @@ class Mine(Cache):
 
 
 def test_dense_copies_made_at_every_step_save_memory_alone():
-    made = Mine()
-    made.n_layers = MODEL.config.n_layers
+    made = Mine()  # which does not say how many layers it has
     found = engaged(MODEL, made, PROMPT, NEW)
     assert set(found.findings) == {"copies"} and found.saves_memory and not found.saves_reading
     assert found.held_bytes == DENSE // 2 and found.read_bytes == DENSE
@@ -127,9 +126,20 @@ def test_dense_copies_made_at_every_step_save_memory_alone():
 
 def test_repeated_heads_are_counted():
     made = Mine()
-    made.n_layers, made.repeats = MODEL.config.n_layers, 2
+    made.repeats = 2
     found = engaged(MODEL, made, PROMPT, NEW)
     assert found.heads == 2 * MODEL.config.n_kv_heads and "heads" in found.findings
+
+
+class Called(Mine):
+    """One that can be called, as a policy can."""
+
+    def __call__(self):
+        pass
+
+
+def test_what_can_be_called_holds_memory_all_the_same():
+    assert engaged(MODEL, Called(), PROMPT, NEW).held_bytes == DENSE // 2
 
 
 def test_memory_is_counted_once_wherever_it_lies():

