@@ -1,0 +1,204 @@
+"""A function of the reader's own inside a model: same tokens, and nothing left behind."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import kvlab
+from kvlab import Evict, Probe, compiled_decode, generate, prefill
+from kvlab.course.plugging import own_attention, own_block, own_rope
+from kvlab.prune.scores import knorm
+from tests.conftest import tiny_model
+from tests.measure.test_taps import hooks
+
+PROMPT = [5, 6, 7, 8, 9, 10, 11]
+EVICT = Evict(knorm, 12, sink=0, recent=4)
+
+
+def attention(q_BHSD, k_BGTD, v_BGTD):
+    """Written out, for the last S of T tokens."""
+    share = q_BHSD.shape[1] // k_BGTD.shape[1]
+    k_BHTD, v_BHTD = (x.repeat_interleave(share, dim=1) for x in (k_BGTD, v_BGTD))
+    n_new, n_slots = q_BHSD.shape[2], k_BGTD.shape[2]
+    seen_ST = torch.arange(n_slots) <= torch.arange(n_slots - n_new, n_slots)[:, None]
+    scores_BHST = q_BHSD @ k_BHTD.mT / q_BHSD.shape[-1] ** 0.5
+    return scores_BHST.masked_fill(~seen_ST, float("-inf")).softmax(-1) @ v_BHTD
+
+
+def rope(theta):
+    def turn(x_BHSD, pos_S):
+        half = x_BHSD.shape[-1] // 2
+        turns_D = theta ** (-torch.arange(half, dtype=x_BHSD.dtype) / half)
+        angle_SD = pos_S[:, None] * turns_D
+        cos_SD, sin_SD = angle_SD.cos(), angle_SD.sin()
+        a, b = x_BHSD[..., :half], x_BHSD[..., half:]
+        return torch.cat((a * cos_SD - b * sin_SD, b * cos_SD + a * sin_SD), -1)
+
+    return turn
+
+
+def block(x_BSC, parts):
+    x_BSC = x_BSC + parts.attention(parts.attention_norm(x_BSC))
+    return x_BSC + parts.mlp(parts.mlp_norm(x_BSC))
+
+
+def owns(model):
+    turn = rope(model.config.rope_theta)
+    return [(own_attention, attention), (own_rope, turn), (own_block, block)]
+
+
+@pytest.mark.parametrize("layers", [None, [0], [2, 0, 2], []])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_what_is_right_changes_nothing_with_a_cache_and_without(which, layers):
+    model = tiny_model()
+    plug, function = owns(model)[which]
+    tokens = torch.tensor([PROMPT, PROMPT[::-1]])
+    plain, calls = model(tokens), []
+    answer = generate(model, tokens, 5)
+
+    def counted(*given):
+        calls.append(given)
+        return function(*given)
+
+    with plug(model, counted, layers):
+        torch.testing.assert_close(model(tokens), plain, rtol=1e-12, atol=1e-12)
+        n_layers = 3 if layers is None else len(set(layers))
+        assert len(calls) == n_layers * (2 if plug is own_rope else 1)
+        cache = model.new_cache(2, 20)
+        assert torch.equal(generate(model, tokens, 5, cache=cache), answer)
+    assert torch.equal(model(tokens), plain) and hooks(model) == 0
+    assert all("forward" not in vars(layer) for layer in model.model.layers)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_what_is_wrong_is_heard_in_its_layers_alone(which):
+    model = tiny_model()
+    plug, function = owns(model)[which]
+    tokens, seen = torch.tensor([PROMPT]), {}
+
+    def wrong(*given):
+        return function(*given) * 0.5
+
+    for layers in ((), (1,), (2,)):
+        with plug(model, wrong, layers), Probe(model, keep=("keys", "values")) as probe:
+            seen[layers] = model(tokens)
+            keys = probe.keys
+        moved = [not torch.equal(keys[i][0], tiny_keys(model, tokens)[i]) for i in range(3)]
+        first = min(layers, default=3) + (plug is not own_rope)
+        assert moved == [i >= first for i in range(3)]
+    assert not torch.allclose(seen[()], seen[(1,)]) and not torch.allclose(seen[(1,)], seen[(2,)])
+
+
+def tiny_keys(model, tokens):
+    with Probe(model, keep="keys") as probe:
+        model(tokens)
+    return [kept[0] for kept in probe.keys]
+
+
+def test_positions_go_on_from_the_cache():
+    model, at = tiny_model(), []
+    turn = rope(model.config.rope_theta)
+
+    def noted(x_BHSD, pos_S):
+        at.append(pos_S.tolist())
+        return turn(x_BHSD, pos_S)
+
+    with own_rope(model, noted, [2]):
+        generate(model, PROMPT, 3)
+    assert at == [list(range(7))] * 2 + [[7]] * 2 + [[8]] * 2
+
+
+def test_a_probe_hears_what_was_turned_whoever_came_first():
+    model = tiny_model()
+    for first in (True, False):
+        opened = [Probe(model, keep="keys"), own_rope(model, lambda x, pos_S: x * 0)]
+        with opened[not first], opened[first]:
+            model(torch.tensor([PROMPT]))
+        probe = opened[0]
+        assert all(not kept[0].any() for kept in probe.keys)
+
+
+def test_one_inside_the_other():
+    model = tiny_model()
+    plain = model(torch.tensor([PROMPT]))
+    with own_block(model, block), own_attention(model, attention):
+        with own_rope(model, rope(model.config.rope_theta)), own_block(model, lambda x, parts: x):
+            assert not torch.allclose(model(torch.tensor([PROMPT])), plain)
+        torch.testing.assert_close(model(torch.tensor([PROMPT])), plain)
+    assert torch.equal(model(torch.tensor([PROMPT])), plain)
+
+
+def test_it_ends_after_an_error():
+    model = tiny_model()
+
+    def fails(*_):
+        raise KeyError("mine")
+
+    for plug in (own_attention, own_rope, own_block):
+        with pytest.raises(KeyError), plug(model, fails):
+            model(torch.tensor([PROMPT]))
+    assert hooks(model) == 0 and "forward" not in vars(model.model.layers[0])
+
+
+def test_what_cannot_work_is_refused():
+    model = tiny_model()
+    for plug, function in owns(model):
+        for given in ((None, function), (model, 3), (model, function, 3), (model, function, [3]),
+                      (model, function, [-1]), (model, function, ["0"])):  # fmt: skip
+            with pytest.raises(ValueError, match="expected|has layers 0 to 2"):
+                plug(*given)
+        assert hooks(model) == 0
+    compiled = tiny_model()
+    compiled.compile(backend="eager")
+    with pytest.raises(ValueError, match="compile"):
+        own_attention(compiled, attention)
+
+
+@pytest.mark.parametrize("plug", [own_attention, own_rope, own_block])
+def test_a_result_of_another_form_is_refused_when_it_comes(plug):
+    model = tiny_model()
+    for wrong in (lambda x, *_: x[:, :1], lambda x, *_: x.float(), lambda *_: None):
+        with plug(model, wrong), pytest.raises(ValueError, match="Your own .* gave .*; expected"):
+            model(torch.tensor([PROMPT, PROMPT]))
+
+
+def test_what_positions_would_be_needed_for_is_refused():
+    model = tiny_model()
+    for plug, function in owns(model)[:2]:
+        with plug(model, function), pytest.raises(ValueError, match="several of one length"):
+            generate(model, [PROMPT, PROMPT[:3]], 2)
+    with own_attention(model, attention):
+        cache = model.new_cache(1, 30)
+        prefill(model, torch.tensor([PROMPT * 3]), cache, prune=EVICT)
+        with pytest.raises(ValueError, match="no prune"):
+            model(torch.tensor([PROMPT]), cache=cache)
+
+
+def test_a_single_query_sees_all_that_an_eviction_left():
+    model, cache = tiny_model(), tiny_model().new_cache(1, 30)
+    plain = generate(model, PROMPT * 3, 5, cache=cache, prune=EVICT)
+    with own_attention(model, attention):
+        assert torch.equal(generate(model, PROMPT * 3, 5, prune=EVICT), plain)
+
+
+def test_a_compiled_step_does_not_pass_by():
+    model = tiny_model(dtype=torch.float32, head_dim=16)
+    cache = model.new_cache(1, 20)
+    for plug, function in owns(model):
+        cache.reset()
+        step = compiled_decode(model, cache)
+        with plug(model, function), pytest.raises(ValueError, match="plain decode"):
+            generate(model, PROMPT, 3, cache=cache, decode=step)
+
+
+def test_torch_runs_the_pocket_model():
+    model, tokenizer = kvlab.load("pocket")
+    prompt = tokenizer.chat("What is the capital of France?")
+    with own_attention(
+        model,
+        lambda q, k, v: F.scaled_dot_product_attention(
+            q, k, v, is_causal=q.shape[2] > 1, enable_gqa=True
+        ),
+    ):
+        answer = generate(model, prompt, 20)[0]
+    assert tokenizer.decode(answer).strip() == "The capital of France is Paris."
