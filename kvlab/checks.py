@@ -33,6 +33,11 @@ def number(name: str, value: object, fits: Callable[[float], bool], expected: st
     raise ValueError(f"{name} is {shown(value)}; expected {expected}.")
 
 
+def is_positive(value: object) -> bool:
+    """Whether it is a number above 0 that float32 can hold."""
+    return type(value) in (int, float) and 0 < value < 2.0**127
+
+
 def kind(name: str, value: object, wanted: type | tuple[type, ...], expected: str) -> None:
     """Refuse what is not of a type, which `expected` says in words."""
     if not isinstance(value, wanted):

@@ -7,19 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any
 
-from kvlab import checks, families
+from kvlab import checks, families, rope_scaling
 from kvlab.families import as_ids  # noqa: F401 (it was here)
-
-
-class Llama3Scaling(NamedTuple):
-    """How Llama 3.1 stretches rotary positions; see `ops.rope_turns`."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_positions: int
+from kvlab.rope_scaling import Llama3Scaling  # noqa: F401 (it was here)
 
 
 @dataclass(frozen=True)
@@ -47,7 +39,7 @@ class ModelConfig:
     o_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
-    rope_scaling: Llama3Scaling | None = None
+    rope_scaling: rope_scaling.Scaling | None = None
 
     def __post_init__(self) -> None:
         wanted = {
@@ -55,7 +47,7 @@ class ModelConfig:
                 lambda n: type(n) is int and 0 < n < 2**31,
                 "a whole number of at least 1, below 2**31",
             ),
-            "float": (families.is_positive, "a finite number above 0"),
+            "float": (checks.is_positive, "a finite number above 0"),
         }
         for field in fields(self):
             if field.type in wanted:
@@ -71,6 +63,7 @@ class ModelConfig:
                     f"A token that begins or ends a text is {i}; expected one of the "
                     f"{self.vocab_size} of the vocabulary, from 0."
                 )
+        rope_scaling.check(self.rope_scaling, self.rope_theta)
         if self.head_dim % 2:
             raise ValueError(
                 f"head_dim is {self.head_dim}; rotary positions turn pairs of numbers, "
@@ -84,9 +77,7 @@ class ModelConfig:
         Raises: ValueError naming whatever this engine does not implement. A model that would run
         wrongly is refused.
         """
-        numbers = families.read(hf)
-        scaling = numbers.pop("rope_scaling")
-        return cls(**numbers, rope_scaling=None if scaling is None else Llama3Scaling(*scaling))
+        return cls(**families.read(hf))
 
     def to_hf(self, dtype: str = "float32") -> dict[str, Any]:
         """The same model as a Hugging Face config, which `transformers` opens unchanged.

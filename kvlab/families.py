@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kvlab import __version__, checks
+from kvlab import __version__, checks, rope_scaling
 
 # What `transformers` takes each family to mean where its config.json says nothing.
 _FAMILIES: dict[str, dict[str, Any]] = {
@@ -35,9 +35,7 @@ _NAMES = {
     "norm_eps": "rms_norm_eps",
     "rope_theta": "rope_theta",
 }
-# Entries of a rope object, and what the llama3 type adds, in the order of `config.Llama3Scaling`
-_ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
-_LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+_ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}  # in every rope object
 
 
 def read(hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,7 +62,7 @@ def read(hf: Mapping[str, Any]) -> dict[str, Any]:
             "o_bias": biased and family != "qwen2",
             "mlp_bias": bool(hf.get("mlp_bias", False)) and family == "llama",
             "qk_norm": family == "qwen3",
-            "rope_scaling": _scaling(rope, hf["max_position_embeddings"]),
+            "rope_scaling": rope_scaling.read(rope, hf["max_position_embeddings"]),
         }
     except KeyError as missing:
         raise ValueError(
@@ -90,14 +88,8 @@ def written(config: Any, dtype: str) -> dict[str, Any]:
     if config.family != "llama":
         found["sliding_window"] = None
     if config.rope_scaling is not None:
-        numbers = zip(_LLAMA3, config.rope_scaling, strict=True)
-        found["rope_scaling"] = {"rope_type": "llama3", **dict(numbers)}
+        found["rope_scaling"] = rope_scaling.written(config.rope_scaling)
     return found
-
-
-def is_positive(number: Any) -> bool:
-    """Whether it is a number above 0 that float32 can hold."""
-    return type(number) in (int, float) and 0 < number < 2.0**127
 
 
 def as_ids(ids: Any) -> tuple[int, ...]:
@@ -121,34 +113,22 @@ def _rope(hf: Mapping[str, Any]) -> dict[str, Any]:
     """The rope entries in the spelling of transformers 5.
 
     Where both spellings are there its rule holds: rope_scaling wins whole, and a theta that the
-    winner lacks comes from the top level.
+    winner lacks comes from the top level, which also wins with the length of the first training.
     """
     found = [hf.get(name) or {} for name in ("rope_scaling", "rope_parameters")]
     if not all(isinstance(rope, Mapping) for rope in found):
         raise ValueError(f"The config's rope entries are {found}; expected objects.")
     rope = {"rope_theta": hf.get("rope_theta", 10000.0), **(found[0] or found[1])}
     kind = rope["rope_type"] = rope.get("rope_type", rope.get("type")) or "default"
-    _refuse_unless("rope type", kind, ("default", "llama3"))
+    _refuse_unless("rope type", kind, ("default", *rope_scaling.KINDS))
     share = rope.get("partial_rotary_factor", hf.get("partial_rotary_factor"))
     _refuse_unless("partial_rotary_factor", share, (1, None))
-    known = _ROPE if kind == "default" else _ROPE.union(_LLAMA3)
-    for name in sorted(rope.keys() - known):
+    original = "original_max_position_embeddings"
+    if original in hf and original in rope_scaling.entries(kind):
+        rope[original] = hf[original]
+    for name in sorted(rope.keys() - _ROPE - rope_scaling.entries(kind)):
         _refuse_unless(f"{name} in a {kind} rope", rope[name], (None,))
     return rope
-
-
-def _scaling(rope: Mapping[str, Any], max_positions: int) -> tuple[float, ...] | None:
-    """The entries of `config.Llama3Scaling`, in its order."""
-    if rope["rope_type"] != "llama3":
-        return None
-    given = {"original_max_position_embeddings": max_positions, **rope}
-    scaling = tuple(given[name] for name in _LLAMA3)
-    if not all(map(is_positive, scaling)) or scaling[2] <= scaling[1]:
-        raise ValueError(
-            f"The config's llama3 rope has {', '.join(_LLAMA3)} = {checks.shown(scaling)}; "
-            "expected finite numbers above 0, and high_freq_factor more than low_freq_factor."
-        )
-    return scaling
 
 
 def _refuse_unsupported(hf: Mapping[str, Any]) -> None:

@@ -8,7 +8,6 @@ into one of the `tokenizers` library.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from tokenizers import Tokenizer as _Tokenizer
 from torch import Tensor
 
-from kvlab import checks
+from kvlab import checks, gguf_rope
 from kvlab.chat import ChatTemplate
 from kvlab.config import ModelConfig
 from kvlab.families import as_ids
@@ -44,13 +43,6 @@ _INNER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_FREQS = "rope_freqs.weight"
-_LLAMA3 = {
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
-_LLAMA3_FACTORS = (8.0, 32.0)  # Llama 3.1's and 3.2's
 
 
 def read(
@@ -72,7 +64,7 @@ def read(
     entries, tensors = _parsed(package, path)
     config = ModelConfig.from_hf(_as_hf(entries, tensors, path))
     _refuse_kinds(tensors, path)
-    names = {name: _our_name(name, config, path) for name in tensors if name != _FREQS}
+    names = {name: _our_name(name, config, path) for name in tensors if name != gguf_rope.FREQS}
     _refuse_shapes(config, {names[name]: tensors[name] for name in names}, path)
     tokenizer = _tokenizer(path, config)
     tokenizer.template = _template(entries, tokenizer, path)
@@ -149,7 +141,7 @@ def _as_hf(entries: Mapping[str, Any], tensors: Mapping[str, Any], path: Path) -
         "head_dim": entry("attention.key_length", None),
         "max_position_embeddings": entry("context_length"),
         "rms_norm_eps": entry("attention.layer_norm_rms_epsilon"),
-        "rope_parameters": _rope(entry, tensors, path),
+        "rope_parameters": gguf_rope.read(entry, tensors, path),
         "tie_word_embeddings": "output.weight" not in tensors,
         "attention_bias": kind != "qwen2" and "blk.0.attn_q.bias" in tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in tensors,
@@ -167,33 +159,6 @@ def _refuse_others(entry: Callable[..., Any], tensors: Mapping[str, Any], path: 
             raise ValueError(f"{path} asks for {name} = {entry(name)}; this engine has none.")
     if entry("attention.value_length", None) != entry("attention.key_length", None):
         raise ValueError(f"{path} has keys and values of different widths; expected one width.")
-
-
-def _rope(entry: Callable[..., Any], tensors: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Rope's entries; Llama 3's stretching is in the file as a factor for each pair of channels."""
-    kind, older = entry("rope.scaling.type", "linear"), entry("rope.scale_linear", 1.0)
-    if kind != "none" and entry("rope.scaling.factor", older) != 1.0:
-        raise ValueError(f"{path} asks for rope scaling {kind!r}; expected none, or llama3's.")
-    theta = float(entry("rope.freq_base", 10000.0))
-    if _FREQS not in tensors:
-        return {"rope_type": "default", "rope_theta": theta}
-    came = torch.tensor(tensors[_FREQS].data).flatten().double()
-    for factor in _LLAMA3_FACTORS:
-        want = _stretched(theta, len(came), factor)
-        if torch.allclose(came, want, rtol=1e-3):
-            return {"rope_type": "llama3", "rope_theta": theta, "factor": factor, **_LLAMA3}
-    raise ValueError(
-        f"{path} stretches rope by factors of its own ({_FREQS}); expected those of Llama 3.1 or "
-        f"3.2, {' or '.join(f'{factor:.0f}' for factor in _LLAMA3_FACTORS)} at the most."
-    )
-
-
-def _stretched(theta: float, n_pairs: int, factor: float) -> Tensor:
-    """How many times slower each pair of channels turns by llama3's rule (`ops.rope_turns`)."""
-    wave = 2 * math.pi * theta ** (torch.arange(n_pairs).double() / n_pairs)
-    low, high, longest = _LLAMA3.values()
-    share = ((longest / wave - low) / (high - low)).clamp(0, 1)
-    return 1 / ((1 - share) / factor + share)
 
 
 def _our_name(name: str, config: ModelConfig, path: Path) -> str:

@@ -5,11 +5,11 @@ B rows, S new tokens, H heads, D head width, C model width, F MLP width.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from kvlab.rope_scaling import Scaling
 
 
 def rms_norm(x_BSC: Tensor, weight_C: Tensor, eps: float) -> Tensor:
@@ -31,28 +31,20 @@ def wide(x: Tensor) -> Tensor:
 def rope_turns(
     head_dim: int,
     theta: float,
-    llama3: tuple[float, float, float, float] | None = None,
+    scaling: Scaling | None = None,
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """How far each pair of channels turns per position, in radians, the fastest first.
 
-    `llama3` is (factor, low_freq_factor, high_freq_factor, original_max_positions): pairs that
-    turn less than `low` times within the original length turn `factor` times slower, those that
-    turn more than `high` times stay, and between them the two are mixed.
+    `scaling` stretches them: see `kvlab.rope_scaling`.
     Shapes: -> (D/2,).
-    Source: Su et al. 2021, "RoFormer", section 3.2.2; scaling: Grattafiori et al. 2024, "The Llama
-    3 Herd of Models", and the reference code of Llama 3.1.
+    Source: Su et al. 2021, "RoFormer", section 3.2.2.
     """
     channel_D = torch.arange(0, head_dim, 2, device=device, dtype=dtype)
     turns_D = 1.0 / theta ** (channel_D / head_dim)
-    if llama3 is None:
-        return turns_D
-    factor, low, high, original = llama3
-    rounds_D = original * turns_D / (2 * math.pi)
-    stay_D = ((rounds_D - low) / (high - low)).clamp(0, 1)
-    return stay_D * turns_D + (1 - stay_D) * turns_D / factor
+    return turns_D if scaling is None else scaling.turns(turns_D, theta)
 
 
 def rope_angles(
@@ -60,7 +52,7 @@ def rope_angles(
     head_dim: int,
     theta: float,
     dtype: torch.dtype,
-    llama3: tuple[float, float, float, float] | None = None,
+    scaling: Scaling | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cosine and sine of each position's turn, ready for `apply_rope`.
 
@@ -68,12 +60,13 @@ def rope_angles(
     Shapes: pos_BS -> two tensors (B, S, D) in `dtype`; a pad's position (-1) turns like 0.
     Angles are computed in float32 (float64 for a float64 model), as `transformers` does, because
     half precision cannot tell position 2049 from 2050.
-    `llama3` stretches them: see `rope_turns`.
+    `scaling` stretches them, and may make both larger: see `kvlab.rope_scaling`.
     """
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    turns_D = rope_turns(head_dim, theta, llama3, dtype=wide, device=pos_BS.device)
+    turns_D = rope_turns(head_dim, theta, scaling, dtype=wide, device=pos_BS.device)
     angle = pos_BS.clamp(min=0)[..., None].to(wide) * turns_D
-    cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
+    factor = 1.0 if scaling is None else scaling.attention_factor
+    cos, sin = (angle.cos() * factor).to(dtype), (angle.sin() * factor).to(dtype)
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 

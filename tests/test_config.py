@@ -1,8 +1,9 @@
 import json
 
 import pytest
+import torch
 
-from kvlab import ModelConfig, Transformer
+from kvlab import ModelConfig, Transformer, ops
 from tests.conftest import tiny_config
 
 LLAMA = {
@@ -16,6 +17,7 @@ LLAMA = {
 LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
 }  # fmt: skip
+YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64}
 
 
 def test_missing_entries_fall_back_to_hugging_faces_defaults():
@@ -67,10 +69,20 @@ def test_a_config_survives_the_round_trip():
         ({"eos_token_id": "<eos>"}, "'<eos>'"),
         ({"hidden_act": "gelu"}, "gelu"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "low_freq_factor"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 8}}, "yarn"),
+        ({"rope_parameters": {"rope_type": "longrope", "factor": 8}}, "longrope"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "no entry 'factor'"),
+        ({"rope_parameters": {**YARN, "beta_fast": 0.5}}, "beta_fast no less than beta_slow"),
+        ({"rope_parameters": {**YARN, "rope_theta": 1.0}}, "rope_theta above 1"),
+        ({"rope_parameters": {**YARN, "truncate": 2}}, "truncate true or false"),
+        ({"rope_parameters": {**YARN, "attention_factor": 0}}, "attention_factor = "),
+        ({"rope_parameters": {**YARN, "mscale": -1.0, "mscale_all_dim": 1.0}}, "mscale is -1.0"),
+        ({"rope_parameters": {**YARN, "mscale": "x", "mscale_all_dim": 1.0}}, "mscale is 'x'"),
+        ({"rope_parameters": {**YARN, "low_freq_factor": 2.0}}, "low_freq_factor in a yarn rope"),
         ({"rope_scaling": {"type": "dynamic", "factor": 8}}, "dynamic"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
-        ({"rope_scaling": {"type": "linear", "factor": 2}}, "linear"),
+        ({"rope_scaling": {"type": "linear"}}, "no entry 'factor'"),
+        ({"rope_scaling": {"type": "linear", "factor": -2}}, "linear rope has factor = "),
+        ({"rope_scaling": {"type": "linear", "factor": 2, "beta_fast": 3}}, "beta_fast in a lin"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"num_attention_heads": 3, "num_key_value_heads": 2, "head_dim": 8}, "3 query heads"),
         ({"head_dim": 7}, "head_dim is 7"),
@@ -116,18 +128,40 @@ def test_a_sliding_window_that_hides_nothing_is_no_obstacle(change):
         {"rope_theta": 5e5, "rope_scaling": {**LLAMA3, "original_max_position_embeddings": 64}},
         {"rope_theta": 5e5, "rope_scaling": LLAMA3, "rope_parameters": {"rope_theta": 7e5}},
         {"rope_parameters": LLAMA3, "original_max_position_embeddings": 64},
+        {
+            "rope_parameters": {**LLAMA3, "original_max_position_embeddings": 128},
+            "original_max_position_embeddings": 64,
+        },
+        {"rope_scaling": {"type": "linear", "factor": 2}},
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 5e5}},
+        {"rope_theta": 5e5, "rope_scaling": YARN},
+        {"rope_scaling": {"type": "yarn", "factor": 4.0}},
+        {"rope_parameters": {"rope_type": "yarn", "factor": None}},
+        {"rope_parameters": {**YARN, "factor": None}},
+        {"rope_parameters": YARN, "original_max_position_embeddings": 512},
+        {"rope_parameters": {**YARN, "factor": 0.5}},
+        {"rope_parameters": {**YARN, "truncate": False}},
+        {"rope_parameters": {**YARN, "truncate": None}},
+        {"rope_parameters": {**YARN, "beta_fast": 4, "beta_slow": 2.0}},
+        {"rope_parameters": {**YARN, "beta_fast": 2, "beta_slow": 2}},
+        {"rope_parameters": {**YARN, "beta_fast": None, "beta_slow": 0}},
+        {"rope_parameters": {**YARN, "attention_factor": 1.5}},
+        {"rope_parameters": {**YARN, "attention_factor": None, "mscale": 1.0}},
+        {"rope_parameters": {**YARN, "mscale": 0.7, "mscale_all_dim": 0.3}},
+        {"rope_parameters": {**YARN, "mscale": 0.7, "mscale_all_dim": 0}},
+        {"rope_parameters": {**YARN, "attention_factor": 1.5, "mscale": 2, "mscale_all_dim": 1}},
     ],
 )
 def test_every_spelling_of_rope_means_what_transformers_takes_it_to_mean(change):
     transformers = pytest.importorskip("transformers", reason="needs transformers")
     config = ModelConfig.from_hf(json.loads(json.dumps({**LLAMA, **change})))
     theirs = transformers.LlamaConfig.from_dict(json.loads(json.dumps({**LLAMA, **change})))
-    theirs = theirs.rope_parameters
-    assert config.rope_theta == theirs["rope_theta"]
-    assert (config.rope_scaling is None) == (theirs["rope_type"] == "default")
-    if config.rope_scaling is not None:
-        names = "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"
-        assert config.rope_scaling == tuple(theirs[name] for name in names)
+    rotary = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(theirs)
+    turns_D = ops.rope_turns(config.head_dim, config.rope_theta, config.rope_scaling)
+    torch.testing.assert_close(turns_D, rotary.inv_freq, rtol=1e-6, atol=0)
+    factor = 1.0 if config.rope_scaling is None else config.rope_scaling.attention_factor
+    assert factor == pytest.approx(rotary.attention_scaling, rel=1e-12)
+    assert ModelConfig.from_hf(config.to_hf()) == config
 
 
 @pytest.mark.parametrize(
@@ -180,8 +214,8 @@ def test_parameters_and_cache_bytes_follow_the_formula(tied):
         ({"rope_scaling": "linear"}, "'linear'"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
         (
-            {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": "linear"}},
-            "rope type = 'linear'",
+            {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": "dynamic"}},
+            "rope type = 'dynamic'",
         ),
     ],
 )

@@ -26,10 +26,17 @@ LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
     "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
 }  # fmt: skip
+YARN = {
+    "rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 FAMILIES = {
     "llama": ("Llama", {}),
     "llama-biased": ("Llama", {"attention_bias": True, "mlp_bias": True}),
     "llama3": ("Llama", {"rope_parameters": LLAMA3}),
+    "linear": ("Llama", {"rope_parameters": LINEAR}),
+    "yarn": ("Qwen2", {"rope_parameters": YARN}),
     "mistral": ("Mistral", {"sliding_window": None}),
     "qwen2": ("Qwen2", {}),
     "qwen3": ("Qwen3", {}),
@@ -148,8 +155,9 @@ def test_half_precision_files_load_as_float32(tmp_path, family, dtype):
 
 
 @pytest.mark.parametrize("old", [False, True])
-def test_both_spellings_of_llama3_scaling_are_read(tmp_path, old):
-    theirs = peer("llama3")
+@pytest.mark.parametrize("family", ["llama3", "linear", "yarn"])
+def test_both_spellings_of_scaling_are_read(tmp_path, family, old):
+    theirs = peer(family)
     saved(theirs, tmp_path)
     if old:
         written = json.loads((tmp_path / "config.json").read_text())
@@ -159,7 +167,7 @@ def test_both_spellings_of_llama3_scaling_are_read(tmp_path, old):
     tokens_BS = torch.randint(0, 101, (1, 300), generator=torch.Generator().manual_seed(5))
     got, want = logits_of(load(tmp_path)[0], tokens_BS), logits_of(theirs, tokens_BS)
     assert (got - want).abs().max() <= 1e-5
-    plain = load(saved(peer("llama"), tmp_path / "plain"))[0]
+    plain = load(saved(peer("qwen2" if family == "yarn" else "llama"), tmp_path / "plain"))[0]
     plain.load_state_dict(load(tmp_path)[0].state_dict())
     assert (logits_of(plain, tokens_BS) - want).abs().max() > 0.1
 

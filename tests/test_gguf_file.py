@@ -9,7 +9,7 @@ import torch
 
 from kvlab import gguf_file
 from kvlab.checkpoint import load
-from tests.test_families import LLAMA3, peer
+from tests.test_families import peer
 
 gguf = pytest.importorskip("gguf", reason="needs gguf")
 transformers = pytest.importorskip("transformers", reason="needs transformers")
@@ -196,30 +196,18 @@ def test_auto_is_the_type_nearest_to_the_files(tmp_path, kind, dtype):
     assert model.dtype == getattr(torch, dtype)
 
 
-@pytest.mark.parametrize("factor", [8.0, 32.0])
-def test_llama_3s_rope_is_known_by_its_factors(tmp_path, factor):
-    rope = LLAMA3 | {"factor": factor, "original_max_position_embeddings": 8192}
-    theirs = wide("llama3", rope_parameters=rope)
-    inv_freq = theirs.model.rotary_emb.inv_freq
-    plain = rope["rope_theta"] ** -(torch.arange(0, 64, 2) / 64)
-    write(tmp_path / "m.gguf", theirs, freqs=(plain / inv_freq).numpy())
-    model, _ = load(tmp_path / "m.gguf")
-    assert model.config.rope_scaling == (factor, 1.0, 4.0, 8192)
-    pos_BS = torch.arange(40).expand(2, -1)
-    torch.testing.assert_close(model(TOKENS_BS, pos_BS), logits(theirs).logits, rtol=0, atol=1e-5)
-    write(tmp_path / "own.gguf", theirs, freqs=(1.1 * plain / inv_freq).numpy())
-    with pytest.raises(ValueError, match=r"own\.gguf stretches rope by factors of its own"):
-        load(tmp_path / "own.gguf")
-
-
 def test_llama_cpp_gives_the_same_tokens(tmp_path):
     """At each place where the two best logits are further apart than half precision rounds."""
+    llama_cpp_agrees(write(tmp_path / "m.gguf", wide("llama"), "F16"))
+
+
+def llama_cpp_agrees(path):
     llama_cpp = pytest.importorskip("xllamacpp", reason="needs xllamacpp (llama.cpp)")
-    model, tokenizer = load(write(tmp_path / "m.gguf", wide("llama"), "F16"))
+    model, tokenizer = load(path)
     # the end of a text, and parts of characters, which their answer leaves out
     banned = [i for i in range(300) if i == 0 or "\ufffd" in tokenizer.decode([i])]
     params = llama_cpp.CommonParams()
-    params.model.path, params.n_ctx, params.verbosity = str(tmp_path / "m.gguf"), 256, -1
+    params.model.path, params.n_ctx, params.verbosity = str(path), 256, -1
     server, prompt = llama_cpp.Server(params), TOKENS_BS[0].tolist()
     asked = {"prompt": prompt, "n_predict": 48, "temperature": 0, "n_probs": 1}
     never = {"logit_bias": [[i, False] for i in banned], "cache_prompt": False}
@@ -240,21 +228,7 @@ def entry(name, value):
     return {"changes": [(name, value)]}
 
 
-def scaled(**entries):
-    return {"changes": [(f"llama.rope.{k.replace('__', '.')}", v) for k, v in entries.items()]}
-
-
 REFUSED = {
-    "yarn": (
-        lambda p: write(p, wide("llama"), **scaled(scaling__type="yarn", scaling__factor=4.0)),
-        r"asks for rope scaling 'yarn'",
-    ),
-    "a factor alone": (
-        lambda p: write(p, wide("llama"), **scaled(scaling__factor=4.0)), r"rope scaling 'linear'"
-    ),
-    "an older factor": (
-        lambda p: write(p, wide("llama"), **scaled(scale_linear=2.0)), r"rope scaling 'linear'"
-    ),
     "unknown type": (lambda p: write(p, wide("llama"), "Q5_0"), r"stored as Q5_0; expected one of"),
     "architecture": (
         lambda p: write(p, wide("llama"), architecture="gemma3"),
