@@ -15,7 +15,7 @@ from kvlab.view.colours import BLUE, GREEN, GREY, INK, ORANGE, PALE, SKY
 __all__ = ["BLUE", "GREEN", "GREY", "INK", "ORANGE", "PALE", "SKY"]
 
 
-def _px(number: float) -> str:
+def px(number: float) -> str:
     """A length to a hundredth: what one thread or another rounds beyond that is not seen."""
     return f"{round(number, 2) + 0.0:g}"
 
@@ -23,10 +23,10 @@ def _px(number: float) -> str:
 def page(width: float, height: float, title: str, parts: Iterable[str]) -> str:
     """Put parts on a white page; the title is what a screen reader says."""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_px(width)} {_px(height)}" '
-        f'width="{_px(width)}" height="{_px(height)}" role="img" font-family="sans-serif" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {px(width)} {px(height)}" '
+        f'width="{px(width)}" height="{px(height)}" role="img" font-family="sans-serif" '
         f'font-size="12"><title>{escape(title)}</title>'
-        f'<rect width="{_px(width)}" height="{_px(height)}" fill="white"/>{"".join(parts)}</svg>'
+        f'<rect width="{px(width)}" height="{px(height)}" fill="white"/>{"".join(parts)}</svg>'
     )
 
 
@@ -42,11 +42,11 @@ def text(
     size: float = 12,
 ) -> str:
     """Write words at a point; `turn` in degrees."""
-    turned = f' transform="rotate({_px(turn)} {_px(x)} {_px(y)})"' if turn else ""
+    turned = f' transform="rotate({px(turn)} {px(x)} {px(y)})"' if turn else ""
     weight = ' font-weight="bold"' if bold else ""
-    weight += f' font-size="{_px(size)}"' if size != 12 else ""
+    weight += f' font-size="{px(size)}"' if size != 12 else ""
     return (
-        f'<text x="{_px(x)}" y="{_px(y)}" text-anchor="{anchor}" fill="{fill}"{weight}{turned}>'
+        f'<text x="{px(x)}" y="{px(y)}" text-anchor="{anchor}" fill="{fill}"{weight}{turned}>'
         f"{escape(words)}</text>"
     )
 
@@ -67,7 +67,7 @@ def box(
     edged = f' stroke="{edge}" stroke-width="2"' if edge else ""
     picked = f" data-pick='{escape(json.dumps(dict(pick)))}'" if pick else ""
     return (
-        f'<rect{named} x="{_px(x)}" y="{_px(y)}" width="{_px(width)}" height="{_px(height)}" '
+        f'<rect{named} x="{px(x)}" y="{px(y)}" width="{px(width)}" height="{px(height)}" '
         f'fill="{fill}"{edged}{picked}/>'
     )
 
@@ -75,14 +75,14 @@ def box(
 def line(x1: float, y1: float, x2: float, y2: float, colour: str, width: float = 2) -> str:
     """A straight line."""
     return (
-        f'<line x1="{_px(x1)}" y1="{_px(y1)}" x2="{_px(x2)}" y2="{_px(y2)}" stroke="{colour}" '
-        f'stroke-width="{_px(width)}"/>'
+        f'<line x1="{px(x1)}" y1="{px(y1)}" x2="{px(x2)}" y2="{px(y2)}" stroke="{colour}" '
+        f'stroke-width="{px(width)}"/>'
     )
 
 
 def dot(x: float, y: float, radius: float, fill: str) -> str:
     """A filled circle."""
-    return f'<circle cx="{_px(x)}" cy="{_px(y)}" r="{_px(radius)}" fill="{fill}"/>'
+    return f'<circle cx="{px(x)}" cy="{px(y)}" r="{px(radius)}" fill="{fill}"/>'
 
 
 def shade(value: float) -> str:

@@ -1,0 +1,226 @@
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+from base64 import b64decode
+from itertools import combinations
+
+import pytest
+
+from kvlab import ModelConfig
+from kvlab.view import schematics
+from kvlab.view.colours import ON_DARK
+from kvlab.view.schematics.sheet import ROLES, fitted, width_of, wrapped
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+TEXT = "{http://www.w3.org/2000/svg}text"
+
+
+def config(heads, libraries, width=128, layers=32, hidden=4096, mlp=14336, vocab=128_256, **more):
+    return ModelConfig(vocab, hidden, mlp, layers, heads, libraries, width, **more)
+
+
+POCKET = config(6, 2, 32, 4, 192, 512, 2048, tie_embeddings=True)
+HUGE = config(128, 8, 128, 128, 16384, 53248, 2**31 - 1)
+LONG = "A model with a very long name that no page holds in a single line of its own, see"
+DRAWN = {
+    "building": lambda: schematics.building(POCKET),
+    "building of MHA": lambda: schematics.building(config(32, 32)),
+    "building of 32 and 8": lambda: schematics.building(config(32, 8)),
+    "building of 71 and 1": lambda: schematics.building(config(71, 1)),
+    "three buildings": lambda: schematics.building(config(8, 8), config(8, 2), config(8, 1)),
+    "four buildings": lambda: schematics.building(
+        config(32, 32), config(32, 1), HUGE, POCKET, names=[LONG, "一" * 40, "<b>&", "W" * 60]
+    ),
+    "rope": lambda: schematics.rope_arrows((7, 4), 32),
+    "rope moved": lambda: schematics.rope_arrows([(7, 4), (17, 14), (107, 104)], 32),
+    "rope far": lambda: schematics.rope_arrows([(9_999_999, 0), (0, 0), (3, 9), (5, 4)], 128, 63),
+    "block": lambda: schematics.block(POCKET),
+    "block of a huge model": lambda: schematics.block(HUGE),
+    "block with query norms": lambda: schematics.block(config(32, 8, qk_norm=True)),
+    "whole": lambda: schematics.whole(POCKET, name="the pocket model"),
+    "whole, huge": lambda: schematics.whole(HUGE, "loop", LONG),
+    **{
+        f"whole, {here}, {'small' if small else 'large'}": lambda here=here, small=small: (
+            schematics.whole(POCKET, here, small=small)
+        )
+        for here in schematics.PLACES
+        for small in (False, True)
+    },
+    "whole, huge and small": lambda: schematics.whole(HUGE, "cache", LONG, small=True),
+}
+
+
+def boxes(drawing):
+    """Each text with the box that it needs at most: left, top, right, bottom."""
+    root = ElementTree.fromstring(drawing.svg)
+    for text in root.iter(TEXT):
+        size, x, y = (float(text.get(name)) for name in ("font-size", "x", "y"))
+        wide = width_of(text.text, size, text.get("font-weight") == "bold")
+        left = x - wide * {"start": 0, "middle": 0.5, "end": 1}[text.get("text-anchor")]
+        yield text.text, (left, y - 0.76 * size, left + wide, y + 0.24 * size)
+
+
+def clashes(placed, width, height):
+    """What leaves the page, and what lies on each other."""
+    bad = [
+        words
+        for words, (left, top, right, bottom) in placed
+        if left < 0 or top < 0 or right > width or bottom > height
+    ]
+    for (one, a), (other, b) in combinations(placed, 2):
+        wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+        if wide > 0.5 and high > 2:
+            bad.append((one, other))
+    return bad
+
+
+def page(drawing):
+    view = ElementTree.fromstring(drawing.svg).get("viewBox").split()
+    return float(view[2]), float(view[3])
+
+
+@pytest.fixture(params=DRAWN)
+def drawing(request):
+    return DRAWN[request.param]()
+
+
+def test_no_text_lies_on_another_or_leaves_the_page(drawing):
+    placed = list(boxes(drawing))
+    assert placed and clashes(placed, *page(drawing)) == []
+    assert page(drawing)[0] == 760
+    assert all(float(t.get("font-size")) >= 11 for t in
+               ElementTree.fromstring(drawing.svg).iter(TEXT))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_drawing_is_the_same_bytes_every_time(name):
+    assert DRAWN[name]()._repr_mimebundle_() == DRAWN[name]()._repr_mimebundle_()
+
+
+def test_a_drawing_says_what_it_shows(drawing):
+    root = ElementTree.fromstring(drawing.svg)
+    assert root[0].text == drawing.title and root[1].text == drawing.alt
+    data = drawing._repr_mimebundle_()
+    assert data["image/svg+xml"] == drawing.svg and data["text/plain"] == repr(drawing)
+    image = re.search(r'src="data:image/svg\+xml;base64,([^"]+)"', data["text/html"])[1]
+    assert b64decode(image).decode() == drawing.svg
+    shown = ElementTree.fromstring(re.search(r"<img.*>$", data["text/html"])[0][:-1] + "/>")
+    assert shown.get("alt") == drawing.alt and len(drawing.alt) > 40
+    assert len(drawing.title) > 20 and "\n" not in drawing.title + drawing.alt
+
+
+def test_a_drawing_is_saved_as_it_is_shown(tmp_path):
+    drawing = DRAWN["block"]()
+    drawing.save(tmp_path / "block.svg")
+    assert (tmp_path / "block.svg").read_text(encoding="utf-8") == drawing.svg
+
+
+def test_every_colour_has_one_for_dark_pages_and_both_can_be_read():
+    def light(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        parts = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+    def contrast(one, other):
+        high, low = sorted((light(one), light(other)), reverse=True)
+        return (high + 0.05) / (low + 0.05)
+
+    paper = ROLES["paper"]
+    for role, colour in ROLES.items():
+        least = {"ink": 12, "soft": 6, "paper": 1, "pale": 1, "mixture": 2.5}.get(role, 3)
+        assert contrast(colour, paper) >= least
+        assert contrast(ON_DARK[colour], ON_DARK[paper]) >= least
+
+
+def test_words_are_cut_and_wrapped_to_what_fits():
+    assert fitted("key", 100) == "key" and fitted("keys and values", 60).endswith("…")
+    assert width_of(fitted("keys and values", 60)) <= 60
+    lines = wrapped("keys and values of all layers", 90)
+    assert " ".join(lines) == "keys and values of all layers" and len(lines) > 1
+    assert all(width_of(line) <= 90 for line in lines)
+    assert width_of("一") > width_of("m") > width_of("i")
+
+
+def test_the_building_counts_what_the_cache_pays():
+    three = schematics.building(config(8, 8), config(8, 2), config(8, 1), bytes_per_number=2)
+    for n_bytes in ("131,072 bytes a token", "32,768 bytes a token", "16,384 bytes a token"):
+        assert n_bytes in three.svg
+    assert "up to 8 times" in three.title
+    assert "6 query heads share 2 libraries" in schematics.building(POCKET).title
+    assert "a library of its own" in schematics.building(config(4, 4)).title
+    assert "share one library" in schematics.building(config(4, 1)).title
+
+
+def test_only_the_distance_turns_the_arrows_apart():
+    moved = schematics.rope_arrows([(7, 4), (17, 14)], 32)
+    assert moved.svg.count("3 positions apart: 171.9°") == 2 and "only the distance" in moved.title
+    assert "6 positions apart: -" in schematics.rope_arrows((3, 9), 32).svg
+    assert "only the distance" not in schematics.rope_arrows([(7, 4), (17, 4)], 32).title
+    assert "1 position apart: 1°" in schematics.rope_arrows((1, 0), 2, theta=7.0).svg.replace(
+        "57.3°", "1°"
+    )
+
+
+def test_a_place_is_marked_where_it_is():
+    for here, (_, said) in schematics.PLACES.items():
+        large = schematics.whole(POCKET, here)
+        assert large.svg.count(">you are here<") == 1 and f"You are here: {said}." in large.alt
+        small = schematics.whole(POCKET, here, small=True)
+        assert small.title.startswith(f"You are here: {said}") and small.alt == large.alt
+    assert "you are here" not in schematics.whole(POCKET).svg
+
+
+REFUSED = [
+    lambda: schematics.building(None),
+    lambda: schematics.building(POCKET, 3),
+    lambda: schematics.building(POCKET, names=[]),
+    lambda: schematics.building(POCKET, names=3),
+    lambda: schematics.building(POCKET, bytes_per_number=0),
+    lambda: schematics.building(*[POCKET] * 5),
+    lambda: schematics.block("pocket"),
+    lambda: schematics.whole((POCKET, None)),
+    lambda: schematics.whole(POCKET, "nowhere"),
+    lambda: schematics.whole(POCKET, ["cache"]),
+    *(
+        lambda x=x: schematics.rope_arrows(x, 32)
+        for x in (None, 3, "74", [], (1,), (1, 2, 3), [(1, 2), 3], (1.5, 2), (-1, 0), (True, 1),
+                  (10**7, 0), [(0, 0)] * 5, [("a", 1)])
+    ),
+    *(lambda x=x: schematics.rope_arrows((1, 0), x) for x in (None, 0, 3, -2, 2.0, True)),
+    *(lambda x=x: schematics.rope_arrows((1, 0), 8, x) for x in (None, -1, 4, 0.5)),
+    *(lambda x=x: schematics.rope_arrows((1, 0), 8, 0, x) 
+      for x in (None, 0, -1, float("inf"), "a")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("call", REFUSED)
+def test_what_cannot_be_drawn_is_refused_in_one_sentence(call):
+    with pytest.raises(ValueError) as refused:
+        call()
+    said = str(refused.value)
+    assert type(refused.value) is ValueError and "\n" not in said and 20 < len(said) < 300
+
+
+MEASURE = """() => [...document.querySelectorAll('svg')].map(svg =>
+    [...svg.querySelectorAll('text')].map(text => {
+        const b = text.getBBox();
+        return [text.textContent, [b.x, b.y, b.x + b.width, b.y + b.height]];
+    }))"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)")
+def test_a_browser_measures_no_text_on_another():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    drawings = [make() for make in DRAWN.values()]
+    with sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        sheet = browser.new_page()
+        sheet.set_content("".join(drawing.svg for drawing in drawings))
+        measured = sheet.evaluate(MEASURE)
+        browser.close()
+    assert len(measured) == len(drawings)
+    for name, drawing, placed in zip(DRAWN, drawings, measured, strict=True):
+        assert clashes(placed, *page(drawing)) == [], name
