@@ -41,6 +41,8 @@ def load(
             "path, or a hub id. A model that is open already is used as it is."
         )
     device, dtype = checks.device("device", device), checks.dtype("dtype", dtype)
+    if dtype is not None:
+        checks.held(device, dtype)
     if str(name).endswith(".gguf"):
         config, weights, tokenizer = gguf_file.read(Path(name).expanduser(), device, dtype)
         return assemble(config, weights, Path(name)), tokenizer
@@ -129,9 +131,11 @@ def _tensors(
     """The tensors of one file, by name, each converted before the next is read.
 
     One that keeps its type stays a view of the mapped file. After one that is converted the file
-    is opened anew: the old map goes, and with it the pages that were read.
+    is opened anew: the old map goes, and with it the pages that were read. A device that does not
+    hold all types gets each tensor converted.
     """
-    file = safe_open(path, framework="pt", device=str(device))
+    first = "cpu" if device.type in checks.HOLDS else str(device)
+    file = safe_open(path, framework="pt", device=first)
     for name in list(file.keys()):
         if name.endswith("rotary_emb.inv_freq"):  # in old files; it follows from the config
             continue
@@ -141,10 +145,11 @@ def _tensors(
                 f"{name} in {path.parent} is stored as {tensor.dtype}; expected floats of 16 to "
                 "64 bits. Quantised weights are not read."
             )
+        checks.held(device, dtype or tensor.dtype)
         if dtype not in (None, tensor.dtype):
             tensor = tensor.to(dtype)
-            file = safe_open(path, framework="pt", device=str(device))
-        yield name, tensor
+            file = safe_open(path, framework="pt", device=first)
+        yield name, tensor.to(device)
 
 
 def assemble(config: ModelConfig, weights: dict[str, torch.Tensor], folder: Path) -> Transformer:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 IDS = (torch.int64, torch.int32)
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+HOLDS = {"mps": (torch.float32, torch.float16)}  # devices that do not hold all of these
 _MOST = 2**63 - 1  # what torch takes
 
 
@@ -200,19 +201,35 @@ def numbers(name: str, value: object) -> None:
 
 
 def device(name: str, value: object) -> torch.device:
-    """The device, if it is a CPU or GPU that this machine has."""
+    """The device, if it is a CPU or GPU that this machine has; "mps" is Apple's GPU."""
     try:
         wanted = torch.device(value)
     except (RuntimeError, TypeError):
         wanted = None
-    if wanted is None or wanted.type not in ("cpu", "cuda"):
-        raise ValueError(f"{name} is {shown(value)}; expected 'cpu', 'cuda' or 'cuda:0'.")
+    if wanted is None or wanted.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"{name} is {shown(value)}; expected 'cpu', 'cuda', 'cuda:0' or 'mps'.")
     if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"{name} is {shown(value)}, but torch {torch.__version__} sees "
             f"{torch.cuda.device_count()} CUDA devices here. Use 'cpu', or see `kvlab doctor`."
         )
+    if wanted.type == "mps" and ((wanted.index or 0) or not torch.backends.mps.is_available()):
+        raise ValueError(
+            f"{name} is {shown(value)}, but torch {torch.__version__} sees no such Apple GPU here. "
+            "Use 'cpu', or see `kvlab doctor`."
+        )
     return wanted
+
+
+def held(device: torch.device | str, dtype: torch.dtype) -> None:
+    """Refuse a type of numbers that a device does not hold."""
+    kind = torch.device(device).type
+    if dtype not in HOLDS.get(kind, FLOATS) and dtype in FLOATS:
+        raise ValueError(
+            f"Numbers of {dtype} were asked for on {kind!r}; expected "
+            f"{' or '.join(str(t).removeprefix('torch.') for t in HOLDS[kind])} there. Name one: "
+            "dtype='float16', or --dtype float16."
+        )
 
 
 def dtype(name: str, value: object) -> torch.dtype | None:

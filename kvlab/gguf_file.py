@@ -69,12 +69,13 @@ def read(
     tokenizer = _tokenizer(path, config)
     tokenizer.template = _template(entries, tokenizer, path)
     dtype = dtype or _nearest(tensors)
+    checks.held(device, dtype)
     weights = {}
     for name, ours in progress(list(names.items())):
         found = torch.tensor(package.dequantize(tensors[name].data, tensors[name].tensor_type))
         if entries["general.architecture"] == "llama":
             found = _unpermuted(ours, found, config)
-        weights[ours] = found.to(device, dtype)
+        weights[ours] = found.to(dtype).to(device)
     return config, weights, tokenizer
 
 

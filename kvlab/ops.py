@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kvlab import checks
 from kvlab.rope_scaling import Scaling
 
 
@@ -26,6 +27,11 @@ def rms_norm(x_BSC: Tensor, weight_C: Tensor, eps: float) -> Tensor:
 def wide(x: Tensor) -> Tensor:
     """Half precision as float32, for sums and products; others as they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def finest(x: Tensor) -> Tensor:
+    """In the widest floats that the tensor's device holds: float64 but for Apple's GPUs."""
+    return x.to(checks.HOLDS.get(x.device.type, checks.FLOATS)[0])
 
 
 def rope_turns(

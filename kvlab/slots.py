@@ -49,6 +49,7 @@ class Slots(Cache):
         for name, value in sizes.items():
             checks.whole(f"{name} of a cache", value)
         checks.kind("dtype", dtype, torch.dtype, "a type of torch's, as torch.float16")
+        checks.held(device, dtype)
         self.batch, self.n_kv_heads, self.head_dim, self.dtype = batch, n_kv_heads, head_dim, dtype
         self.ledger = Ledger(n_layers, capacity)
         self._next: int | Tensor = 0  # the position that followed when something was last evicted

@@ -93,6 +93,6 @@ def test_arguments_are_looked_at_by_place_and_by_name():
 
 def test_a_device_is_one_that_this_machine_has():
     assert checks.device("device", "cpu") == torch.device("cpu")
-    for value in ("cuda:99", "tpu", "mps", "meta", 3.5, None):
+    for value in ("cuda:99", "tpu", "mps:1", "meta", 3.5, None):
         with pytest.raises(ValueError, match=f"device is '?{value}'?"):
             checks.device("device", value)

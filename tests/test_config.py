@@ -140,6 +140,7 @@ def test_a_sliding_window_that_hides_nothing_is_no_obstacle(change):
         {"rope_parameters": {**YARN, "factor": None}},
         {"rope_parameters": YARN, "original_max_position_embeddings": 512},
         {"rope_parameters": {**YARN, "factor": 0.5}},
+        {"rope_parameters": {**YARN, "original_max_position_embeddings": 6}},
         {"rope_parameters": {**YARN, "truncate": False}},
         {"rope_parameters": {**YARN, "truncate": None}},
         {"rope_parameters": {**YARN, "beta_fast": 4, "beta_slow": 2.0}},

@@ -132,6 +132,8 @@ def synchronize() -> None:
     """Wait for the GPU, which works on after a call returns; nothing to do on a CPU."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
+    if torch.backends.mps.is_available():
+        torch.mps.synchronize()
 
 
 @contextmanager

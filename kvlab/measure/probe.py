@@ -174,6 +174,8 @@ class Probe:
         """The time, when the device has done what it was given."""
         if self._model.device.type == "cuda":
             torch.cuda.synchronize(self._model.device)
+        if self._model.device.type == "mps":
+            torch.mps.synchronize()
         return time.perf_counter()
 
     def _counts(self, i: int, k_BGSD: Tensor) -> None:

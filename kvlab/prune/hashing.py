@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kvlab.ops import finest
+
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # as signed numbers
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX_2 = 0x94D049BB133111EB - 2**64
@@ -18,7 +20,7 @@ def chance(seed: int, *keys: int | Tensor) -> Tensor:
     x = torch.tensor(seed)
     for key in keys:
         x = _mixed(key + _mixed(x + _GOLDEN) if isinstance(key, Tensor) else x * 31 + key + _GOLDEN)
-    return (_shifted(_mixed(x), 11).double() + 0.5) / 2**53
+    return (finest(_shifted(_mixed(x), 11)) + 0.5) / 2**53
 
 
 def _mixed(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kvlab.ops import wide
+from kvlab.ops import finest, wide
 from kvlab.pack.rules import Rule
 from kvlab.prune.elements import Elements, Sparsify, per_channel, per_token, whole_channels
 from kvlab.prune.evidence import Evidence, Score, attention_mass, check_window, needs
@@ -44,7 +44,7 @@ def recency(e: Evidence) -> Tensor:
 
     Source: Beltagy et al. 2020, "Longformer", section 3.1. Use it with sink=0.
     """
-    return e.pos_BGT.double()
+    return finest(e.pos_BGT)
 
 
 def streaming(e: Evidence, *, sinks: int = 4) -> Tensor:
@@ -88,7 +88,7 @@ def scissorhands(e: Evidence) -> Tensor:
     few_BW = 1 / (e.q_pos_BW + 1).clamp(min=1)
     below = e.weights_BGRWT() < few_BW[:, None, None, :, None]
     could = e.pos_BGT[:, :, None] <= e.q_pos_BW[:, None, :, None]
-    return -(below & could[:, :, None]).sum((2, 3)).double()
+    return -finest((below & could[:, :, None]).sum((2, 3)))
 
 
 @needs(queries=1)
@@ -331,10 +331,10 @@ def k_output_aware(e: Evidence) -> Tensor:
     that a token met in the window, and its released code uses only the current one.
     """
     counted_B11W1 = (e.q_pos_BW >= 0)[:, None, None, :, None]
-    mean_BGRD = (e.q_BGRWD.double().abs() * counted_B11W1).sum(3)
+    mean_BGRD = (finest(e.q_BGRWD).abs() * counted_B11W1).sum(3)
     mean_BGRD = mean_BGRD / counted_B11W1.sum(3).clamp(min=1)
     factor_BGD = e.over_group(mean_BGRD, "sum").clamp(min=_LEAST)
-    return e.k_BGTD.double().abs() * factor_BGD[:, :, None]
+    return finest(e.k_BGTD).abs() * factor_BGD[:, :, None]
 
 
 @needs(queries=32)
@@ -344,8 +344,8 @@ def v_output_aware(e: Evidence) -> Tensor:
     Per token it chooses what magnitude chooses: the factor is the same for all of a token.
     Source: Joo et al. 2025, "MUSTAFAR", section 3 (output-aware values).
     """
-    factor_BGT = e.weights_BGRWT().double().sum((2, 3)).clamp(min=_LEAST)
-    return e.v_BGTD.double().abs() * factor_BGT[..., None]
+    factor_BGT = finest(e.weights_BGRWT()).sum((2, 3)).clamp(min=_LEAST)
+    return finest(e.v_BGTD).abs() * factor_BGT[..., None]
 
 
 @needs(queries=32)

@@ -15,6 +15,7 @@ from kvlab.attention import attend
 from kvlab.cache import KVCache
 from kvlab.measure.taps import listen
 from kvlab.model import Transformer
+from kvlab.ops import finest
 from kvlab.prune import (
     Pruner,
 )
@@ -64,7 +65,7 @@ def output_errors(cache: KVCache, dense: Recorded) -> Tensor:
     for i, (q, out) in enumerate(zip(dense.q_L, dense.out_L, strict=True)):
         cache.append(i, dense.k_L[i], dense.v_L[i], dense.pos_BS)
         off = attend(q, cache.read(i), dense.pos_BS).out_BHSD - out
-        norms = [(x * there_B1S1).double().flatten(1).norm(dim=1) for x in (off, out)]
+        norms = [finest(x * there_B1S1).flatten(1).norm(dim=1) for x in (off, out)]
         found.append(norms[0] / norms[1])
     cache.rewind(seen)
     return torch.stack(found)

@@ -12,6 +12,7 @@ import torch
 
 from kvlab import checks
 from kvlab.model import Transformer
+from kvlab.ops import finest
 from kvlab.prune import (
     density,
 )
@@ -56,8 +57,8 @@ def measure(
             "v_left": left.v,
             "right": found.right_B.tolist(),
             "nats": found.nats_B.tolist(),
-            "kl": found.mean_B(found.kl_N(dense).double()).tolist(),
-            "agree": found.mean_B(found.agrees_N(dense).double()).tolist(),
+            "kl": found.mean_B(finest(found.kl_N(dense))).tolist(),
+            "agree": found.mean_B(finest(found.agrees_N(dense))).tolist(),
             "error": error_LB.mean(0).tolist(),
             "error_L": error_LB.mean(1).tolist(),
         }

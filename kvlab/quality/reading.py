@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kvlab import checks
 from kvlab.model import Transformer
+from kvlab.ops import finest
 from kvlab.prompts import pad
 from kvlab.prune import (
     Evict,
@@ -84,12 +85,12 @@ class Answers:
     @property
     def right_B(self) -> Tensor:
         """Whether greedy decoding gives exactly the scored tokens."""
-        return self.mean_B((self.logp_NV.argmax(-1) == self.token_N).double()) == 1
+        return self.mean_B(finest(self.logp_NV.argmax(-1) == self.token_N)) == 1
 
     @property
     def nats_B(self) -> Tensor:
         """Mean loss of the scored tokens."""
-        return self.mean_B(-self.logp_NV.gather(-1, self.token_N[:, None])[:, 0].double())
+        return self.mean_B(-finest(self.logp_NV.gather(-1, self.token_N[:, None])[:, 0]))
 
     def kl_N(self, dense: Answers) -> Tensor:
         """KL(dense || this) in nats at each scored token."""

@@ -87,6 +87,8 @@ def _torch() -> dict[str, Any] | None:
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         found = torch.cuda.get_device_properties(i)
         devices.append(f"cuda:{i} {found.name}, {found.total_memory / 2**30:.0f} GiB")
+    if torch.backends.mps.is_available():
+        devices.append("mps, Apple's GPU")
     return {
         "version": torch.__version__,
         "build": f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only",

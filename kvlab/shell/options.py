@@ -211,5 +211,5 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="pocket", help='"pocket", "smollm2", a folder, a GGUF file, or a hub id'
     )
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="cpu", help='"cpu", "cuda", or "mps" on a Mac')
+    parser.add_argument("--dtype", default="float32", help='on "mps": float32 or float16')
