@@ -223,7 +223,7 @@ def device(name: str, value: object) -> torch.device:
 
 def held(device: torch.device | str, dtype: torch.dtype) -> None:
     """Refuse a type of numbers that a device does not hold."""
-    kind = torch.device(device).type
+    kind = str(device).split(":")[0]
     if dtype not in HOLDS.get(kind, FLOATS) and dtype in FLOATS:
         raise ValueError(
             f"Numbers of {dtype} were asked for on {kind!r}; expected "
