@@ -5,6 +5,7 @@ from base64 import b64decode
 from itertools import combinations
 
 import pytest
+import torch
 
 from kvlab import ModelConfig
 from kvlab.view import schematics
@@ -34,6 +35,30 @@ DRAWN = {
     "rope": lambda: schematics.rope_arrows((7, 4), 32),
     "rope moved": lambda: schematics.rope_arrows([(7, 4), (17, 14), (107, 104)], 32),
     "rope far": lambda: schematics.rope_arrows([(9_999_999, 0), (0, 0), (3, 9), (5, 4)], 128, 63),
+    "meeting": lambda: schematics.meeting(),
+    "meeting of strange tokens": lambda: schematics.meeting(
+        ["W" * 40, "一二三四五六七八九十", "\n", " <b>&", "", "\x00\ud800", *"abcdef"],
+        [1.0] + [0] * 11,
+        query=LONG,
+    ),
+    "meeting of one": lambda: schematics.meeting(["a"], [1]),
+    **{
+        f"mask of {new} after {past}": lambda new=new, past=past: schematics.mask(new, past)
+        for new, past in ((6, 0), (4, 6), (1, 9), (1, 0), (64, 0), (2, 62), (33, 20))
+    },
+    **{
+        f"phases {prompt}, {new}, {cached}": lambda prompt=prompt, new=new, cached=cached: (
+            schematics.phases(prompt, new, cached)
+        )
+        for prompt, new in ((17, 4), (1, 1), (1, 2), (2000, 512), (10**7, 10**7), (3, 13))
+        for cached in (True, False)
+    },
+    "cache": lambda: schematics.cache_in_memory(POCKET, 24, 17),
+    "cache, full": lambda: schematics.cache_in_memory(POCKET, 8, 8),
+    "cache, empty": lambda: schematics.cache_in_memory(POCKET, 1, 0),
+    "cache, huge": lambda: schematics.cache_in_memory(HUGE, 10**9, 10**9 - 1),
+    "cache, long": lambda: schematics.cache_in_memory(HUGE, 131_072, 1000, bytes_per_number=2),
+    "cache of many heads": lambda: schematics.cache_in_memory(config(32, 32), 100, 50),
     "block": lambda: schematics.block(POCKET),
     "block of a huge model": lambda: schematics.block(HUGE),
     "block with query norms": lambda: schematics.block(config(32, 8, qk_norm=True)),
@@ -170,7 +195,56 @@ def test_a_place_is_marked_where_it_is():
     assert "you are here" not in schematics.whole(POCKET).svg
 
 
+def test_the_mask_is_a_triangle_or_a_rectangle_that_ends_in_one():
+    assert "a triangle" in schematics.mask(6).title and "cache" not in schematics.mask(6).svg
+    assert "4 new tokens after 6" in schematics.mask(4, 6).title
+    assert "nothing left to forbid" in schematics.mask(1, 9).title
+    widths = re.findall(r'width="([0-9.]+)" height="34" rx="0" fill="#0072B2"',
+                        schematics.mask(4, 6).svg)  # fmt: skip
+    assert [float(w) for w in widths] == [34, 68, 102, 136]
+
+
+def test_phases_count_rows_as_the_formula_does():
+    plain, cached = schematics.phases(17, 4, cached=False), schematics.phases(17, 4)
+    assert "of 74 rows, 54 had been computed before" in plain.title
+    assert "In all 20 rows, 0 of them computed again" in cached.alt
+    for rows in ("17", "18", "19", "20"):
+        assert f">{rows}</text>" in plain.svg
+    assert plain.svg.count("(striped)") == 1 and "striped" not in cached.svg
+
+
+def test_the_cache_tells_bytes_as_the_config_does():
+    drawn = schematics.cache_in_memory(POCKET, 24, 17)
+    each = POCKET.kv_bytes_per_token()
+    assert f"= {each:,} bytes." in drawn.svg and f"= {17 * each:,} bytes." in drawn.svg
+    assert f"24 × {each:,} = {24 * each:,} bytes" in drawn.svg
+    assert "reads all 18 that are then filled" in drawn.title
+    assert "is refused" in schematics.cache_in_memory(POCKET, 8, 8).title
+    half = schematics.cache_in_memory(POCKET, 24, 17, bytes_per_number=2)
+    assert f"= {each // 2:,} bytes." in half.svg
+
+
+def test_the_meeting_names_who_gets_most():
+    drawn = schematics.meeting(["a", "b"], torch.tensor([0.25, 0.75]), query="c")
+    assert "mostly b's (75%)" in drawn.title and "c is compared" in drawn.alt
+    assert ">25.0%<" in drawn.svg and ">c?<" in drawn.svg
+
+
 REFUSED = [
+    *(
+        lambda t=t, w=w: schematics.meeting(t, w)
+        for t, w in ((["a"], [0.5]), (["a", "b"], [1]), ("ab", [0.5, 0.5]), (None, [1]), ([], []),
+                     (["a"], None), (["a", "b"], [1.5, -0.5]), (["a"], ["1"]), (["a"], [True]),
+                     (["a"] * 13, [1] + [0] * 12), (["a"], [float("nan")]), (["a"], 1))
+    ),
+    *(lambda n=n: schematics.mask(*n) for n in ((0,), (-1,), (1.5,), (None,), ("3",), (1, -1),
+                                                (65,), (60, 5), (1, True))),
+    *(lambda n=n: schematics.phases(*n) for n in ((0, 1), (1, 0), (1.0, 2), (1, None), (True, 1),
+                                                  (1, 1, 2), (10**8, 1), (1, 10**8))),
+    lambda: schematics.cache_in_memory(None, 4, 2),
+    *(lambda n=n: schematics.cache_in_memory(POCKET, *n) for n in (
+        (0, 0), (4, 5), (4, -1), (None, 1), (4, 1.5), (10**10, 0))),
+    lambda: schematics.cache_in_memory(POCKET, 4, 2, bytes_per_number=0.5),
     lambda: schematics.building(None),
     lambda: schematics.building(POCKET, 3),
     lambda: schematics.building(POCKET, names=[]),

@@ -4,10 +4,24 @@ A drawing shows itself in a notebook, in light and in dark; its title says what 
 says it to who cannot see it, and `save` writes it as SVG.
 """
 
+from kvlab.view.schematics.attention import mask, meeting
+from kvlab.view.schematics.calls import phases
 from kvlab.view.schematics.drawing import Drawing
 from kvlab.view.schematics.heads import building
 from kvlab.view.schematics.layers import block
+from kvlab.view.schematics.memory import cache_in_memory
 from kvlab.view.schematics.model import PLACES, whole
 from kvlab.view.schematics.turning import rope_arrows
 
-__all__ = ["PLACES", "Drawing", "block", "building", "rope_arrows", "whole"]
+__all__ = [
+    "PLACES",
+    "Drawing",
+    "block",
+    "building",
+    "cache_in_memory",
+    "mask",
+    "meeting",
+    "phases",
+    "rope_arrows",
+    "whole",
+]
