@@ -67,7 +67,18 @@ CH02: Reasons = {
 
 CH03: Reasons = {
     "3.1": {},
-    "3.2": {},
+    "3.2": {
+        "torch.ones(n_new, n_new, dtype=torch.bool) -> torch.ones(n_new, n_new, dtype=torch.bool)": "both sizes are the same number.",
+        "-2 -> 2  in  scores_BHSS = q_BHSD @ k_BHSD.transpose(-1, -2) / (width / n": "of four axes the last but one is number 2.",
+    },
+    "3.3": {
+        "-2 -> 2  in  scores_BGQT = q_BGQD @ k_BGTD.transpose(-1, -2) / width**0.5": "of four axes the last but one is number 2.",
+    },
+    "3.4": {},
+    "3.5": {
+        "width // 2 -> width / 2  in  i = torch.arange(width // 2, dtype=x_BHSD.dtype)": "D is even, and arange counts to a float as well.",
+    },
+    "3.7": {},
 }
 
 CH05: Reasons = {

@@ -166,3 +166,39 @@ def stable_softmax(scores_ST):
 """
     verdict = grade_source(BY_NUMBER["1.3"], source, 3, nursery)
     assert "softmax may not be used" in verdict.message, verdict
+
+
+# --- how large a tensor may become ---
+
+K_GTD, Q_GRD = torch.ones(2, 400, 64), torch.ones(2, 16, 64)
+COPIES = {
+    "repeat_interleave": lambda: K_GTD.repeat_interleave(16, 0),
+    "repeat": lambda: K_GTD.repeat(16, 1, 1),
+    "expand and reshape": lambda: K_GTD[:, None].expand(-1, 16, -1, -1).flatten(0, 1),
+    "an index": lambda: K_GTD[torch.arange(32) // 16],
+    "a broadcast product": lambda: Q_GRD[:, :, None] @ K_GTD[:, None].mT,
+    "products, then their sum": lambda: (Q_GRD[:, :, None] * K_GTD[:, None]).sum(-1),
+    "a stack": lambda: torch.stack([K_GTD[h // 16] for h in range(32)]),
+    "one of two results": lambda: K_GTD.repeat(16, 1, 1).sort(),
+}
+NO_COPIES = {
+    "a product of groups": lambda: Q_GRD @ K_GTD.mT,
+    "einsum": lambda: torch.einsum("grd,gtd->grt", Q_GRD, K_GTD),
+    "head by head": lambda: torch.stack([K_GTD[h // 16] @ Q_GRD[0, 0] for h in range(32)]),
+    "a view that repeats": lambda: K_GTD[:, None].expand(-1, 16, -1, -1),
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_tensor_beyond_the_limit_is_refused(how):
+    said = pytest.raises(RuntimeError, match="numbers was made, and 100,000 are enough")
+    with said, without(["tensors over 100000"]):
+        COPIES[how]()
+
+
+@pytest.mark.parametrize("how", NO_COPIES)
+def test_what_stays_below_the_limit_or_is_a_view_is_not(how):
+    with without(["tensors over 100000"]):
+        NO_COPIES[how]()
+    with pytest.raises(RuntimeError), without(["tensors over 10", "tensors over 100000"]):
+        NO_COPIES[how]()

@@ -109,13 +109,12 @@ def test_positions_go_on_from_the_cache():
 
 
 def test_a_probe_hears_what_was_turned_whoever_came_first():
-    model = tiny_model()
-    for first in (True, False):
-        opened = [Probe(model, keep="keys"), own_rope(model, lambda x, pos_S: x * 0)]
-        with opened[not first], opened[first]:
-            model(torch.tensor([PROMPT]))
-        probe = opened[0]
-        assert all(not kept[0].any() for kept in probe.keys)
+    model, tokens = tiny_model(), torch.tensor([PROMPT])
+    with Probe(model, keep="keys") as before, own_rope(model, lambda x, pos_S: x * 0):
+        model(tokens)
+    with own_rope(model, lambda x, pos_S: x * 0), Probe(model, keep="keys") as after:
+        model(tokens)
+    assert not any(kept[0].any() for kept in before.keys + after.keys)
 
 
 def test_one_inside_the_other():

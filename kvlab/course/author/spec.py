@@ -115,8 +115,8 @@ class Exercise:
     and, where it is needed, `right`, `also_right` and `timed`. `size` orders cases, so that the
     smallest failing one is shown. `because` is said to who answered a quiz rightly. `allows` names
     modules of kvlab that an answer may import; one that imports others of ours needs them named
-    too. `forbids` names functions of torch that it may not call ("cat",
-    "scaled_dot_product_attention") and packages that it may not import ("transformers"). `imports`
+    too. `forbids` names functions of torch that it may not call ("cat"), packages that it may not
+    import ("transformers"), or how large a tensor may be made ("tensors over 100000"). `imports`
     names what the answer's cell imports though the solution does not need it ("torch").
     """
 

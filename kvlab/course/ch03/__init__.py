@@ -4,7 +4,8 @@ NOTEBOOK = "03_heads"
 INTRODUCTION = """
 # Exercises to chapter 3: heads
 
-Eight query heads share two libraries, that is two key/value heads: what shrinks, and by how much? First you
-cut a projection into heads and lay them side by side again. Then you count a model's parameters part by part, and
-see which of them depend on the number of libraries.
+Eight query heads share two libraries, that is two key/value heads: what shrinks, and by how much? You cut a
+projection into heads and lay them side by side again, compute what torch's own attention computes, and let heads share libraries
+without a copy of one. You count a model's parameters, turn queries and keys by their positions, and find out which heads of
+the pocket model are needed.
 """

@@ -27,6 +27,7 @@ _FAMILIES = {
     "scaled_dot_product_attention": _ATTENTION,
 }  # fmt: skip
 _TORCH = os.path.dirname(torch.__file__) + os.sep
+LIMIT = "tensors over "  # and a number: how many numbers an operation may put into new memory
 
 
 def refusal(module: str, allows: Sequence[str], forbids: Sequence[str]) -> str | None:
@@ -38,10 +39,12 @@ def refusal(module: str, allows: Sequence[str], forbids: Sequence[str]) -> str |
 
 
 class _Ban:
-    """Names that may not be called, and their families."""
+    """Names that may not be called, and their families; how large a tensor may become."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
+        limits = [int(name.removeprefix(LIMIT)) for name in names if name.startswith(LIMIT)]
+        self._most = min(limits, default=None)
         self._parts = [part for name in names for part in _FAMILIES.get(name, ())]
 
     def refuse(self, name: str) -> None:
@@ -49,6 +52,20 @@ class _Ban:
         plain = name.lower().replace("_", "")
         if name.strip("_") in self._names or any(part in plain for part in self._parts):
             raise RuntimeError(f"{name} may not be used in this exercise: write it yourself")
+
+    def refuse_large(self, made: Any) -> None:
+        """Raise for a tensor that takes more memory than is needed; a view takes none."""
+        for x in made if isinstance(made, (tuple, list)) else (made,):
+            if self._most is None or not isinstance(x, torch.Tensor):
+                continue
+            n_numbers = x.numel()
+            if x.layout == torch.strided:
+                n_numbers = x.untyped_storage().nbytes() // x.itemsize
+            if n_numbers > self._most:
+                raise RuntimeError(
+                    f"a tensor of {n_numbers:,} numbers was made, and {self._most:,} are enough "
+                    "here: something is copied that could be used where it lies"
+                )
 
     def refuse_callers(self) -> None:
         """Raise where a function of torch's, in Python and by such a name, is at work."""
@@ -81,7 +98,9 @@ class _Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self._ban.refuse(func._schema.name.split("::")[-1])
         self._ban.refuse_callers()
-        return func(*args, **(kwargs or {}))
+        made = func(*args, **(kwargs or {}))
+        self._ban.refuse_large(made)
+        return made
 
 
 @contextlib.contextmanager

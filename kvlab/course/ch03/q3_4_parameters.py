@@ -1,4 +1,4 @@
-"""3.2: how many parameters a model has, part by part, from nothing but its config."""
+"""3.4: how many parameters a model has, part by part, from nothing but its config."""
 
 import math
 from itertools import product
@@ -19,7 +19,7 @@ PARTS = {
 }
 
 Q = Exercise(
-    "3.2",
+    "3.4",
     "How many parameters?",
     "count_parameters",
     points=4,
