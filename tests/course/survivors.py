@@ -81,6 +81,38 @@ CH03: Reasons = {
     "3.7": {},
 }
 
+CH04: Reasons = {
+    "4.1": {
+        "-1 -> 1  in  return x_SC / (x_SC.square().mean(-1, keepdim=True) + eps).s": "a table has two axes: the last one and number 1 are the same.",
+    },
+    "4.2": {
+        "torch.zeros(n, n, dtype=torch.bool) -> torch.zeros(n, n, dtype=torch.bool)": "both sizes are the same number.",
+        "(part(changed_SC) - before_SC).abs().amax(-1) > 1e-09 -> (part(changed_SC) - before_SC).abs().amax(-1) >= 1e-09": "no part moves a row by 1e-9 to the last bit.",
+        "-1 -> 1  in  moved_SS[:, j] = (part(changed_SC) - before_SC).abs().amax(-": "a table has two axes: the last one and number 1 are the same.",
+        "part(changed_SC) - before_SC -> before_SC - part(changed_SC)  in  moved_SS[:, j] = (part(changed_SC) - before_SC).abs().amax(-": "the absolute value of a difference has no order.",
+    },
+    "4.3": {},
+    "4.4": {
+        "top_p < 1 -> top_p <= 1  in  if top_p < 1:": "with p = 1 all tokens stay, but for those that rounding has taken the sum from: they have nothing.",
+        "1 -> 2  in  if top_p < 1:": "with p = 1 all tokens stay, but for those that rounding has taken the sum from: they have nothing.",
+        "top_k < len(scaled_V) -> top_k <= len(scaled_V)  in  if top_k is not None and top_k < len(scaled_V):": "the V likeliest of V tokens are all of them.",
+        "0 -> -1  in  probs_V = scaled_V.softmax(0)": "a row has one axis: number 0 is the last one.",
+        "True -> False  in  sorted_V, order_V = probs_V.sort(descending=True, stable=Tru (2)": "so few numbers torch sorts in the same way without being asked.",
+        "0 -> -1  in  out_V = sorted_V.cumsum(0) - sorted_V >= top_p": "a row has one axis: number 0 is the last one.",
+    },
+    "4.5": {},
+    "4.7": {
+        "((a_LC * b_LC).sum(-1) / lengths_L).tolist() -> (a_LC * b_LC).sum(-1) / lengths_L": "five numbers in a tensor are five numbers.",
+        "(a_LC - b_LC).abs().amax(-1) > 1e-06 -> (a_LC - b_LC).abs().amax(-1) >= 1e-06": "no two vectors differ by 1e-6 to the last bit.",
+        "-1 -> 1  in  lengths_L = a_LC.norm(dim=-1) * b_LC.norm(dim=-1)": "a table has two axes: the last one and number 1 are the same.",
+        "-1 -> 1  in  lengths_L = a_LC.norm(dim=-1) * b_LC.norm(dim=-1) (2)": "a table has two axes: the last one and number 1 are the same.",
+        "-1 -> 1  in  apart = ((a_LC - b_LC).abs().amax(-1) > 1e-6).tolist()": "a table has two axes: the last one and number 1 are the same.",
+        "-1 -> 1  in  return ((a_LC * b_LC).sum(-1) / lengths_L).tolist(), first": "a table has two axes: the last one and number 1 are the same.",
+        "(a_LC - b_LC).abs() -> a_LC - b_LC  in  apart = ((a_LC - b_LC).abs().amax(-1) > 1e-6).tolist()": "two vectors of 192 numbers that differ do so upwards somewhere.",
+        "a_LC - b_LC -> b_LC - a_LC  in  apart = ((a_LC - b_LC).abs().amax(-1) > 1e-6).tolist()": "the absolute value of a difference has no order.",
+    },
+}
+
 CH05: Reasons = {
     "5.1": {
         "torch.ones(n, n) -> torch.ones(n, n)  in  later_SS = torch.ones(n, n).triu(1).bool()": "both sizes are the same number.",
@@ -178,4 +210,4 @@ CH11: Reasons = {
     "11.5": {},
 }
 
-SURVIVORS: Reasons = {**CH01, **CH02, **CH03, **CH05, **CH06, **CH10, **CH11}
+SURVIVORS: Reasons = {**CH01, **CH02, **CH03, **CH04, **CH05, **CH06, **CH10, **CH11}

@@ -104,3 +104,14 @@ def test_normalising_joins_broken_streams_and_drops_widget_ids():
     tidy = notebooks.normalise({"cells": [cell]})["cells"][0]["outputs"]
     assert tidy[0]["text"] == ["ab\n", "c"] and len(tidy) == 2
     assert tidy[1]["data"] == {"text/plain": "x"}
+
+
+def test_what_is_tagged_as_hidden_is_folded_away_and_nothing_else():
+    def meta(**given):
+        cell = {"cell_type": "code", "source": "assert True", "metadata": given, "outputs": []}
+        return notebooks.normalise({"cells": [cell]})["cells"][0]["metadata"]
+
+    folded = {"source_hidden": True}
+    assert meta(tags=["hide-cell"]) == {"tags": ["hide-cell"], "jupyter": folded}
+    assert meta(tags=["hide-input", "other"])["jupyter"] == folded
+    assert meta(tags=["nbval-ignore-output"], jupyter=folded) == {"tags": ["nbval-ignore-output"]}

@@ -188,11 +188,14 @@ def normalise(notebook: Notebook) -> Notebook:
     """The same notebook without what differs from run to run: times, kernels, widget state.
 
     Outputs stay, and cells that were run keep a count (1, 2, 3, ...), since strict nbval silently
-    skips a cell that has none.
+    skips a cell that has none. What is tagged "hide-cell" (machinery, such as asserts) or
+    "hide-input" (its output is for the reader) is folded away in JupyterLab, too.
     """
     cells, count = [], 0
     for i, cell in enumerate(notebook["cells"]):
         meta = {k: v for k, v in cell.get("metadata", {}).items() if k in ("nbgrader", "tags")}
+        if not {"hide-cell", "hide-input"}.isdisjoint(meta.get("tags", ())):
+            meta["jupyter"] = {"source_hidden": True}
         new = {
             "cell_type": cell["cell_type"],
             "id": f"cell-{i + 1:02d}",
