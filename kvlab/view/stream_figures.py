@@ -13,32 +13,37 @@ COLOURS = {"embedding": GREEN, "attention": BLUE, "MLP": ORANGE}
 
 
 def ribbon(
-    lengths: Sequence[float], kinds: Sequence[str], guesses: Sequence[tuple[str, float]]
+    lengths: Sequence[float],
+    kinds: Sequence[str],
+    guesses: Sequence[tuple[str, float]],
+    title: str,
 ) -> Picture:
     """One token's stream as a band that is as wide as its vector is long, from left to right.
 
     `kinds` says what made it what it is at each stage: "embedding", "attention" or "MLP".
-    `guesses` are a token and its probability for each stage, written above the band.
+    `guesses` are a token and its probability for each stage, written above the band; the lengths
+    stand below it.
     """
-    figure, axes = one_panel("", "length of the token's vector", width=9.0, height=3.9)
-    half = [length / 2 for length in lengths]
-    for i, kind in enumerate(kinds):
-        left, right = max(0, i - 1), i
-        axes.fill_between([left, right], [half[left], half[right]], [-half[left], -half[right]],
-                          color=COLOURS[kind], alpha=0.75, linewidth=0,
-                          label=kind if kind not in kinds[:i] else "")  # fmt: skip
-    top = max(half)
-    for i, (guess, share) in enumerate(guesses):
-        axes.plot([i, i], [half[i], 1.15 * top], color=GREY, linewidth=0.7)
+    figure, axes = one_panel("", "", width=9.0, height=3.9)
+    top = max(lengths) / 2
+    for i in range(1, len(kinds)):
+        sides = [lengths[i - 1] / 2, lengths[i] / 2]
+        label = "" if kinds[i] in kinds[:i] else f"added by {kinds[i]}"
+        axes.fill_between([i - 1, i], sides, [-y for y in sides], color=COLOURS[kinds[i]],
+                          alpha=0.75, linewidth=0, label=label)  # fmt: skip
+    for i, ((guess, share), length) in enumerate(zip(guesses, lengths, strict=True)):
+        axes.plot([i, i], [-1.15 * top, 1.15 * top], color=GREY, linewidth=0.7)
         axes.text(i, 1.2 * top, f"{guess}\n{share:.0%}", ha="center", fontsize=9, color=INK)
-    axes.set_ylim(-1.1 * top, 1.65 * top)
-    ticks = [t for t in axes.get_yticks() if 0 <= t <= top]
-    axes.set_yticks([*(-t for t in ticks[:0:-1]), *ticks])
-    axes.yaxis.set_major_formatter(lambda y, _: f"{2 * abs(y):g}")
-    axes.set_xlim(-0.5, len(kinds) - 0.5)
+        axes.text(i, -1.4 * top, f"{length:.0f}", ha="center", fontsize=9, color=GREY)
+    axes.text(-0.6, -1.4 * top, "length", ha="right", fontsize=9, color=GREY)
+    axes.text(-0.6, 1.3 * top, "guess", ha="right", fontsize=9, color=INK)
+    axes.set_ylim(-1.5 * top, 1.75 * top)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
     axes.set_xticks(range(len(kinds)), _stages(kinds))
     axes.grid(visible=False)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, title="the part that added")
+    axes.set_title(title, fontsize=10)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -51,11 +56,15 @@ def _stages(kinds: Sequence[str]) -> list[str]:
 
 
 def guesses(
-    tokens: Sequence[str], said: Sequence[Sequence[str]], share_LS: Tensor, stages: Sequence[str]
+    tokens: Sequence[str],
+    said: Sequence[Sequence[str]],
+    share_LS: Tensor,
+    stages: Sequence[str],
+    title: str,
 ) -> Picture:
     """What would be said at each stage (row, the last on top) after each token (column).
 
-    The darker a guess, the more of the probability it has; one that is the model's own is framed.
+    The darker a guess, the more of the probability it has; one that is the model's own is bold.
     """
     n_tokens, n_stages = len(tokens), len(stages)
     figure = Picture(
@@ -75,11 +84,12 @@ def guesses(
     axes.set_xticks(range(n_tokens), tokens, fontsize=9)
     axes.set_yticks(range(n_stages), stages, fontsize=9)
     axes.set_xlabel("the token whose row is read")
+    axes.set_title(title, fontsize=10)
     figure.colorbar(drawn, ax=axes, label="probability of the guess", shrink=0.8)
     return figure
 
 
-def reached(panels: Mapping[str, Tensor], tokens: Sequence[str]) -> Picture:
+def reached(panels: Mapping[str, Tensor], tokens: Sequence[str], title: str) -> Picture:
     """How far each output row (row) moves when one input row (column) is changed, a panel each.
 
     What does not move at all is grey and crossed. Shapes: each panel moved_SS.
@@ -104,6 +114,7 @@ def reached(panels: Mapping[str, Tensor], tokens: Sequence[str]) -> Picture:
         axes.set_yticks(range(n_tokens), tokens, fontsize=8)
         axes.set_xlabel("input row that is changed")
     side_by_side[0].set_ylabel("output row that moves")
+    figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -111,6 +122,7 @@ def bars(
     names: Sequence[str],
     values: Sequence[float],
     label: str,
+    title: str,
     colours: Sequence[str] = (),
     as_text: Sequence[str] | None = None,
 ) -> Picture:
@@ -124,11 +136,12 @@ def bars(
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.margins(x=0.12)
+    axes.set_title(title, fontsize=10)
     return figure
 
 
 def draws(
-    tokens: Sequence[str], panels: Mapping[str, Sequence[float]], columns: int = 3
+    tokens: Sequence[str], panels: Mapping[str, Sequence[float]], title: str, columns: int = 3
 ) -> Picture:
     """Probabilities of the same tokens under several ways to draw, a panel each.
 
@@ -136,7 +149,7 @@ def draws(
     """
     rows = -(-len(panels) // columns)
     figure = Picture(
-        figsize=(9.0, 0.6 + (0.55 + 0.19 * len(tokens)) * rows), layout="constrained",
+        figsize=(9.0, 0.9 + (0.55 + 0.19 * len(tokens)) * rows), layout="constrained",
         facecolor="white",
     )  # fmt: skip
     every = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
@@ -144,7 +157,7 @@ def draws(
         colours = [BLUE if share else GREY for share in shares]
         axes.barh(range(len(tokens)), shares, color=colours, height=0.75)
         for y, share in enumerate(shares):
-            text = f" {share:.0%}" if share else " out"
+            text = " out" if not share else f" {share:.0%}" if share > 0.005 else " under 1%"
             axes.annotate(text, (share, y), va="center", fontsize=7, color=colours[y])
         axes.set_title(title, fontsize=9)
         axes.set_yticks(range(len(tokens)), tokens, fontsize=8)
@@ -154,4 +167,5 @@ def draws(
         bare(axes)
     for axes in every[len(panels) :]:
         axes.set_visible(False)
+    figure.suptitle(title, fontsize=10)
     return figure
