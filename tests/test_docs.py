@@ -60,6 +60,20 @@ def test_the_page_on_formats_runs():
     assert any(r["method"] == "two of four" for r in names["report"]["rows"])
 
 
+def test_the_drawings_on_their_page_are_those_that_the_code_makes():
+    """Write them again with `drawing.save` where this fails."""
+    drawings = run_page("drawings.md")["drawings"]
+    folder = ROOT / "docs" / "images" / "drawings"
+    assert {path.stem for path in folder.glob("*.svg")} == set(drawings)
+    for name, drawing in drawings.items():
+        assert (folder / f"{name}.svg").read_text(encoding="utf-8") == drawing.svg, name
+    from kvlab.view import schematics
+
+    text = (ROOT / "docs" / "drawings.md").read_text(encoding="utf-8")
+    for name in set(schematics.__all__) - {"PLACES", "Drawing"}:
+        assert f"| `{name}(" in text, name
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_and_pictures_are_there(page):
     text = page.read_text(encoding="utf-8")

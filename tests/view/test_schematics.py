@@ -2,10 +2,12 @@ import re
 import shutil
 import xml.etree.ElementTree as ElementTree
 from base64 import b64decode
+from io import BytesIO
 from itertools import combinations
 
 import pytest
 import torch
+from matplotlib.image import imread
 
 from kvlab import ModelConfig
 from kvlab.view import schematics
@@ -282,19 +284,39 @@ MEASURE = """() => [...document.querySelectorAll('svg')].map(svg =>
     }))"""
 
 
-@pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)")
-def test_a_browser_measures_no_text_on_another():
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("needs chromium (apt-get install chromium)")
     sync_api = pytest.importorskip("playwright.sync_api")
-    drawings = [make() for make in DRAWN.values()]
     with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        sheet = browser.new_page()
-        sheet.set_content("".join(drawing.svg for drawing in drawings))
-        measured = sheet.evaluate(MEASURE)
+        flags = ["--no-sandbox", "--disable-gpu"]
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
         browser.close()
+
+
+@pytest.mark.browser
+def test_a_browser_measures_no_text_on_another(browser):
+    drawings = [make() for make in DRAWN.values()]
+    sheet = browser.new_page()
+    sheet.set_content("".join(drawing.svg for drawing in drawings))
+    measured = sheet.evaluate(MEASURE)
     assert len(measured) == len(drawings)
     for name, drawing, placed in zip(DRAWN, drawings, measured, strict=True):
         assert clashes(placed, *page(drawing)) == [], name
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_drawing_is_light_or_dark_as_its_notebook_is(browser, scheme):
+    """Whatever the browser is set to; without a notebook around it, as that says."""
+    html = DRAWN["block"]()._repr_mimebundle_()["text/html"]
+    sheet = browser.new_page(color_scheme=scheme)
+    for theme, dark in (("true", False), ("false", True), ("", scheme == "dark")):
+        about = f' data-jp-theme-light="{theme}"' if theme else ""
+        sheet.set_content(f"<body{about}>{html}</body>")
+        picture = imread(BytesIO(sheet.locator("img").screenshot()))
+        paper = picture[4, 40, :3]
+        assert (paper.max() < 0.2) if dark else (paper.min() > 0.98)
+        assert picture[..., :3].max() > 0.7 and picture[..., :3].min() < 0.3

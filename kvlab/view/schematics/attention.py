@@ -151,12 +151,9 @@ def _grid(sheet: Sheet, left: float, top: float, cell: float, n_new: int, n_past
     for i in range(n_new):
         sheet.box(left + cell * n_past, top + cell * i, cell * (i + 1), cell, "key", tint=0.65,
                   edge=0, round_=0)  # fmt: skip
-    for i in range(n_new + 1):
-        at = top + cell * i
-        sheet.line((left, at), (left + cell * n_keys, at), role="paper", width=1.5)
-    for j in range(n_keys + 1):
-        at = left + cell * j
-        sheet.line((at, top), (at, top + cell * n_new), role="paper", width=1.5)
+    right, bottom = left + cell * n_keys, top + cell * n_new
+    sheet.level((top + cell * i for i in range(n_new + 1)), left, right)
+    sheet.upright((left + cell * j for j in range(n_keys + 1)), top, bottom)
 
 
 def _mask_legend(sheet: Sheet, x: float, y: float, n_past: int) -> float:

@@ -27,8 +27,8 @@ def phases(n_prompt: int, n_new: int, cached: bool = True, *, title: str | None 
     sheet = Sheet(title or _title(n_prompt, n_new, cached, total, again), _words(
         n_prompt, n_new, cached, total, again))  # fmt: skip
     base = sheet.top + 48 + _TALL
-    calls = list(range(1, n_new))
-    shown = calls if len(calls) <= _MOST else [*calls[: _MOST - 2], None, calls[-1]]
+    calls = range(1, n_new)
+    shown = [*calls] if len(calls) <= _MOST else [*calls[: _MOST - 2], None, calls[-1]]
     pitch = min(110.0, (WIDTH - MARGIN - _LEFT - _PREFILL) / max(len(shown), 1))
     most = n_prompt if cached else n_prompt + n_new - 1
     places = [(_LEFT, _PREFILL, 0)] + [
@@ -80,8 +80,8 @@ def _bar(
     low, high = again * unit, max(new * unit, 3)
     if again:
         sheet.box(left, base - low, room, low, "query", tint=0.5, edge=1, round_=0)
-        for step in range(6, int(low) - 2, 8):
-            sheet.line((left, base - step), (left + room, base - step), role="paper", width=1.2)
+        stripes = (base - step for step in range(6, int(low) - 2, 8))
+        sheet.level(stripes, left, left + room, width=1.2)
     sheet.box(left, base - low - high, room, high, "key", tint=0.65, edge=1, round_=0)
     total = f"{new + again:,}"
     if width_of(total, 12) > wide:

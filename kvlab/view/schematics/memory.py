@@ -113,12 +113,10 @@ def _layer(
             sheet.box(
                 _LEFT + slot * used, y, max(slot, 4), high, "query", tint=0.5, edge=0, round_=0
             )
-        for i in range(1, heads):
-            line = y + high * i / heads
-            sheet.line((_LEFT, line), (right, line), role="paper", width=1)
-        for i in range(1, capacity if slot >= 6 else 0):
-            x = _LEFT + slot * i
-            sheet.line((x, y), (x, y + high), role="paper", width=1.5)
+        if heads > 1:
+            sheet.level((y + high * i / heads for i in range(1, heads)), _LEFT, right, width=1)
+        if slot >= 6 and capacity > 1:
+            sheet.upright((_LEFT + slot * i for i in range(1, capacity)), y, y + high)
         sheet.box(_LEFT, y, right - _LEFT, high, role, tint=0, edge=1, round_=0)
         y += high + 3
     return y + 9

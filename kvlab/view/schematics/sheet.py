@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Iterable
 from html import escape
 
 from kvlab.view.colours import BLUE, GREEN, GREY, INK, ON_DARK, ORANGE, PALE, PINK
@@ -130,6 +131,14 @@ class Sheet:
     def line(self, *points: tuple[float, float], role="ink", width: float = 2, dash="") -> None:
         """A line through points."""
         self.path("M" + "L".join(f"{px(x)} {px(y)}" for x, y in points), role, width, dash)
+
+    def upright(self, xs: Iterable[float], y0: float, y1: float, role="paper", width=1.5) -> None:
+        """Lines from one height to another, as one piece."""
+        self.path("".join(f"M{px(x)} {px(y0)}V{px(y1)}" for x in xs), role, width)
+
+    def level(self, ys: Iterable[float], x0: float, x1: float, role="paper", width=1.5) -> None:
+        """Lines from left to right, as one piece."""
+        self.path("".join(f"M{px(x0)} {px(y)}H{px(x1)}" for y in ys), role, width)
 
     def dot(self, x: float, y: float, radius: float, role: str = "ink", tint: float = 1) -> None:
         """A filled circle with a rim."""
