@@ -18,7 +18,7 @@ def questions(
     tokenizer: Tokenizer, rng: random.Random, n_prompts: int, n_tokens: int
 ) -> list[Question]:
     """Passwords of the pocket model's world, the one that is asked for at evenly spread depths."""
-    if not _speaks_pocket(tokenizer):
+    if not speaks_pocket(tokenizer):
         return plain_questions(tokenizer, rng, n_prompts, n_tokens)
     return [
         world_question(tokenizer, rng, n_tokens, depth=(i + 0.5) / n_prompts)
@@ -28,7 +28,7 @@ def questions(
 
 def own_text(tokenizer: Tokenizer) -> str | None:
     """The tenth of Python's documentation that the pocket model was not trained on."""
-    return "\n\n".join(bpe.python_docs()[1].values()) if _speaks_pocket(tokenizer) else None
+    return "\n\n".join(bpe.python_docs()[1].values()) if speaks_pocket(tokenizer) else None
 
 
 def world_question(
@@ -50,7 +50,8 @@ def world_question(
     return Question(text, made.prompt[cut:], made.stem, made.value, at)
 
 
-def _speaks_pocket(tokenizer: Tokenizer) -> bool:
+def speaks_pocket(tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer is the pocket model's, which reads no language but its own."""
     return tokenizer.inner.to_str() == _pocket()
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import orderings
-from kvlab import pocket
+import kvlab
+from benchmarks.orderings import __main__ as orderings
+from benchmarks.orderings import asking, claims, measuring, methods, report
+from kvlab import pocket, quality
 from kvlab.pocket.questions import sha256
+from kvlab.prune import density
 
 RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "orderings.json"
 
@@ -19,7 +22,7 @@ RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "orderings.json"
     [(0, 0, 1.0), (1, 0, 1.0), (5, 0, 0.0625), (0, 5, 0.0625), (8, 2, 0.109375), (3, 3, 1.0)],
 )
 def test_sign_test_by_hand(wins, losses, p):
-    assert orderings.sign_test(wins, losses) == pytest.approx(p)
+    assert claims.sign_test(wins, losses) == pytest.approx(p)
 
 
 @pytest.mark.parametrize(
@@ -35,13 +38,14 @@ def test_sign_test_by_hand(wins, losses, p):
     ],
 )
 def test_verdicts(wins, losses, by_model, says):
-    assert orderings.verdict(wins, losses, 300, by_model) == says
+    assert claims.verdict(wins, losses, 300, by_model) == says
 
 
 def test_every_claim_compares_what_is_measured():
-    measured = {(m.name, m.sparsity) for m in orderings.methods(tiny=False)}
-    assert len(measured) == len(orderings.methods(tiny=False))
-    for claim in orderings.CLAIMS:
+    plan = methods.Plan(more=True)
+    measured = {(m.name, m.sparsity) for m in methods.methods(False, plan)}
+    assert len(measured) == len(methods.methods(False, plan))
+    for claim in claims.CLAIMS:
         for sparsity in claim.sparsities:
             assert {(claim.better, sparsity), (claim.worse, sparsity)} <= measured, claim.text
 
@@ -51,17 +55,79 @@ def test_a_small_run_writes_the_numbers_and_the_page(tmp_path, monkeypatch):
     line = ["--tiny", "--prompts", "2", "--tokens", "150", "--out", str(out), "--keep", str(keep)]
     assert orderings.main(line) == 0
     result = json.loads(out.read_text(encoding="utf-8"))
-    assert {row["task"] for row in result["rows"]} == set(orderings.TASKS)
+    assert {row["task"] for row in result["rows"]} == set(asking.POCKET)
     proved, free = ("V per token", "K per channel"), ("K per token", "V per channel")
     assert result["identities"] == dict.fromkeys(proved, 1) | dict.fromkeys(free, 0)
     page = out.with_suffix(".md").read_text(encoding="utf-8")
     assert all(row["method"] in page for row in result["rows"])
-    assert len(list(keep.iterdir())) == 1
-    monkeypatch.setattr(orderings, "measured", None)  # what was kept is not measured again
+    assert len(list(keep.rglob("*.json"))) == 4  # a batch of each task and time of the question
+    monkeypatch.setattr(measuring, "_batch", None)  # what was kept is not measured again
     assert orderings.main(line) == 0
     again = json.loads(out.read_text(encoding="utf-8"))
     assert (again["rows"], again["seconds"]) == (result["rows"], result["seconds"])
     assert min(result["seconds"].values()) > 0
+
+
+def test_a_model_of_the_web_has_tasks_of_its_own_and_the_pocket_beside_it(tmp_path, monkeypatch):
+    for module in (measuring, orderings):
+        monkeypatch.setattr(module, "speaks_pocket", lambda tokenizer: False)
+    monkeypatch.setattr(measuring, "LARGE_BATCH", 2)
+    out = tmp_path / "web.json"
+    line = ["--prompts", "3", "--tokens", "160", "192", "--out", str(out), "--methods"]
+    assert orderings.main([*line, "KV per token", "evict: keydiff", "evict: random"]) == 0
+    result = json.loads(out.read_text(encoding="utf-8"))
+    cells = {(row["task"], row["question"], row["tokens"]) for row in result["rows"]}
+    asked = {(name, q) for name, task in asking.PLAIN.items() for q in task.questions}
+    assert cells == {(*cell, tokens) for cell in asked for tokens in (160, 192)}
+    assert all(row["of"] == 3 for row in result["rows"])  # batches of two and of one, joined
+    dense = [row for row in result["rows"] if row["method"] == "dense"]
+    assert len(dense) == len(cells) and all(row["kl_nats"] == 0 for row in dense)
+    page = out.with_suffix(".md").read_text(encoding="utf-8")
+    assert "text, 192 tokens" in page and "evicting: keydiff beats random" in page
+    assert "nothing is claimed: words, 160 tokens, visible" in page  # it knows no plain English
+
+
+@pytest.mark.parametrize("question", ["visible", "unseen", "second"])
+@pytest.mark.parametrize("task", ["words", "codes"])
+def test_notes_are_exactly_as_long_and_cut_where_they_say(task, question):
+    _, tokenizer = kvlab.load("pocket")
+    made = asking.PLAIN[task].make(tokenizer, 4, 256, question)
+    noun = {"words": "password", "codes": "code"}[task]
+    for text, rest, scored in zip(made.texts, made.rests, made.scored, strict=True):
+        assert (len(text), text[0]) == (256, 0)
+        told, later = tokenizer.decode(text), tokenizer.decode(rest)
+        value = later.split()[-1]
+        assert told.count(f"The {noun} of") == {"visible": 4, "unseen": 3, "second": 4}[question]
+        assert told.count("Question:") == {"visible": 2, "unseen": 0, "second": 1}[question]
+        assert f" is {value}." in told and scored >= 1
+
+
+def test_equal_sparsity_is_equal_density_where_groups_come_out_even():
+    model, tokenizer = kvlab.load("pocket")
+    asked = asking.PLAIN["words"].make(tokenizer, 2, 160, "unseen")
+    base = quality.read(model, asked, methods.COLLECT)
+    plan = methods.Plan(model.config.head_dim, elements=(0.5,))
+    left = {}
+    for method in methods.methods(False, plan, ("K per token", "K per channel")):
+        left[method.name] = density(method.thin(base, asked.mean_tokens).cache).k
+    assert left["K per token"] == left["K per channel"] == pytest.approx((32 + 0.5 * 128) / 160)
+
+
+def _row(model, method, task, right, kl=(0.0, 0.0)):
+    cell = {"task": task, "question": "unseen", "tokens": 9, "model": model, "sparsity": 0.5}
+    return cell | {"method": method, "right": list(right), "kl_nats": list(kl)}
+
+
+def test_a_claim_is_judged_by_answers_or_by_nearness_to_the_dense_text():
+    rows = [
+        *(_row("m", "K per token", "words", (True,) * 12 + (False,) * 2) for _ in "1"),
+        _row("m", "K per whole channels", "words", (False,) * 14),
+        _row("m", "K per token", "text", (False,) * 9, [0.1] * 9),
+        _row("m", "K per whole channels", "text", (True,) * 9, [0.2] * 9),
+    ]
+    words, text = claims.judged(rows)
+    assert (words["verdict"], words["better_right"], words["worse_right"]) == ("holds", 12, 0)
+    assert (text["verdict"], text["better_kl"], text["worse_kl"]) == ("holds", 0.1, 0.2)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path, capsys):
@@ -80,6 +146,6 @@ def test_recorded_over_three_seeds_with_the_shipped_one_among_them():
         result["identities"]["V per token"] == result["identities"]["K per channel"] == len(hashes)
     )
     names = {(row["method"], row["sparsity"]) for row in result["rows"]} - {("dense", 0.0)}
-    assert names == {(m.name, m.sparsity) for m in orderings.methods(tiny=False)}
+    assert names == {(m.name, m.sparsity) for m in methods.methods(tiny=False)}
     page = RESULT.with_suffix(".md").read_text(encoding="utf-8")
-    assert orderings.in_words(result) == page
+    assert report.in_words(result) == page
