@@ -1,4 +1,4 @@
-"""A function of the reader's own at work inside a model, in place of ours.
+"""A function or a cache of the reader's own at work inside a model, in place of ours.
 
 B rows, S new tokens, H query heads, G key/value heads, T slots, D head width, C model width.
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from kvlab import checks
 from kvlab.attention import Attended
 from kvlab.measure.taps import refuse_compiled
 from kvlab.model import Layer, Pass, Transformer
-from kvlab.protocol import LayerKV
+from kvlab.protocol import Cache, LayerKV
 
 OwnAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
 OwnRope = Callable[[Tensor, Tensor], Tensor]
@@ -132,16 +132,101 @@ def own_block(
 
         before = vars(layer).get("forward")  # another block of the reader's, one block up
         layer.forward = forward
-        hooks.callback(_put_back, layer, before)
+        hooks.callback(_put_back, layer, "forward", before)
 
     return _plugged(model, layers, plug)
 
 
-def _put_back(layer: Layer, before: Callable | None) -> None:
+def own_cache(model: Transformer, make: Callable[..., Any]) -> ExitStack:
+    """Let `make(n_layers, batch, n_kv_heads, capacity, head_dim)` be the cache that a model makes.
+
+    Whoever asks `model.new_cache` for one while the block runs, `generate` too, gets an `OwnCache`
+    around what `make` returned: an object with `append(layer, k_BGSD, v_BGSD)` and
+    `read(layer) -> k_BGTD, v_BGTD`.
+    Raises: ValueError for a compiled model and, when the cache is made, where a method is missing.
+    """
+    checks.kind("model", model, Transformer, "a Transformer, as in model, tokenizer = kvlab.load()")
+    refuse_compiled(model, "A cache of your own was to be used by")
+    if not callable(make):
+        raise ValueError(f"make is {checks.shown(make)}; expected a class, or what makes a cache.")
+
+    def new_cache(batch: int, capacity: int, **how: object) -> OwnCache:
+        if how:
+            raise ValueError(
+                f"{', '.join(how)} was asked of new_cache while your own cache stands in; it takes "
+                "the batch and the capacity."
+            )
+        config = model.config
+        sizes = config.n_layers, batch, config.n_kv_heads, capacity, config.head_dim
+        return OwnCache(make(*sizes), model, batch)
+
+    with ExitStack() as undo:
+        before = vars(model).get("new_cache")  # another cache of the reader's, one block up
+        model.new_cache = new_cache
+        undo.callback(_put_back, model, "new_cache", before)
+        return undo.pop_all()
+
+
+class OwnCache(Cache):
+    """A cache of the reader's own, with what a model asks of one beside `append` and `read`.
+
+    It counts the tokens and gives them their positions: one prompt, or several of one length.
+    Numbers of another type, such as float64, are turned into the model's as they are read.
+    """
+
+    def __init__(self, own: Any, model: Transformer, batch: int) -> None:
+        checks.has("Your own cache", own, "append", "an object with append and read")
+        checks.has("Your own cache", own, "read", "an object with append and read")
+        self.own, self.batch, self.n_layers = own, batch, model.config.n_layers
+        self._like = next(model.parameters())
+        self._given = [0] * self.n_layers
+
+    @property
+    def seen(self) -> int:
+        """Tokens that every layer was given."""
+        return self._given[-1]
+
+    def append(
+        self, layer: int, k_BGSD: Tensor, v_BGSD: Tensor, pos_BS: Tensor | None = None
+    ) -> None:
+        """Hand a layer's new keys and values on.
+
+        Raises: ValueError for positions that do not follow on, and whatever your own raises.
+        """
+        start = self._given[layer]
+        stop = start + k_BGSD.shape[2]
+        if pos_BS is not None and not bool((pos_BS.cpu() == torch.arange(start, stop)).all()):
+            raise ValueError(
+                f"Layer {layer} of your own cache holds {start} tokens, and tokens came for the "
+                f"positions {pos_BS.tolist()}; expected {start} to {stop - 1} in each row. No "
+                "positions are kept: give one prompt, or several of one length, in order."
+            )
+        self.own.append(layer, k_BGSD, v_BGSD)
+        self._given[layer] = stop
+
+    def read(self, layer: int) -> LayerKV:
+        """What your own cache has of a layer, in the order in which it was appended.
+
+        Raises: ValueError for anything but two tensors with a slot for each token.
+        """
+        given, n = self.own.read(layer), self._given[layer]
+        k, v = given if isinstance(given, tuple | list) and len(given) == 2 else (given, None)
+        for what, x in (("keys", k), ("values", v)):
+            if not isinstance(x, Tensor) or x.dim() != 4 or x.shape[2] != n:
+                raise ValueError(
+                    f"read({layer}) of your own cache gave {checks.shown(x)} for the {what}; "
+                    f"expected k_BGTD, v_BGTD with T = {n}, as many tokens as were appended."
+                )
+        k_BGTD, v_BGTD = (x.to(self._like.device, self._like.dtype) for x in (k, v))
+        pos_BGT = torch.arange(n, device=k_BGTD.device).expand(*k_BGTD.shape[:2], n)
+        return LayerKV(k_BGTD, v_BGTD, pos_BGT, in_order=True, whole=True)
+
+
+def _put_back(module: nn.Module, name: str, before: Callable | None) -> None:
     if before is None:
-        del layer.forward
+        delattr(module, name)
     else:
-        layer.forward = before
+        setattr(module, name, before)
 
 
 def _plugged(

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 import kvlab
 from kvlab import Evict, Probe, compiled_decode, generate, prefill
-from kvlab.course.plugging import own_attention, own_block, own_rope
+from kvlab.course.ch06 import q6_1_cache, q6_4_generate
+from kvlab.course.plugging import OwnCache, own_attention, own_block, own_cache, own_rope
 from kvlab.prune.scores import knorm
 from tests.conftest import tiny_model
 from tests.measure.test_taps import hooks
@@ -201,3 +202,91 @@ def test_torch_runs_the_pocket_model():
     ):
         answer = generate(model, prompt, 20)[0]
     assert tokenizer.decode(answer).strip() == "The capital of France is Paris."
+
+
+def _own_caches():
+    return [q6_1_cache.KVCache, q6_1_cache.TensorPerLayer]
+
+
+@pytest.mark.parametrize("make", _own_caches())
+def test_the_cache_of_exercise_6_1_answers_in_generate_and_in_the_loop_of_6_4(make):
+    model = tiny_model()
+    tokens = torch.tensor([PROMPT, PROMPT[::-1]])
+    expected, made = generate(model, tokens, 6), []
+
+    def counted(*sizes):
+        made.append(make(*sizes))
+        return made[-1]
+
+    with own_cache(model, counted):
+        assert torch.equal(generate(model, tokens, 6), expected)
+        assert torch.equal(q6_4_generate.cached_generate(model, tokens, 6), expected)
+    assert len(made) == 2 and "new_cache" not in vars(model)
+    assert isinstance(model.new_cache(1, 4), kvlab.KVCache)
+    with torch.no_grad():
+        assert made[0].read(2)[0].shape == (2, 2, len(PROMPT) + 5, 8)
+
+
+def test_one_row_is_computed_for_each_token_that_is_decoded():
+    model = tiny_model()
+    with own_cache(model, q6_1_cache.KVCache), Probe(model) as seen:
+        generate(model, [PROMPT], 6)
+    assert seen.rows_projected == len(PROMPT) + 5
+
+
+def test_a_cache_inside_another_ends_with_its_own_block():
+    model = tiny_model()
+    with own_cache(model, q6_1_cache.KVCache):
+        with own_cache(model, q6_1_cache.TensorPerLayer):
+            assert isinstance(model.new_cache(1, 4).own, q6_1_cache.TensorPerLayer)
+        assert isinstance(model.new_cache(1, 4).own, q6_1_cache.KVCache)
+    assert not isinstance(model.new_cache(1, 4), OwnCache)
+
+
+class ReadsTheLastLayer(q6_1_cache.KVCache):
+    def read(self, layer):
+        return super().read(len(self.used) - 1)
+
+
+class OnlyKeys(q6_1_cache.KVCache):
+    def read(self, layer):
+        return super().read(layer)[0]
+
+
+class Forgetful(q6_1_cache.KVCache):
+    def read(self, layer):
+        return tuple(x[:, :, 1:] for x in super().read(layer))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (ReadsTheLastLayer, r"read\(0\) of your own cache gave .* with T = 7"),
+        (
+            OnlyKeys,
+            r"read\(0\) of your own cache gave None for the values; expected k_BGTD, v_BGTD",
+        ),
+        (Forgetful, "as many tokens as were appended"),
+        (lambda *sizes: object(), "an object with append and read"),
+        (3, "make is 3; expected a class"),
+        (lambda *sizes: q6_1_cache.KVCache(*sizes[:3], 4, sizes[4]), "7 tokens do not fit into 4"),
+    ],
+)
+def test_a_cache_that_is_wrong_is_told_what_it_gave(make, says):
+    model = tiny_model()
+    with pytest.raises(ValueError, match=says), own_cache(model, make):
+        generate(model, [PROMPT], 6)
+    assert "new_cache" not in vars(model)
+
+
+def test_positions_that_do_not_follow_on_are_refused():
+    model = tiny_model()
+    with own_cache(model, q6_1_cache.KVCache):
+        cache = model.new_cache(1, 12)
+        prefill(model, torch.tensor([PROMPT]), cache)
+        with pytest.raises(ValueError, match="holds 7 tokens, and tokens came for the positions"):
+            model(torch.tensor([[3]]), torch.tensor([[0]]), cache)
+        with pytest.raises(ValueError, match="lengths need them"):
+            generate(model, [PROMPT, PROMPT[:3]], 4)
+        with pytest.raises(ValueError, match="dtype was asked of new_cache"):
+            model.new_cache(1, 4, dtype=torch.float16)
