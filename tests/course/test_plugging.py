@@ -286,7 +286,7 @@ def test_positions_that_do_not_follow_on_are_refused():
         prefill(model, torch.tensor([PROMPT]), cache)
         with pytest.raises(ValueError, match="holds 7 tokens, and tokens came for the positions"):
             model(torch.tensor([[3]]), torch.tensor([[0]]), cache)
-        with pytest.raises(ValueError, match="lengths need them"):
+        with pytest.raises(ValueError, match="expected 0 to 6 in each row. No positions"):
             generate(model, [PROMPT, PROMPT[:3]], 4)
         with pytest.raises(ValueError, match="dtype was asked of new_cache"):
             model.new_cache(1, 4, dtype=torch.float16)
