@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from kvlab.cache import Cache
 from kvlab.checkpoint import load
+from kvlab.fast.choosing import Step, step_for
 from kvlab.generation import stream
 from kvlab.model import Transformer
 from kvlab.prompts import check_positions
@@ -25,8 +26,11 @@ def run(args: Namespace) -> int:
     prompt_ids = as_ids(tokenizer, prompt, system=args.system, raw=args.raw)
     check_positions(model, len(prompt_ids), args.new_tokens)  # before memory is taken
     how = _thinning(args, model, len(prompt_ids))
-    used = how.get("cache") or model.new_cache(1, _capacity(args, len(prompt_ids)))
-    steps = stream(model, prompt_ids, args.new_tokens, pick=sampler, **{"cache": used, **how})
+    cache = how.get("cache")
+    used = cache or model.new_cache(1, _capacity(args, len(prompt_ids)))
+    step = step_for(model, used, args.new_tokens)
+    how |= {"cache": used, "decode": step.decode}
+    steps = stream(model, prompt_ids, args.new_tokens, pick=sampler, **how)
     ids: list[int] = []
     at = [time.perf_counter()]
     pieces = []
@@ -34,17 +38,17 @@ def run(args: Namespace) -> int:
         pieces.append(piece)
         if not args.json:
             print(piece, end="", flush=True)
-    text, cache = "".join(pieces), how.get("cache")
+    text = "".join(pieces)
     dense = cache and cache.seen * model.config.kv_bytes_per_token(model.dtype.itemsize)
     if args.json:
         found = {"prompt_tokens": prompt_ids, "new_tokens": ids, "text": text}
         held = {"cache_bytes": cache.live_bytes, "dense_bytes": dense} if cache else {}
-        stats = {"stats": _stats(model, used, prompt_ids, at)} if args.stats else {}
+        stats = {"stats": _stats(model, used, prompt_ids, at, step)} if args.stats else {}
         print(json.dumps(found | held | stats))
         return 0
     print()
     if args.stats:
-        print(_as_text(_stats(model, used, prompt_ids, at)), file=sys.stderr)
+        print(_as_text(_stats(model, used, prompt_ids, at, step)), file=sys.stderr)
     if cache:
         print(f"cache: {cache.live_bytes:,} of {dense:,} bytes", file=sys.stderr)
     if not text.strip():
@@ -78,7 +82,9 @@ def _noted(steps: Iterable, ids: list[int], at: list[float]) -> Iterator[int]:
         yield ids[-1]
 
 
-def _stats(model: Transformer, cache: Cache, prompt: list[int], at: list[float]) -> dict:
+def _stats(
+    model: Transformer, cache: Cache, prompt: list[int], at: list[float], step: Step
+) -> dict:
     """Seconds to the first token, tokens a second after it, and bytes; `at` begins at the start."""
     start, first, *_, last = [*at, at[-1]]
     n_later = len(at) - 2
@@ -90,17 +96,22 @@ def _stats(model: Transformer, cache: Cache, prompt: list[int], at: list[float])
         "weight_bytes": sum(weight.nbytes for weight in model.parameters()),
         "cache_bytes": cache.live_bytes,
         "cache_bytes_allocated": cache.allocated_bytes,
+        "step": step.how,
+        "step_because": step.why,
+        "step_ready_seconds": round(step.seconds, 4),
     }
 
 
 def _as_text(stats: dict) -> str:
     speed = stats["tokens_per_second"]
     later = "no more came" if speed is None else f"then {speed:.1f} a second"
+    ready = f", ready after {stats['step_ready_seconds']:.1f} s" * (stats["step"] == "compiled")
     return (
         f"{stats['prompt_tokens']} prompt tokens, {stats['new_tokens']} new ones: the first after "
         f"{stats['first_token_seconds']:.2f} s, {later}; {stats['weight_bytes'] / 1e6:,.1f} MB of "
         f"weights, {stats['cache_bytes'] / 1e6:,.2f} MB of keys and values in "
-        f"{stats['cache_bytes_allocated'] / 1e6:,.2f} MB taken"
+        f"{stats['cache_bytes_allocated'] / 1e6:,.2f} MB taken\n"
+        f"the {stats['step']} step{ready}: {stats['step_because']}"
     )
 
 

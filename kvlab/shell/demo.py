@@ -12,6 +12,7 @@ from torch import Tensor
 from kvlab import files
 from kvlab.cache import KVCache
 from kvlab.checkpoint import load
+from kvlab.fast.choosing import Step, step_for
 from kvlab.generation import generate, stream
 from kvlab.kernels import ONE_THREAD_BYTES
 from kvlab.measure import machine, synchronize, threads
@@ -43,7 +44,8 @@ def run(
 
     The prompt is put into the model's chat form, if its checkpoint has one, unless `raw`.
     Both runs go on for all `n_new` tokens, past the end of the answer, so that they do the same
-    work. A small model keeps to one thread. Returns counts, seconds, bytes and the seconds' ratio.
+    work; where the compiled step pays, a third one does it with that. A small model keeps to one
+    thread. Returns counts, seconds, bytes and the seconds' ratio.
     Raises: ValueError when the prompt is empty or does not fit.
     """
     if prompt is not None and not prompt.strip():
@@ -56,14 +58,17 @@ def run(
         where = machine()
         cached_ids, cached_seconds, rows_cached = _cached(transformer, ids, n_new, cache)
         uncached_ids, uncached_seconds, rows_uncached = _uncached(transformer, ids, n_new)
+        step, compiled, compiled_ids = _compiled(transformer, ids, n_new)
     return {
         "prompt": prompt,
         "prompt_tokens": len(ids),
         "new_tokens": n_new,
         "answer": tokenizer.decode(_until_end(cached_ids, transformer.config.eos_ids)),
-        "same_tokens": cached_ids == uncached_ids,
+        "same_tokens": cached_ids == uncached_ids and compiled_ids in (None, cached_ids),
         "cached": _side(rows_cached, cached_seconds),
         "uncached": _side(rows_uncached, uncached_seconds),
+        "compiled": compiled,
+        "step": {"how": step.how, "why": step.why, "ready_seconds": round(step.seconds, 4)},
         "cache_bytes": cache.live_bytes,
         "ratio": uncached_seconds[-1] / cached_seconds[-1],
         "machine": where,
@@ -114,6 +119,20 @@ def _cached(model: Transformer, ids: list[int], n_new: int, cache: KVCache) -> R
     return _timed(model, (step.token_B for step in steps))
 
 
+def _compiled(
+    model: Transformer, ids: list[int], n_new: int
+) -> tuple[Step, dict[str, Any] | None, list[int] | None]:
+    """Which step an answer of this length is made with; where that is the compiled one, a third run
+    with it and its tokens. No probe can count its rows: they are those that its cache took."""
+    cache = model.new_cache(1, len(ids) + n_new - 1)
+    step = step_for(model, cache, n_new)
+    if step.how == "plain":
+        return step, None, None
+    steps = stream(model, ids, n_new, cache=cache, decode=step.decode, eos=())
+    found, seconds = _clocked(step.token_B for step in steps)
+    return step, _side(cache.seen, seconds), found
+
+
 def _uncached(model: Transformer, ids: list[int], n_new: int) -> Run:
     generate_uncached(model, ids, 3)
     return _timed(model, stream_uncached(model, ids, n_new))
@@ -121,13 +140,19 @@ def _uncached(model: Transformer, ids: list[int], n_new: int) -> Run:
 
 def _timed(model: Transformer, tokens: Iterator[Tensor]) -> Run:
     """The tokens, the seconds from the start at which each was there, and rows projected."""
+    with Probe(model) as seen:
+        ids, seconds = _clocked(tokens)
+    return ids, seconds, seen.rows_projected
+
+
+def _clocked(tokens: Iterator[Tensor]) -> tuple[list[int], list[float]]:
+    """The tokens, and the seconds from the start at which each was there."""
     synchronize()
     start, ids, seconds = time.perf_counter(), [], []
-    with Probe(model) as seen:
-        for token_B in tokens:
-            ids.append(int(token_B[0]))
-            seconds.append(time.perf_counter() - start)
-    return ids, seconds, seen.rows_projected
+    for token_B in tokens:
+        ids.append(int(token_B[0]))
+        seconds.append(time.perf_counter() - start)
+    return ids, seconds
 
 
 def _side(rows: int, seconds: list[float]) -> dict[str, Any]:
@@ -141,8 +166,17 @@ def _side(rows: int, seconds: list[float]) -> dict[str, Any]:
 
 def as_text(report: dict[str, Any]) -> str:
     """The report for people."""
-    with_cache, without = report["cached"], report["uncached"]
-    rows = [side["rows_projected"] for side in (with_cache, without)]
+    sides = {"with cache": report["cached"], "without": report["uncached"]}
+    if report["compiled"]:
+        sides = {"compiled step": report["compiled"], **sides}
+    held = [report["cache_bytes"]] * (len(sides) - 1) + [0]
+    lines = {
+        "": list(sides),
+        "rows projected": [f"{side['rows_projected']:,}" for side in sides.values()],
+        "bytes held in cache": [f"{n:,}" for n in held],
+        "seconds": [f"{side['seconds']:.2f}" for side in sides.values()],
+    }
+    ways = "both ways" if len(sides) == 2 else "in all three ways"
     same = "the same tokens" if report["same_tokens"] else "DIFFERENT tokens"
     where, answer = report["machine"], report["answer"]
     answer = answer.lstrip() if report["prompt"].endswith("\n") else answer
@@ -151,15 +185,13 @@ def as_text(report: dict[str, Any]) -> str:
             report["prompt"] + answer,
             "",
             f"{report['prompt_tokens']} prompt tokens, {report['new_tokens']} new ones, {same} "
-            "both ways (the answer ends earlier; both go on, to do the same work)",
+            f"{ways} (the answer ends earlier; both go on, to do the same work)",
             "",
-            f"{'':<24}{'with cache':>14}{'without':>14}",
-            f"{'rows projected':<24}{rows[0]:>14,}{rows[1]:>14,}",
-            f"{'bytes held in cache':<24}{report['cache_bytes']:>14,}{0:>14}",
-            f"{'seconds':<24}{with_cache['seconds']:>14.2f}{without['seconds']:>14.2f}",
+            *(f"{name:<24}" + "".join(f"{x:>14}" for x in row) for name, row in lines.items()),
             "",
             f"{report['ratio']:.1f} times as fast with the cache, on {where['cpu']}, "
             f"{where['threads']} thread{'s' * (where['threads'] != 1)}, torch {where['torch']}.",
+            *([f"With the compiled step: {report['step']['why']}."] if report["compiled"] else []),
         ]
     )
 

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 
+from kvlab.fast import choosing
 from kvlab.shell import cli, demo
 
 
@@ -81,3 +82,16 @@ def test_a_prompt_of_ones_own_is_asked_in_the_models_form(capsys):
         assert said[how].startswith("What is the capital of France?\nThe capital of France is Par")
     counts = [int(text.split(" prompt tokens")[0].split()[-1]) for text in said.values()]
     assert counts[1] < counts[0] < counts[2]
+
+
+def test_where_the_compiled_step_pays_a_third_run_uses_it(report, monkeypatch):
+    assert report["compiled"] is None and report["step"]["how"] == "plain"
+    monkeypatch.setattr(choosing, "FEWEST_BYTES", 0)
+    found = demo.run(None, 12)
+    assert found["same_tokens"] and found["step"]["how"] == "compiled"
+    assert found["compiled"]["rows_projected"] == found["cached"]["rows_projected"]
+    assert len(found["compiled"]["seconds_at_token"]) == 12
+    shown = demo.as_text(found)
+    assert "compiled step    with cache       without" in shown and "in all three ways" in shown
+    assert "With the compiled step: up to 12 new tokens read" in shown
+    assert "compiled" not in demo.as_text(report)
