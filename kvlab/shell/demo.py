@@ -12,7 +12,7 @@ from torch import Tensor
 from kvlab import files
 from kvlab.cache import KVCache
 from kvlab.checkpoint import load
-from kvlab.fast.choosing import Step, step_for
+from kvlab.fast.choosing import step_for
 from kvlab.generation import generate, stream
 from kvlab.kernels import ONE_THREAD_BYTES
 from kvlab.measure import machine, synchronize, threads
@@ -43,34 +43,31 @@ def run(
     """Generate greedily both ways and count.
 
     The prompt is put into the model's chat form, if its checkpoint has one, unless `raw`.
-    Both runs go on for all `n_new` tokens, past the end of the answer, so that they do the same
-    work; where the compiled step pays, a third one does it with that. A small model keeps to one
-    thread. Returns counts, seconds, bytes and the seconds' ratio.
+    Both runs, and a third where the compiled step pays, go on for all `n_new` tokens, past the end
+    of the answer. A small model keeps to one thread. Returns counts, seconds, bytes and a ratio.
     Raises: ValueError when the prompt is empty or does not fit.
     """
-    if prompt is not None and not prompt.strip():
-        raise ValueError("The prompt is empty; expected some text.")
     transformer, tokenizer = load(model, device=device, dtype=dtype)
     prompt, ids = _asked(tokenizer, model, prompt, system, raw)
     check_positions(transformer, len(ids), n_new)  # before memory is taken
     cache = transformer.new_cache(1, len(ids) + n_new - 1)
     with threads(_enough_threads(transformer)):
         where = machine()
-        cached_ids, cached_seconds, rows_cached = _cached(transformer, ids, n_new, cache)
-        uncached_ids, uncached_seconds, rows_uncached = _uncached(transformer, ids, n_new)
-        step, compiled, compiled_ids = _compiled(transformer, ids, n_new)
+        cached = _cached(transformer, ids, n_new, cache)
+        uncached = _uncached(transformer, ids, n_new)
+        compiled, third = _compiled(transformer, ids, n_new)
     return {
         "prompt": prompt,
         "prompt_tokens": len(ids),
         "new_tokens": n_new,
-        "answer": tokenizer.decode(_until_end(cached_ids, transformer.config.eos_ids)),
-        "same_tokens": cached_ids == uncached_ids and compiled_ids in (None, cached_ids),
-        "cached": _side(rows_cached, cached_seconds),
-        "uncached": _side(rows_uncached, uncached_seconds),
-        "compiled": compiled,
-        "step": {"how": step.how, "why": step.why, "ready_seconds": round(step.seconds, 4)},
+        "answer": tokenizer.decode(_until_end(cached[0], transformer.config.eos_ids)),
+        "same_tokens": cached[0] == uncached[0] == (compiled or cached)[0],
+        "cached": _side(*cached),
+        "uncached": _side(*uncached),
+        "compiled": compiled and _side(*compiled),
+        "step": third,
         "cache_bytes": cache.live_bytes,
-        "ratio": uncached_seconds[-1] / cached_seconds[-1],
+        "ratio": uncached[1][-1] / cached[1][-1],
         "machine": where,
     }
 
@@ -79,6 +76,8 @@ def _asked(
     tokenizer: Tokenizer, model: str, prompt: str | None, system: str | None, raw: bool
 ) -> tuple[str, list[int]]:
     """What is shown as the prompt, and its ids."""
+    if prompt is not None and not prompt.strip():
+        raise ValueError("The prompt is empty; expected some text.")
     if prompt is None and system is None and (model == "pocket" or not tokenizer.template):
         return PROMPT, as_ids(tokenizer, PROMPT, raw=True)
     prompt = f"{FACTS} {QUESTION}" if prompt is None else prompt
@@ -119,18 +118,18 @@ def _cached(model: Transformer, ids: list[int], n_new: int, cache: KVCache) -> R
     return _timed(model, (step.token_B for step in steps))
 
 
-def _compiled(
-    model: Transformer, ids: list[int], n_new: int
-) -> tuple[Step, dict[str, Any] | None, list[int] | None]:
-    """Which step an answer of this length is made with; where that is the compiled one, a third run
-    with it and its tokens. No probe can count its rows: they are those that its cache took."""
+def _compiled(model: Transformer, ids: list[int], n_new: int) -> tuple[Run | None, dict[str, Any]]:
+    """Where the compiled step pays, a third run with it; and which step pays, and why.
+
+    No probe can count its rows: they are those that its cache took."""
     cache = model.new_cache(1, len(ids) + n_new - 1)
     step = step_for(model, cache, n_new)
+    told = {"how": step.how, "why": step.why, "ready_seconds": round(step.seconds, 4)}
     if step.how == "plain":
-        return step, None, None
+        return None, told
     steps = stream(model, ids, n_new, cache=cache, decode=step.decode, eos=())
     found, seconds = _clocked(step.token_B for step in steps)
-    return step, _side(cache.seen, seconds), found
+    return (found, seconds, cache.seen), told
 
 
 def _uncached(model: Transformer, ids: list[int], n_new: int) -> Run:
@@ -155,7 +154,7 @@ def _clocked(tokens: Iterator[Tensor]) -> tuple[list[int], list[float]]:
     return ids, seconds
 
 
-def _side(rows: int, seconds: list[float]) -> dict[str, Any]:
+def _side(_ids: list[int], seconds: list[float], rows: int) -> dict[str, Any]:
     return {
         "rows_projected": rows,
         "seconds": seconds[-1],
