@@ -100,7 +100,7 @@ def reached(panels: Mapping[str, Tensor], tokens: Sequence[str], title: str) -> 
         layout="constrained", facecolor="white",
     )  # fmt: skip
     side_by_side = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axes, (title, moved_SS) in zip(side_by_side, panels.items(), strict=True):
+    for axes, (half, moved_SS) in zip(side_by_side, panels.items(), strict=True):
         rows = moved_SS.tolist()
         most = max(max(row) for row in rows) or 1.0
         axes.set_facecolor(PALE)
@@ -109,7 +109,7 @@ def reached(panels: Mapping[str, Tensor], tokens: Sequence[str], title: str) -> 
         zeros = [(x, y) for y, row in enumerate(rows) for x, value in enumerate(row) if value == 0]
         if zeros:
             axes.plot(*zip(*zeros, strict=True), linestyle="", marker="x", color=GREY, markersize=4)
-        axes.set_title(title, fontsize=10)
+        axes.set_title(half, fontsize=10)
         axes.set_xticks(range(n_tokens), tokens, rotation=60, ha="right", fontsize=8)
         axes.set_yticks(range(n_tokens), tokens, fontsize=8)
         axes.set_xlabel("input row that is changed")
@@ -136,7 +136,7 @@ def bars(
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.margins(x=0.12)
-    axes.set_title(title, fontsize=10)
+    figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -153,13 +153,13 @@ def draws(
         facecolor="white",
     )  # fmt: skip
     every = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
-    for axes, (title, shares) in zip(every, panels.items(), strict=False):
+    for axes, (way, shares) in zip(every, panels.items(), strict=False):
         colours = [BLUE if share else GREY for share in shares]
         axes.barh(range(len(tokens)), shares, color=colours, height=0.75)
         for y, share in enumerate(shares):
             text = " out" if not share else f" {share:.0%}" if share > 0.005 else " under 1%"
             axes.annotate(text, (share, y), va="center", fontsize=7, color=colours[y])
-        axes.set_title(title, fontsize=9)
+        axes.set_title(way, fontsize=9)
         axes.set_yticks(range(len(tokens)), tokens, fontsize=8)
         axes.set_ylim(len(tokens) - 0.4, -0.6)
         axes.set_xlim(0, 1.15)

@@ -42,6 +42,7 @@ def test_what_does_not_move_is_crossed():
     figure = stream_figures.reached(panels, ["a", "b", "c"], "see")
     crosses = [len(axes.lines[0].get_xdata()) for axes in figure.axes]
     assert crosses == [6, 3, 9]
+    assert [figure.get_suptitle(), figure.axes[0].get_title()] == ["see", "own"]
     png(figure)
     assert not stream_figures.reached({"all": torch.ones(2, 2)}, ["a", "b"], "see").axes[0].lines
 
@@ -52,6 +53,7 @@ def test_bars_bear_their_values():
     )
     assert [t.get_text().strip() for t in figure.axes[0].texts] == ["three", "minus two"]
     assert figure.axes[0].get_ylim()[0] > figure.axes[0].get_ylim()[1]  # the first is at the top
+    assert figure.get_suptitle() == "see"
     png(stream_figures.bars(["a"], [0.5], "points", "see", ["#000000"]))
 
 
@@ -59,6 +61,6 @@ def test_a_token_that_cannot_be_drawn_is_out():
     panels = {f"way {i}": [0.5, 0.002, 0.0] for i in range(4)}
     figure = stream_figures.draws(["a", "b", "c"], panels, "see")
     shown = [axes for axes in figure.axes if axes.get_visible()]
-    assert len(shown) == 4
+    assert len(shown) == 4 and shown[0].get_title() == "way 0" and figure.get_suptitle() == "see"
     assert [t.get_text().strip() for t in shown[0].texts] == ["50%", "under 1%", "out"]
     png(figure)
