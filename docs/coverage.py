@@ -107,12 +107,38 @@ IDEAS: tuple[Idea, ...] = (
     Idea("MQA is the most conservative way to save", "C", loose="it is the most aggressive"),
     Idea("heads are concatenated and projected", "C"),
     Idea("the number of parameters is not the hidden size", "C"),
-    Idea("logits become probabilities, of which the next token is sampled", "C D"),
-    Idea("a block is attention and an MLP; there are many blocks", "C"),
-    Idea("the MLP generates the next token", "C", loose="the head on the last layer's output does"),
-    Idea("the MLP's work is the same for every token and needs no cache", "C"),
+    Idea(
+        "logits become probabilities, of which the next token is sampled",
+        "C D",
+        (4, "From logits to a token"),
+        ("4.4",),
+    ),
+    Idea(
+        "a block is attention and an MLP; there are many blocks",
+        "C",
+        (4, "A block by hand"),
+        ("4.1",),
+    ),
+    Idea(
+        "the MLP generates the next token",
+        "C",
+        (4, '"The MLP generates the next token"'),
+        ("4.6",),
+        loose="the head on the last layer's output does",
+    ),
+    Idea(
+        "the MLP's work is the same for every token and needs no cache",
+        "C",
+        (4, "Which half knows that other tokens exist?"),
+        ("4.2", "4.6"),
+    ),
     Idea("each layer has a cache of its own", "C", (6, "What it costs"), ("6.1",)),
-    Idea("each layer hands the next one its own vector of a token", "C"),
+    Idea(
+        "each layer hands the next one its own vector of a token",
+        "C",
+        (4, "The same token in two contexts"),
+        ("4.1", "4.7"),
+    ),
     Idea("prefill reads the whole prompt at once", "A B C D", (5, "Two calls"), ("5.1", "5.9")),
     Idea(
         "prefill gives the first new token",
@@ -121,7 +147,9 @@ IDEAS: tuple[Idea, ...] = (
         ("5.1", "5.8"),
     ),
     Idea("decode makes one token after the other", "A B C D", (5, "Two calls"), ("5.2",)),
-    Idea("decode ends at the end token or at a limit", "C D", (5, "Two calls"), ("5.2",)),
+    Idea(
+        "decode ends at the end token or at a limit", "C D", (4, "The loop that writes"), ("4.5",)
+    ),
     Idea(
         "the prompt about France: 17 tokens, then 18, 19, 20 in the cache",
         "A B",
