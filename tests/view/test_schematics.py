@@ -305,6 +305,10 @@ def test_a_browser_measures_no_text_on_another(browser):
     assert len(measured) == len(drawings)
     for name, drawing, placed in zip(DRAWN, drawings, measured, strict=True):
         assert clashes(placed, *page(drawing)) == [], name
+        for (words, real), (same, told) in zip(placed, boxes(drawing), strict=True):
+            assert words == same
+            # a browser may round a glyph to whole pixels
+            assert real[2] - real[0] <= told[2] - told[0] + 1 or not words.isascii(), words
 
 
 @pytest.mark.browser
