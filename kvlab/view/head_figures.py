@@ -47,7 +47,7 @@ def right_without(panels: Mapping[str, Sequence[Sequence[int]]], of: int) -> Pic
     """
     figure = Picture(figsize=(0.9 + 2.45 * len(panels), 2.5), layout="constrained",
                      facecolor="white")  # fmt: skip
-    colours = LinearSegmentedColormap.from_list("lost", [ORANGE, "#FBE9E0", "#F7F7F7"])
+    colours = LinearSegmentedColormap.from_list("lost", [ORANGE, "#F7F7F7"])
     every = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (title, rows) in zip(every, panels.items(), strict=True):
         axes.imshow(rows, cmap=colours, vmin=0, vmax=of, aspect="auto")

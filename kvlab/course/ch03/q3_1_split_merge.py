@@ -12,7 +12,7 @@ Q = Exercise(
     minutes=12,
     difficulty=2,
     statement="""
-`q_proj` returns one row of H x D numbers a token: first the D numbers of head 0, then those of head 1, and so on.
+To the section "Cut a vector into heads". `q_proj` returns one row of H x D numbers a token: first the D numbers of head 0, then those of head 1, and so on.
 Attention wants each head by itself, with its own S rows. Afterwards `o_proj` wants one row a token again.
 
 Write both ways as a class. `Heads(head_dim)` knows the width D of one head and no number of heads: queries have

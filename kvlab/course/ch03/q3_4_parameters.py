@@ -26,7 +26,7 @@ Q = Exercise(
     minutes=25,
     difficulty=2,
     statement="""
-Count the parameters of a Llama-shaped model from its config, a dict:
+To the section "Real models". Count the parameters of a Llama-shaped model from its config, a dict:
 
 | entry | what it is | entry | what it is |
 |---|---|---|---|
