@@ -172,6 +172,7 @@ def test_the_building_counts_what_the_cache_pays():
     three = schematics.building(config(8, 8), config(8, 2), config(8, 1), bytes_per_number=2)
     for n_bytes in ("131,072 bytes a token", "32,768 bytes a token", "16,384 bytes a token"):
         assert n_bytes in three.svg
+        assert f"costs the cache {n_bytes.removesuffix(' a token')}." in three.alt
     assert "up to 8 times" in three.title
     assert "6 query heads share 2 libraries" in schematics.building(POCKET).title
     assert "a library of its own" in schematics.building(config(4, 4)).title
@@ -181,6 +182,7 @@ def test_the_building_counts_what_the_cache_pays():
 def test_only_the_distance_turns_the_arrows_apart():
     moved = schematics.rope_arrows([(7, 4), (17, 14)], 32)
     assert moved.svg.count("3 positions apart: 171.9°") == 2 and "only the distance" in moved.title
+    assert moved.alt.count("between the arrows is 171.9°") == 2
     assert "6 positions apart: -" in schematics.rope_arrows((3, 9), 32).svg
     assert "only the distance" not in schematics.rope_arrows([(7, 4), (17, 4)], 32).title
     assert "1 position apart: 1°" in schematics.rope_arrows((1, 0), 2, theta=7.0).svg.replace(
@@ -230,6 +232,25 @@ def test_the_meeting_names_who_gets_most():
     drawn = schematics.meeting(["a", "b"], torch.tensor([0.25, 0.75]), query="c")
     assert "mostly b's (75%)" in drawn.title and "c is compared" in drawn.alt
     assert ">25.0%<" in drawn.svg and ">c?<" in drawn.svg
+
+
+def test_one_of_a_kind_is_told_as_one():
+    one = config(1, 1, 8, 1, 8, 8, 9)
+    many = re.compile(
+        r"\b1 [a-z/ ]*(heads|floors|blocks|layers|rows|slots|ones|are)\b|1 block.* add "
+    )
+    for drawn in (
+        schematics.building(one),
+        schematics.block(one),
+        schematics.whole(one),
+        schematics.phases(1, 1),
+        schematics.phases(1, 2, False),
+        schematics.mask(2, 1),
+        schematics.cache_in_memory(one, 1, 0),
+        schematics.cache_in_memory(one, 2, 1),
+    ):
+        for told in (drawn.title, drawn.alt, *(words for words, _ in boxes(drawn))):
+            assert not many.search(told), told
 
 
 REFUSED = [

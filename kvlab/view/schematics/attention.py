@@ -134,8 +134,9 @@ def _mask_title(n_new: int, n_past: int) -> str:
     if not n_past:
         return ("Each token looks at itself and at what came before, never at what comes after: "
                 "a triangle")  # fmt: skip
+    earlier = "a single earlier one" if n_past == 1 else f"{n_past} earlier ones"
     return (
-        f"{n_new} new tokens after {n_past} earlier ones: a rectangle. All of the past is open; "
+        f"{n_new} new tokens after {earlier}: a rectangle. All of the past is open; "
         "only among the new ones is there a triangle"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kvlab import checks
 from kvlab.view.schematics.drawing import Drawing
+from kvlab.view.schematics.heads import counted
 from kvlab.view.schematics.sheet import MARGIN, WIDTH, Sheet, width_of
 
 _LEFT, _PREFILL, _TALL, _MOST = 116, 92, 170, 12  # later calls beyond that are left out
@@ -49,11 +50,11 @@ def phases(n_prompt: int, n_new: int, cached: bool = True, *, title: str | None 
 
 def _title(n_prompt: int, n_new: int, cached: bool, total: int, again: int) -> str:
     if n_new == 1:
-        return (
-            f"One new token: prefill reads the {n_prompt:,} tokens of the prompt, and that is all"
-        )
+        read = counted(n_prompt, "prompt token")
+        return f"One new token: prefill reads {read}, and that is all"
     if cached:
-        return (f"Prefill computes the {n_prompt:,} rows of the prompt in one call; with a cache "
+        rows = "one row" if n_prompt == 1 else f"{n_prompt:,} rows"
+        return (f"Prefill computes the {rows} of the prompt in one call; with a cache "
                 "each later call computes a single row")  # fmt: skip
     return (
         f"Without a cache each call reads the whole text: of {total:,} rows, {again:,} had been "
@@ -64,11 +65,15 @@ def _title(n_prompt: int, n_new: int, cached: bool, total: int, again: int) -> s
 def _words(n_prompt: int, n_new: int, cached: bool, total: int, again: int) -> str:
     how = "With" if cached else "Without"
     later = "computes one row" if cached else "reads the whole text, one token longer each time"
+    each = "The one later call" if n_new == 2 else f"Each of {n_new - 1:,} later calls"
+    more = "" if n_new == 1 else (
+        f" {each} {later} and gives one token more."
+    )  # fmt: skip
     return (
-        f"{how} a cache, {n_prompt:,} prompt tokens and {n_new:,} new ones: the first call, "
-        f"prefill, computes {n_prompt:,} rows and gives token 1. Each of {n_new - 1:,} later "
-        f"calls {later} and gives one token more. In all {total:,} rows, {again:,} of them "
-        f"computed again."
+        f"{how} a cache, {counted(n_prompt, 'prompt token')} and "
+        f"{counted(n_new, 'new one')}: the first call, prefill, computes "
+        f"{counted(n_prompt, 'row')} and gives token 1.{more} In all {counted(total, 'row')}, "
+        f"{again:,} of them computed again."
     )
 
 

@@ -81,9 +81,9 @@ def _named(every: tuple[ModelConfig, ...], names: Sequence[str] | None) -> list[
 
 def _words(every: tuple[ModelConfig, ...], names: list[str], costs: list[int]) -> str:
     return " ".join(
-        f"{said(name)}: {one.n_heads} query heads on {counted(one.n_kv_heads, 'floor')}, "
-        f"{one.n_heads // one.n_kv_heads} to a floor, each floor with one library of keys and "
-        f"values; a token costs the cache {cost:,} bytes."
+        f"{said(name)}: {counted(one.n_heads, 'query head')} on "
+        f"{counted(one.n_kv_heads, 'floor')}, {one.n_heads // one.n_kv_heads} to a floor, each "
+        f"floor with one library of keys and values; a token costs the cache {cost:,} bytes."
         for name, one, cost in zip(names, every, costs, strict=True)
     )
 
@@ -102,6 +102,8 @@ def _title(every: tuple[ModelConfig, ...], costs: list[int]) -> str:
         times = f"{most / least:.1f}".removesuffix(".0")
         return f"The fewer libraries, the smaller the cache: here up to {times} times"
     one = every[0]
+    if one.n_heads == 1:
+        return "A single query head with a library of its own: there is nobody to share it"
     if one.n_heads == one.n_kv_heads:
         return f"Each of {counted(one.n_heads, 'query head')} has a library of its own"
     shared = "one library" if one.n_kv_heads == 1 else counted(one.n_kv_heads, "library")

@@ -71,9 +71,10 @@ def _words(config: ModelConfig, capacity: int, used: int, each: int) -> str:
     )
     return (
         f"A cache of {counted(config.n_layers, 'layer')}, each with keys and values of "
-        f"{counted(config.n_kv_heads, 'key/value head')}, and {capacity:,} slots in each, of which "
-        f"{used:,} are used. A slot holds {config.head_dim:,} numbers for each head. {step} "
-        f"The memory taken is {capacity * each:,} bytes, whatever is used."
+        f"{counted(config.n_kv_heads, 'key/value head')}, and {counted(capacity, 'slot')} in "
+        f"each, of which {used:,} {'is' if used == 1 else 'are'} used. A slot holds "
+        f"{config.head_dim:,} numbers for each head. {step} The memory taken is "
+        f"{capacity * each:,} bytes, whatever is used."
     )
 
 

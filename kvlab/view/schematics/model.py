@@ -48,10 +48,10 @@ def whole(
     configs(config)
     if here is not None and (not isinstance(here, str) or here not in PLACES):
         raise ValueError(f"here is {checks.shown(here)}; expected one of {', '.join(PLACES)}.")
-    blocks = counted(config.n_layers, "block")
+    blocks, add = counted(config.n_layers, "block"), "adds" if config.n_layers == 1 else "add"
     shapes = (
         f"tokens become rows of {config.hidden_size:,} numbers, {blocks} with "
-        f"{counted(config.n_heads, 'query head')} on {counted(config.n_kv_heads, 'library')} add "
+        f"{counted(config.n_heads, 'query head')} on {counted(config.n_kv_heads, 'library')} {add} "
         f"to them, and the head turns the last row into {config.vocab_size:,} logits, from which "
         f"the next token is taken"
     )
@@ -62,7 +62,7 @@ def whole(
     if small:
         return _strip(config, here, title, alt)
     told = (
-        f"{name[:1].upper()}{name[1:]} whole: tokens in, {blocks} that add to each token's "
+        f"{name[:1].upper()}{name[1:]} whole: tokens in, {blocks} that {add} to each token's "
         f"{config.hidden_size:,} numbers, logits out"
     )
     sheet = Sheet(title or told, alt)
@@ -133,7 +133,7 @@ def _blocks(sheet: Sheet, y: float, config: ModelConfig, here: str | None) -> fl
     if marked:
         sheet.text(_LEFT + _WIDE, y + 21, "you are here", anchor="end", size=13, bold=True)
     _place(sheet, _LEFT, y + 32, _WIDE, 92, "attention", "norm, attention, add", here)
-    heads = f"{config.n_heads:,} heads, {counted(config.n_kv_heads, 'library')}"
+    heads = f"{counted(config.n_heads, 'head')}, {counted(config.n_kv_heads, 'library')}"
     chips = (("rope", "rope", 70), ("mask", "mask", 70), ("heads", heads, 176))
     x = _LEFT + 12.0
     for place, words, wide in chips:
