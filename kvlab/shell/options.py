@@ -158,6 +158,7 @@ def _of_students(parser: argparse.ArgumentParser) -> None:
     add("--roster", metavar="FILE.csv", help="the class: id, name, section")
     add("--moodle", metavar=out, help="marks as Moodle imports them")
     add("--canvas", metavar=out, help="marks as Canvas imports them")
+    add("--nbgrader", metavar="gradebook.db", help="put marks and reasons into nbgrader's")
     add("--title", action="append", metavar="N=TEXT", help="a chapter's column in a gradebook")
     add("--feedback", metavar="FOLDER", help="a page per student, HTML and Markdown")
     add("--analysis", nargs="?", const="-", metavar="FILE.html", help="of the class; alone: text")

@@ -176,7 +176,7 @@ def test_its_cells_have_their_metadata_and_the_learners_copy_a_stub(how_to):
     learners = notebooks.release(solved)
     stub = notebooks.answers(learners)["q99_1"]
     assert local(exercise, stub).state == "not answered"
-    assert notebooks.source(learners["cells"][4]) == 'check("99.1", sum_slots)'
+    assert notebooks.source(learners["cells"][4]) == 'verdict = check("99.1", sum_slots)\nverdict'
 
 
 HELPED = """

@@ -125,4 +125,5 @@ def test_the_cells_are_what_nbgrader_and_the_reader_expect(exercise):
     assert check["grade"] and check["locked"] and not check["solution"]
     assert check["points"] == exercise.points and check["schema_version"] == 3
     source = notebooks.source(marked[exercise.grade_id + "_check"])
-    assert source.startswith(f'check("{exercise.number}", {exercise.name})')
+    assert source.startswith(f'verdict = check("{exercise.number}", {exercise.name})\nverdict\n')
+    assert source.count("check(") == 1, "each check runs once"

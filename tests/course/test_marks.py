@@ -626,6 +626,7 @@ def test_what_are_no_marks_is_told(content, said, tmp_path, capsys):
         (["--canvas", "x.ipynb"], "expected a new file's name"),
         (["--analysis", "page.pdf"], "the page is HTML"),
         (["--feedback", "no/where"], "expected a folder"),
+        (["--nbgrader", "none.db"], "none.db is not there"),
         (["--moodle", "m.csv", "--title", "6"], "expected a column's name"),
         (["--moodle", "m.csv", "--title", "99=x"], "there are exercises of"),
     ],

@@ -70,10 +70,11 @@ def _answered(exercise: Exercise) -> tuple[dict[str, Any], dict[str, Any]]:
         "grade_id": f"{exercise.grade_id}_check", "grade": True, "locked": True, "solution": False,
         "points": exercise.points,
     }  # fmt: skip
-    check = f'check("{exercise.number}", {exercise.name})'
-    # nbgrader's feedback shows the words of the assertion, and no other output of the cell
-    asserted = f"verdict = {check}\nassert verdict.passed, verdict"
-    hidden = f"{check}\n### BEGIN HIDDEN TESTS\n{asserted}\n### END HIDDEN TESTS"
+    # Once, in the cell that the learner has: nbgrader's feedback shows the words of the assertion,
+    # and of a cell that ends with one no other output.
+    shown = f'verdict = check("{exercise.number}", {exercise.name})\nverdict'
+    asserted = "assert verdict.passed, verdict"
+    hidden = f"{shown}\n### BEGIN HIDDEN TESTS\n{asserted}\n### END HIDDEN TESTS"
     return _code(exercise.cell, common | answer), _code(hidden, common | graded)
 
 

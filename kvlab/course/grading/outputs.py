@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from kvlab.course.grading import (
     gradebook,
     late,
     marks,
+    nbgraded,
     report,
     roster,
     tables,
@@ -25,8 +27,8 @@ from kvlab.course.grading.names import padded, width
 from kvlab.course.grading.tables import number, printable
 
 TARGETS = ("json", "csv", "gradescope", "per_student", "moodle", "canvas", "analysis")
-OF_STUDENTS = ("per_student", "moodle", "canvas", "analysis", "feedback", "roster", "weights",
-               "deadline", "partial")  # fmt: skip
+OF_STUDENTS = ("per_student", "moodle", "canvas", "analysis", "feedback", "nbgrader", "roster",
+               "weights", "deadline", "partial")  # fmt: skip
 
 
 def target(args: argparse.Namespace, name: str) -> str | None:
@@ -64,6 +66,10 @@ def check(args: argparse.Namespace) -> None:
         or not Path(folder).absolute().parent.is_dir()
     ):
         raise ValueError(f"--feedback {folder}: expected a folder, or a new name in one.")
+    if target(args, "nbgrader") is not None:
+        if args.weights is not None:
+            raise ValueError("--weights came with --nbgrader, whose gradebook knows no weights.")
+        nbgraded.check(args.nbgrader)
 
 
 def scheme(args: argparse.Namespace) -> Scheme:
@@ -144,6 +150,8 @@ def write(
     _put({key: t for key, t in texts.items() if key[1] not in ("json", "csv")}, files=True)
     if klass is not None and args.feedback:
         feedback.write(klass, args.feedback)
+    if klass is not None and target(args, "nbgrader"):
+        print(nbgraded.write(klass, args.nbgrader), file=sys.stderr)
     _put(texts, files=False)
     return klass
 
