@@ -72,7 +72,7 @@ def course(tmp_path_factory):
 
     def typed(block, cwd):
         done = subprocess.run(
-            ["sh", "-e"], input=block, cwd=cwd, env=env, capture_output=True, text=True, timeout=550
+            ["sh", "-e"], input=block, cwd=cwd, env=env, capture_output=True, text=True, timeout=1500
         )
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout + done.stderr
@@ -109,7 +109,7 @@ def of(*passed):
     return {n: e.points * (n in passed) for n, e in CHAPTER.items()}
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_nbgrader_and_kvlab_release_the_same(course):
