@@ -72,8 +72,9 @@ def course(tmp_path_factory):
 
     def typed(block, cwd):
         done = subprocess.run(
-            ["sh", "-e"], input=block, cwd=cwd, env=env, capture_output=True, text=True, timeout=1500
-        )
+            ["sh", "-e"], input=block, cwd=cwd, env=env, capture_output=True, text=True,
+            timeout=1500,
+        )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout + done.stderr
 
