@@ -1,7 +1,7 @@
 """What a report asks the pocket model: relations of its own world, and a text that it knows.
 
-Both are made for any model: who speaks another language than the pocket model is asked in plain
-English, and has no text.
+They are made for any model: one that speaks another language than the pocket model is asked what
+`kvlab.quality.plain` asks.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import random
 from functools import cache
 
 from kvlab.pocket import bpe, path, world
-from kvlab.quality.prompts import Question, plain_questions
+from kvlab.quality import plain
+from kvlab.quality.prompts import Question
 from kvlab.tokenizer import Tokenizer
 
 
@@ -19,16 +20,36 @@ def questions(
 ) -> list[Question]:
     """Passwords of the pocket model's world, the one that is asked for at evenly spread depths."""
     if not speaks_pocket(tokenizer):
-        return plain_questions(tokenizer, rng, n_prompts, n_tokens)
+        return plain.passwords(tokenizer, rng, n_prompts, n_tokens)
     return [
         world_question(tokenizer, rng, n_tokens, depth=(i + 0.5) / n_prompts)
         for i in range(n_prompts)
     ]
 
 
-def own_text(tokenizer: Tokenizer) -> str | None:
-    """The tenth of Python's documentation that the pocket model was not trained on."""
-    return "\n\n".join(bpe.python_docs()[1].values()) if speaks_pocket(tokenizer) else None
+def codes(
+    tokenizer: Tokenizer, rng: random.Random, n_prompts: int, n_tokens: int
+) -> list[Question] | None:
+    """Codes for a model that is not the pocket model, whose report has none."""
+    return None if speaks_pocket(tokenizer) else plain.codes(tokenizer, rng, n_prompts, n_tokens)
+
+
+def needle(
+    tokenizer: Tokenizer, rng: random.Random, n_prompts: int, n_tokens: int
+) -> list[Question] | None:
+    """One fact for a model that is not the pocket model, whose report has none."""
+    return None if speaks_pocket(tokenizer) else plain.needle(tokenizer, rng, n_prompts, n_tokens)
+
+
+MAKERS = {"recall": questions, "codes": codes, "needle": needle}
+
+
+def own_text(tokenizer: Tokenizer) -> str:
+    """The tenth of Python's documentation that the pocket model was not trained on; for another
+    model the topics of Python's `help()`."""
+    if not speaks_pocket(tokenizer):
+        return plain.own_text(tokenizer)
+    return "\n\n".join(bpe.python_docs()[1].values())
 
 
 def world_question(

@@ -14,8 +14,9 @@ from kvlab.quality.methods import Shape, window_only
 WORTH_SAYING = 30
 
 
-def seconds_for(cells: Cells, n_methods: int, seeds: int) -> float:
-    """Seconds that a report takes at most: one prompt is measured, and taken for all.
+def seconds_for(cells: Cells, n_methods: int, seeds: int, share: float = 1.0) -> float:
+    """Seconds that a report takes at most in one process: of each task one prompt is measured, and
+    taken for all; `share` is what is not done yet.
 
     A cell reads its prompts together, which takes less than one after the other.
     """
@@ -30,16 +31,17 @@ def seconds_for(cells: Cells, n_methods: int, seeds: int) -> float:
             marks.append(time.perf_counter())
         each = marks[2] - marks[1]
         total += (marks[1] - marks[0] + n_methods * each) * len(prompts.texts) * seeds
-    return total
+    return total * share
 
 
-def announce(cells: Cells, n_methods: int, seeds: int) -> None:
+def announce(seconds: float, workers: int = 1) -> None:
     """Say on stderr how long it may take, where that is long enough to wonder."""
-    seconds = seconds_for(cells, n_methods, seeds)
-    if seconds >= WORTH_SAYING:
-        minutes = max(1, round(seconds / 60))
+    if seconds / workers >= WORTH_SAYING:
+        minutes = max(1, round(seconds / workers / 60))
+        beside = f", if {workers} workers share the work evenly" * (workers > 1)
         print(
-            f"This takes up to {minutes} minute{'s' * (minutes > 1)}, from a look at one prompt.",
+            f"This takes up to {minutes} minute{'s' * (minutes > 1)}{beside}, from a look at one "
+            "prompt of each task.",
             file=sys.stderr,
             flush=True,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kvlab import checks
@@ -23,6 +23,7 @@ class Question:
     stem: str
     value: str
     depth: float
+    opens: bool = False  # the text begins with all that a text of this tokenizer begins with
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def asked(
 ) -> Prompts:
     """Questions as tokens: pruned before the question or, where it is visible, after it.
 
-    `first` are ids that open every text (BOS). A token that belongs to both sides of a cut counts
-    as the later one.
+    `first` are ids that open every text (BOS) that does not open itself. A token that belongs to
+    both sides of a cut counts as the later one.
     """
     texts, rests, scored = [], [], []
     for q in questions:
@@ -79,7 +80,7 @@ def asked(
         encoding = tokenizer.inner.encode(whole, add_special_tokens=False)
         ends = [end for _, end in encoding.offsets]
         n_text = sum(end <= cut for end in ends)
-        texts.append([*first, *encoding.ids[:n_text]])
+        texts.append([*(() if q.opens else first), *encoding.ids[:n_text]])
         rests.append(encoding.ids[n_text:])
         scored.append(sum(end > len(whole) - len(q.value) for end in ends))
     depths = [q.depth for q in questions]
@@ -144,19 +145,51 @@ def plain_questions(
     The one that is asked for lies at evenly spread depths. Texts have at most `n_tokens` tokens.
     """
 
+    def drawn() -> list[Fact]:
+        names, words = rng.sample(NAMES.split(), 5), rng.sample(WORDS.split(), 5)
+        return [
+            Fact(f" The password of {n} is", f" {w}", f"What is the password of {n}?")
+            for n, w in zip(names, words, strict=True)
+        ]
+
+    return in_filler(tokenizer, rng, n_prompts, n_tokens, drawn, "Five passwords")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A sentence that a text tells, up to its value, the value, and a question about it."""
+
+    stem: str
+    value: str
+    question: str
+
+
+def in_filler(
+    tokenizer: Tokenizer,
+    rng: random.Random,
+    n_prompts: int,
+    n_tokens: int,
+    drawn: Callable[[], list[Fact]],
+    what: str,
+) -> list[Question]:
+    """Facts spread over filler; the first that is drawn is asked for, at evenly spread depths.
+
+    Raises: ValueError when they need more than `n_tokens` tokens; `what` is what they are called.
+    """
+
     def count(text: str) -> int:
         return len(tokenizer.inner.encode(text, add_special_tokens=False).ids)
 
     made = []
     for i in range(n_prompts):
-        names, words = rng.sample(NAMES.split(), 5), rng.sample(WORDS.split(), 5)
-        told = [f" The password of {n} is {w}." for n, w in zip(names, words, strict=True)]
-        question = f"\nQuestion: What is the password of {names[0]}?\nAnswer:"
-        stem = f" The password of {names[0]} is"
-        free = n_tokens - 8 - count("".join(told) + question + stem)
+        facts = drawn()
+        told = [f"{fact.stem}{fact.value}." for fact in facts]
+        asked_for = facts[0]
+        question = f"\nQuestion: {asked_for.question}\nAnswer:"
+        free = n_tokens - 8 - count("".join(told) + question + asked_for.stem)
         if free < 0:
             raise ValueError(
-                f"Five passwords and a question need {n_tokens - free} tokens of this tokenizer; "
+                f"{what} and a question need {n_tokens - free} tokens of this tokenizer; "
                 f"{n_tokens} were asked for."
             )
         filler: list[str] = []
@@ -167,5 +200,5 @@ def plain_questions(
         filler.insert(round((i + 0.5) / n_prompts * len(filler)), told[0])
         text = "Notes:" + "".join(filler)
         depth = text.index(told[0]) / len(text)
-        made.append(Question(text, question, stem, f" {words[0]}", depth))
+        made.append(Question(text, question, asked_for.stem, asked_for.value, depth))
     return made

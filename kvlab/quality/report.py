@@ -3,27 +3,28 @@
 from kvlab.quality.report import as_text, run
 print(as_text(run(own={"mine": my_score})))
 
-Long because `run` has 15 arguments, each of them a setting of the report, and says what each means.
+Long because `run` has 19 arguments, each of them a setting of the report, and says what each means.
 """
 
 from __future__ import annotations
 
 import math
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kvlab import checks
 from kvlab.checkpoint import load
-from kvlab.measure import machine
+from kvlab.measure import machine, threads
 from kvlab.measure.intervals import bootstrap, wilson
 from kvlab.measure.progress_bar import progress
 from kvlab.model import Transformer
 from kvlab.old._names import former
-from kvlab.prune import Score, name_of
-from kvlab.quality.cells import Cells, Text, measured_cell, text_of, with_own_bytes
-from kvlab.quality.forecast import announce
+from kvlab.prune import Score
+from kvlab.quality.cells import Asked, Cells, Text, keys_of, settings_of, with_own_bytes
+from kvlab.quality.doable import leave_out
+from kvlab.quality.forecast import announce, seconds_for
 from kvlab.quality.held import storage
 from kvlab.quality.log import Key, Record, journal
 from kvlab.quality.methods import (
@@ -37,7 +38,9 @@ from kvlab.quality.methods import (
     at_bytes,
     check_names,
 )
+from kvlab.quality.plain import Maker
 from kvlab.quality.prompts import Question, plain_questions
+from kvlab.quality.spread import Work, spreading
 from kvlab.quality.tables import as_text
 from kvlab.quality.tasks import TASKS, TITLES
 from kvlab.tokenizer import Tokenizer
@@ -63,12 +66,16 @@ def run(
     seeds: int = 3,
     tasks: Sequence[str] = ("recall", "text"),
     text: Text = None,
-    questions: Callable[..., list[Question]] = plain_questions,
+    questions: Callable[..., list[Question]] | Mapping[str, Maker] = plain_questions,
     sink: int = 4,
     recent: int = 32,
     device: str = "cpu",
     dtype: str = "float32",
     out: str | Path | None = None,
+    only_doable: bool = False,
+    workers: int = 1,
+    scheduler: str | None = None,
+    n_threads: int | None = None,
 ) -> dict[str, Any]:
     """Measure methods by name, and a reader's own, at each share of the dense bytes.
 
@@ -76,57 +83,74 @@ def run(
     measured at each budget; a policy as it is, and the others at its bytes as well. Each seed draws
     `n_prompts` prompts: recall with the question visible and unseen and, where there is `text` (a
     file, or a function of the tokenizer that may know one), continuations. `questions` makes what
-    is recalled, as `plain_questions` does in plain English; the pocket model's own, and its text,
-    are `kvlab.pocket.asking.questions` and `own_text`. With `out` each record goes at once to a
-    JSON-lines file beside it, and a second start does only what is not there; `own` is always done.
-    What takes long says on stderr how long at most, and then how far it is.
+    is recalled, as `plain_questions` does in plain English, or maps tasks to such functions, as
+    `kvlab.quality.plain.MAKERS`; the pocket model's own, and its text, are `MAKERS` and `own_text`
+    of `kvlab.pocket.asking`. `only_doable` leaves out, and names, the tasks that the dense model
+    cannot do. With `out` each record goes at once to a JSON-lines file beside it, and a second
+    start does only what is not there; `own` is always done. What takes long says on stderr how long
+    at most, and then how far it is. `workers` processes of this machine share the work, or those of
+    a Dask cluster, by its `scheduler`'s address; each computes with `n_threads`: one, where they
+    are several, and else as many as torch has. The same number of threads gives the same digits,
+    however the work is spread.
     Raises: ValueError, in one sentence, before anything is measured.
     """
     own, start = dict(own or {}), time.perf_counter()
     _check(policies, own, budgets, n_tokens, n_prompts, seeds, tasks, out)
+    checks.whole("workers", workers)
+    spread_out = workers > 1 or scheduler is not None
+    n_threads = 1 if spread_out and n_threads is None else n_threads
     name = model if isinstance(model, str | Path) else "given"
     opened = load(model, device=device, dtype=dtype) if name != "given" else model
-    settings = _settings(str(name), opened, n_tokens, n_prompts, text, questions, sink, recent)
+    if spread_out and name == "given":
+        raise ValueError("Workers open a model by its name, and a model was given that is open.")
+    settings = settings_of(str(name), opened, n_tokens, n_prompts, text, questions, sink, recent)
     shape = Shape(n_tokens, opened[0].config.head_dim, storage(opened[0]), sink, recent)
     for budget in budgets:
         at_bytes((), budget, shape)
     cells = Cells(opened, settings, tasks, text, questions)
-    budgets = with_own_bytes(cells, own, budgets)
-    announce(cells, 2 + len(budgets) * (len(BASELINES) + len(policies)) + len(own), seeds)
-    with journal(out, settings) as log:
-        found, refused = _all_cells(cells, policies, own, budgets, seeds, log)
+    how = (str(name), device, dtype, settings, tasks, text, questions, n_threads)
+    sent = spreading(Work(*how) if spread_out else None, own, workers, scheduler)
+    with sent as (spread, n_workers), journal(out, settings) as log, threads(n_threads):
+        left_out = leave_out(cells, *log) if only_doable else {}
+        asked = Asked(policies, own, with_own_bytes(cells, own, budgets))
+        n_methods = 2 + len(asked.budgets) * (len(BASELINES) + len(policies)) + len(own)
+        left = 1 - len(log[0]) / max(1, n_methods * seeds * len(cells.tasks))
+        announce(seconds_for(cells, n_methods, seeds, max(0.0, left)), n_workers)
+        found, refused = _all_cells(cells, asked, seeds, log, spread)
     return {
         "settings": settings,
         "machine": machine(),
         "policies": list(policies),
         "own": {name: str(one) for name, one in own.items()},
-        "budgets": list(budgets),
+        "budgets": list(asked.budgets),
         "seeds": seeds,
         "tasks": list(tasks),
+        "left_out": left_out,
         "refused": refused,
         "rows": list(summary(_in_order(found, policies, own))),
         "seconds": round(time.perf_counter() - start, 1),
     }
 
 
-def _all_cells(cells, policies, own, budgets, seeds: int, log) -> tuple[dict[Key, Record], dict]:
+def _all_cells(cells, asked: Asked, seeds: int, log, spread) -> tuple[dict, dict[str, str]]:
     """All records, each written down at once, and why some methods have none."""
     done, write = log
     found: dict[Key, Record] = {}
     refused: dict[str, str] = {}
-    todo = [(*task, seed) for seed in range(seeds) for task in cells.tasks]
+    todo = {}
+    for cell in [(*task, seed) for seed in range(seeds) for task in cells.tasks]:
+        keys = keys_of(cells, cell, asked, refused)
+        found |= {key: done[key] for key in keys if key in done}
+        if left := [key for key in keys if key not in done]:
+            todo[cell] = left
+    total, n = sum(map(len, todo.values())), 0
     with progress() as show:
-        for i, cell in enumerate(todo):
-
-            def shown(share: float, i=i, cell=cell) -> None:
-                show(i + share, f"{cell[0]}, {cell[1]}, seed {cell[2]}", len(todo))
-
-            for key, record in measured_cell(
-                cells, cell, policies, own, budgets, done, refused, shown
-            ):
-                found[key] = record
-                if key[3] not in own:
-                    write(key, record)
+        for key, record in spread(cells, asked, todo):
+            found[key] = record
+            if key[3] not in asked.own:
+                write(key, record)
+            n += 1
+            show(n, f"{key[0]}, {key[1]}, seed {key[2]}", total)
     return found, refused
 
 
@@ -162,29 +186,6 @@ def _check(policies, own, budgets, n_tokens, n_prompts, seeds, tasks, out) -> No
         raise ValueError(
             f"{out}: the log beside it ends in .jsonl; give a name that ends in .json."
         )
-
-
-def _settings(name, opened, n_tokens, n_prompts, text, questions, sink, recent) -> dict[str, Any]:
-    """What a record depends on beside its key."""
-    model, tokenizer = opened
-    found = text_of(text, tokenizer)
-    title = name_of(text) if callable(text) else text
-    weights = 0
-    for parameter in model.parameters():
-        some = parameter.detach().flatten()[:256].float().cpu().numpy().tobytes()
-        weights = zlib.crc32(some, weights)
-    return {
-        "model": name,
-        "weights": f"{model.config.n_params} parameters, {weights:08x}",
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "bytes_in": str(storage(model)).removeprefix("torch."),
-        "tokens": n_tokens,
-        "prompts": n_prompts,
-        "text": None if found is None else f"{title}, {zlib.crc32(found.encode()):08x}",
-        "questions": name_of(questions),
-        "sink": sink,
-        "recent": recent,
-    }
 
 
 def summary(found: Mapping[Key, Record]) -> Iterator[Record]:

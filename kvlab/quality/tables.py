@@ -23,7 +23,10 @@ def as_text(report: dict[str, Any]) -> str:
         if some:
             lines += ["", f"{title} ({some[0]['prompts']} prompts)", *_table(some, task)]
             lines += _doubt(some)
-    if "text" in report["tasks"] and not any(r["task"] == "text" for r in report["rows"]):
+    measured = {r["task"] for r in report["rows"]}.union(report.get("left_out", ()))
+    for task, why in report.get("left_out", {}).items():
+        lines += ["", f"Left out: {TASKS[task].title}. The model with all of its cache: {why}."]
+    if "text" in report["tasks"] and "text" not in measured:
         lines += ["", "No text was given (--text FILE), so no continuation was measured."]
     lines += ["", *(f"Not measured: {what}. {why}" for what, why in report["refused"].items())]
     return "\n".join(lines).rstrip()

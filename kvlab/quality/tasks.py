@@ -17,6 +17,11 @@ class Task:
     shows: str
     n_after: int
 
+    @property
+    def title(self) -> str:
+        """What it is called, whatever was seen of the question."""
+        return next(iter(self.titles.values())).split(",")[0]
+
 
 TASKS = {
     "recall": Task(
@@ -24,6 +29,19 @@ TASKS = {
             "visible": "Recall, question visible: the policy saw what would be asked",
             "unseen": "Recall, question unseen: the policy did not",
         },
+        "recall",
+        8,
+    ),
+    "codes": Task(
+        {
+            "visible": "Codes of four digits, question visible",
+            "unseen": "Codes of four digits, question unseen",
+        },
+        "recall",
+        8,
+    ),
+    "needle": Task(
+        {"visible": "One fact, question visible", "unseen": "One fact, question unseen"},
         "recall",
         8,
     ),

@@ -132,6 +132,7 @@ def _prune_report(args, _rest) -> int:
     from kvlab.pocket import asking
     from kvlab.quality import METHODS
     from kvlab.quality import report as prune_report
+    from kvlab.quality.tasks import TASKS
     from kvlab.shell.demo import check_picture
 
     if args.plot:
@@ -141,8 +142,9 @@ def _prune_report(args, _rest) -> int:
         tuple(METHODS) if names == ("all",) else names or prune_report.POLICIES,
         model=args.model, budgets=_shares(args.budgets), n_tokens=args.tokens,
         n_prompts=args.prompts, seeds=args.seeds, text=args.text or asking.own_text,
-        questions=asking.questions, sink=args.sink, recent=args.recent, device=args.device,
-        dtype=args.dtype, out=args.out,
+        questions=asking.MAKERS, tasks=tuple(TASKS), sink=args.sink, recent=args.recent,
+        device=args.device, dtype=args.dtype, out=args.out, only_doable=not args.all_tasks,
+        workers=args.workers, scheduler=args.scheduler, n_threads=args.threads,
     )  # fmt: skip
     text = json.dumps(report, indent=1)
     if args.out:

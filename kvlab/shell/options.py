@@ -90,7 +90,15 @@ def _to_measure(command: Command) -> None:
     prune.add_argument("--seeds", type=int, default=3)
     prune.add_argument("--sink", type=int, default=4, help="first tokens that every method keeps")
     prune.add_argument("--recent", type=int, default=32, help="latest tokens that stay dense")
-    prune.add_argument("--text", metavar="FILE", help="measure its continuation as well")
+    prune.add_argument(
+        "--text", metavar="FILE", help="whose continuation is measured; default: of Python's docs"
+    )
+    prune.add_argument(
+        "--all-tasks", action="store_true", help="also those that the model itself cannot do"
+    )
+    prune.add_argument("--workers", type=int, default=1, metavar="N", help="processes; default: 1")
+    prune.add_argument("--scheduler", metavar="tcp://...", help="of a Dask cluster that shares it")
+    prune.add_argument("--threads", type=int, metavar="N", help="of each process")
     prune.add_argument("--json", action="store_true")
     prune.add_argument("--out", metavar="FILE.json", help="also write JSON; a second start goes on")
     prune.add_argument("--plot", metavar="FILE.png", help="draw quality over bytes")

@@ -2,14 +2,18 @@ import json
 import random
 import warnings
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from kvlab import Evict, export, policies, quality
+from kvlab.chat import ChatTemplate
 from kvlab.pocket import asking, path
-from kvlab.quality import cells, forecast, measuring
+from kvlab.quality import asked, cells, doable, forecast, measuring
+from kvlab.quality import plain as plain_tasks
 from kvlab.quality import report as prune_report
+from kvlab.quality.tasks import TASKS
 from kvlab.shell import cli
 from kvlab.tokenizer import Tokenizer as Wrapped
 from kvlab.view import pareto
@@ -148,12 +152,59 @@ def test_the_pocket_models_command_from_end_to_end(tmp_path, capsys, text):
     assert "tokens was 200 and is 190" in capsys.readouterr().err
 
 
-def test_a_folder_is_measured_without_a_text(plain, tmp_path, capsys):
+def test_any_checkpoint_is_asked_what_it_can_do_and_the_rest_is_named(plain, tmp_path, capsys):
     export(*plain, tmp_path / "model")
     line = ["prune-report", "--model", str(tmp_path / "model"), "--policies", "knorm"]
     line += ["--budgets", "0.6", "--tokens", "120", "--prompts", "1", "--seeds", "1"]
-    assert cli.main(line) == 0
-    assert "No text was given" in capsys.readouterr().out
+    assert cli.main(line) == 1
+    said = capsys.readouterr().err
+    assert "can do none of the tasks (recall: right in 0 of 1; codes: right in 0 of 1" in said
+    assert len(said.splitlines()) == 1
+    assert cli.main([*line, "--all-tasks", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {row["task"] for row in report["rows"]} == {"recall", "codes", "needle", "text"}
+    assert report["settings"]["text"].startswith("own_text, ") and report["left_out"] == {}
+
+
+def test_what_the_dense_model_cannot_do_is_left_out_and_named(plain, monkeypatch, tmp_path):
+    monkeypatch.setattr(doable, "GUESSING", 2.0)  # a random model's loss counts as one that reads
+    how = SMALL | {"questions": plain_tasks.MAKERS, "tasks": tuple(TASKS), "text": lambda t: TEXT}
+    out = tmp_path / "r.json"
+    report = prune_report.run((), model=plain, only_doable=True, out=out, **how)
+    assert list(report["left_out"]) == ["recall", "codes", "needle"]
+    assert report["left_out"]["codes"] == "right in 0 of 2"
+    assert {row["task"] for row in report["rows"]} == {"text"}
+    said = prune_report.as_text(report)
+    assert "Left out: One fact. The model with all of its cache: right in 0 of 2." in said
+    # what was tried is in the log, and a second start does not try it again
+    monkeypatch.setattr(doable, "measured", None)
+    again = prune_report.run((), model=plain, only_doable=True, out=out, **how)
+    assert again["rows"] == report["rows"]
+    assert prune_report.run((), model=plain, **how)["left_out"] == {}
+
+
+@pytest.mark.parametrize("task", plain_tasks.MAKERS)
+def test_a_checkpoints_own_chat_form_is_used(plain, task):
+    _, bare = plain
+    source = "<<{{ messages[0].content | trim }}>>{% if add_generation_prompt %}[{% endif %}"
+    tokenizer = Wrapped(bare.inner, ChatTemplate(source, {}, Path("here")))
+    formed, without = (
+        plain_tasks.MAKERS[task](t, random.Random(1), 3, 120) for t in (tokenizer, bare)
+    )
+    for q in formed:
+        assert q.text.startswith("<<Notes:") and q.question.endswith("?>>[")
+        assert not q.stem.startswith(" ") and q.opens
+        assert tokenizer.template(q.text[2:] + q.question[:-3]) == q.text + q.question
+    for q in without:
+        assert q.text.startswith("Notes:") and q.question.endswith("\nAnswer:") and not q.opens
+    for made, first in ((formed, []), (without, [7])):
+        prompts = asked(bare, made, True, [7])
+        for text, rest, n in zip(prompts.texts, prompts.rests, prompts.scored, strict=True):
+            assert text[:1] == (first or text[:1]) and len(text) + len(rest) <= 121 + len(first)
+            said = bare.decode(rest[-n:]).replace(" ", "").strip("Ġ")
+            assert said in {q.value.strip() for q in made}
+    strange = Wrapped(bare.inner, ChatTemplate("{{ messages | length }}", {}, Path("here")))
+    assert plain_tasks.MAKERS[task](strange, random.Random(1), 3, 120) == without
 
 
 @pytest.mark.parametrize(
@@ -210,7 +261,9 @@ def test_who_calls_says_what_is_asked(plain, pocket_tokenizer):
         made = asking.questions(tokenizer, rng, 2, 200)
         assert all(one.text.startswith(word) and one.value in one.text for one in made)
         assert ("password" in made[0].question) and bool(word) == ("Notes" in made[0].text)
-    assert asking.own_text(plain[1]) is None
+    assert asking.own_text(plain[1]) == plain_tasks.own_text(plain[1])
+    assert asking.codes(pocket_tokenizer, rng, 2, 200) is None
+    assert len(asking.MAKERS["needle"](plain[1], rng, 2, 200)) == 2
 
 
 def test_a_function_may_know_the_text(plain, text):
