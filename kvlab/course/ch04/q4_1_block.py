@@ -71,10 +71,13 @@ def attention(case, times=1.0):
     """What is lent for attention: each row is a mean of those up to it, of as many rows as come."""
 
     def attend(n_SC):
+        lent.given_SC = n_SC
         before_S1 = torch.arange(1, len(n_SC) + 1)[:, None]
         return times * (n_SC.cumsum(0) / before_S1) @ case["_w_CC"].T
 
-    return LentFunction(attend)
+    lent = LentFunction(attend)
+    lent.given_SC = None
+    return lent
 
 
 def given(case, **other):
@@ -125,10 +128,24 @@ def by_torchs_own(x, attend, s1, s2, gate, up, down, eps):
     return x.add(f.linear(f.silu(f.linear(read, gate)) * f.linear(read, up), down))
 
 
-@Q.law("same as row by row, and attention is called once")
+@Q.law("attention is given the normed rows of the whole text, once")
 def _(answer, case):
     x_SC, attend, *rest = given(case)
-    return {"x_SC": answer(x_SC, attend, *rest), "calls of attend": AtMost(1).of(attend.calls)}
+    answer(x_SC, attend, *rest)
+    return {
+        "calls of attend": AtMost(1).of(attend.calls),
+        "given to attend, n_SC": attend.given_SC,
+    }
+
+
+@Q.law("the first half alone: an MLP that adds nothing")
+def _(answer, case):
+    return {"x_SC": answer(*given(case, w_down_CF=torch.zeros_like(case["w_down_CF"])))}
+
+
+@Q.law("both halves, same as row by row")
+def _(answer, case):
+    return {"x_SC": answer(*given(case))}
 
 
 @Q.law("halves that add nothing leave the stream as it is")
@@ -192,7 +209,7 @@ Q.mistakes(
         "the halves add to the normed rows. The stream itself is never normed, only what is read.": {
             "onto": "normed"
         },
-        "the norms stand behind the additions; here each half reads a normed copy, and the stream "
+        "the norms come after the additions; here each half reads a normed copy, and the stream "
         "stays as it is.": {"post": True},
         "attention is given rows that were not normed.": {"first": lambda x_SC, *_: x_SC},
         "the MLP is given rows that were not normed.": {"second": lambda x_SC, *_: x_SC},

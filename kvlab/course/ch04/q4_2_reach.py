@@ -122,7 +122,8 @@ def faint(n):
 
 
 def normed(x_SC):
-    return x_SC / x_SC.square().mean(-1, keepdim=True).sqrt()
+    """Without an eps, which would let a doubled row be seen; a row of zeros stays one."""
+    return x_SC / x_SC.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-12)
 
 
 PARTS = {

@@ -144,10 +144,9 @@ def shown(**other):
     return show
 
 
-Q.agrees("all at once", "logits_V", "temperature", "top_k", "top_p", gives="probs_V")
-
 ALONE = {
     "temperature alone": {"top_k": None, "top_p": 1.0},
+    "greedy": {"temperature": 0.0, "top_k": None, "top_p": 1.0},
     "top-k alone": {"temperature": 1.0, "top_p": 1.0},
     "top-p alone": {"temperature": 1.0, "top_k": None},
     "a cold draw from many": {"temperature": 0.01, "top_k": None, "top_p": 1.0},
@@ -155,13 +154,15 @@ ALONE = {
     "k is beyond V": {"top_k": 99},
     "p is so small that one token stays": {"top_p": 1e-6, "top_k": None},
     "greedy, with top-k and top-p": {"temperature": 0},
-    "greedy": {"temperature": 0.0, "top_k": None, "top_p": 1.0},
 }
 for what, other in ALONE.items():
 
     @Q.law(what, shows=shown(**other))
     def _(answer, case, other=other):
         return {"probs_V": answer(*_given(case, **other))}
+
+
+Q.agrees("all at once", "logits_V", "temperature", "top_k", "top_p", gives="probs_V")
 
 
 @Q.law("k is V")
@@ -245,6 +246,14 @@ def rare(**how):
     return answer
 
 
+def by_zero(logits_V, temperature, top_k, top_p):
+    if temperature == 0:
+        return torch.full_like(logits_V, float("nan"))
+    return _probs(logits_V, temperature, top_k, top_p)
+
+
+by_zero.rare = True
+
 Q.mistakes(
     _probs,
     {
@@ -282,6 +291,7 @@ Q.mistakes(
         "the probabilities are sorted: each belongs to its id, so they go back to its place.": {
             "back": False
         },
+        "temperature 0 divides by 0, which gives nan: it is a case of its own, greedy.": by_zero,
         "temperature 0 draws as temperature 1 does. It is greedy: the likeliest gets 1.": rare(
             greedy=False
         ),
