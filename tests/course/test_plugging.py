@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 import kvlab
 from kvlab import Evict, Probe, compiled_decode, generate, prefill
+from kvlab.course.ch03 import q3_3_grouped, q3_5_rope
 from kvlab.course.ch06 import q6_1_cache, q6_4_generate
 from kvlab.course.plugging import OwnCache, own_attention, own_block, own_cache, own_rope
 from kvlab.prune.scores import knorm
@@ -290,3 +291,12 @@ def test_positions_that_do_not_follow_on_are_refused():
             generate(model, [PROMPT, PROMPT[:3]], 4)
         with pytest.raises(ValueError, match="dtype was asked of new_cache"):
             model.new_cache(1, 4, dtype=torch.float16)
+
+
+def test_the_solutions_of_chapter_3_run_the_pocket_model():
+    model, tokenizer = kvlab.load("pocket")
+    prompt = tokenizer.chat("What is the capital of France?")
+    answer = generate(model, prompt, 20)
+    attend, turn = q3_3_grouped.shared_attention, q3_5_rope.turn
+    with own_attention(model, attend), own_rope(model, lambda x, pos: turn(x, pos, 10000.0)):
+        assert torch.equal(generate(model, prompt, 20), answer)

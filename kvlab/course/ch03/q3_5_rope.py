@@ -18,7 +18,7 @@ D/2 - 1. At position p pair i turns counterclockwise, from its first channel tow
 arrow (a, b) turned by an angle t is (a cos t - b sin t, a sin t + b cos t).
 
 `x_BHSD` holds queries or keys, `pos_S` the position of each of the S tokens, whole numbers in any order; `theta` is a number. Return the
-turned vectors, in the dtype they came in (float64 here: let the angles be as exact).
+turned vectors in the dtype they came in, and let the angles be as exact as that: the cases are in float64, the pocket model is in float32.
 
 D = 4, theta = 100: pair 0 turns by 1 radian a position, pair 1 by 0.1. At position 2 the vector `[1, 1, 0, 0]` becomes
 `[cos 2, cos 0.2, sin 2, sin 0.2]` = `[-0.416, 0.980, 0.909, 0.199]`. At position 0 nothing changes. About six lines.
@@ -29,7 +29,7 @@ In chapter 3 you can let your function turn the pocket model's queries and keys:
         "How many angles does one token need? Which two channels does each of them turn?",
         "Angles of shape (S, D/2): pos_S[:, None] times theta ** (-2 * i / D), i = 0 ... D/2 - 1. Let a be the first half of "
         "the channels and b the second; put the two turned halves together with torch.cat.",
-        "i = torch.arange(D // 2, dtype=torch.float64); angle = pos_S[:, None] * theta ** (-2 * i / D); a, b = x_BHSD.chunk(2, "
+        "i = torch.arange(D // 2, dtype=x_BHSD.dtype); angle = pos_S[:, None] * theta ** (-2 * i / D); a, b = x_BHSD.chunk(2, "
         "dim=-1); c, s = angle.cos(), angle.sin(); return torch.cat((a * c - b * s, a * s + b * c), dim=-1)",
     ),
     n_cases=8,
@@ -73,12 +73,12 @@ def turn(x_BHSD, pos_S, theta):
 
 @Q.right
 def by_complex_numbers(x_BHSD, pos_S, theta):
-    half = x_BHSD.shape[-1] // 2
-    arrows = torch.complex(x_BHSD[..., :half].contiguous(), x_BHSD[..., half:].contiguous())
+    half, x64_BHSD = x_BHSD.shape[-1] // 2, x_BHSD.double()
+    arrows = torch.complex(x64_BHSD[..., :half].contiguous(), x64_BHSD[..., half:].contiguous())
     speed = torch.tensor([theta ** (-k / half) for k in range(half)], dtype=torch.float64)
     angle = pos_S.double()[:, None] * speed
     turned = arrows * torch.polar(torch.ones_like(angle), angle)
-    return torch.cat((turned.real, turned.imag), -1)
+    return torch.cat((turned.real, turned.imag), -1).to(x_BHSD.dtype)
 
 
 @Q.also_right
@@ -88,7 +88,7 @@ def pair_by_pair(x, pos, theta):
         for i in range(half):
             t = torch.tensor(p * theta ** (-i / half), dtype=torch.float64)
             m = torch.stack([torch.stack([t.cos(), -t.sin()]), torch.stack([t.sin(), t.cos()])])
-            out[:, :, s, [i, i + half]] = x[:, :, s, [i, i + half]] @ m.T
+            out[:, :, s, [i, i + half]] = x[:, :, s, [i, i + half]] @ m.T.to(x.dtype)
     return out
 
 
@@ -115,6 +115,14 @@ def _(answer, case):
         q_BHSD, k_BHSD = answer(x_BHSD, at_S, theta), answer(other_BHSD, at_S, theta)
         scores.append(q_BHSD @ k_BHSD.transpose(-1, -2))
     return {"scores_BHST": Near(scores[0], rtol=1e-8, atol=1e-8).of(scores[1])}
+
+
+@Q.law("float32 comes back as float32", rtol=1e-3, atol=1e-3)
+def _(answer, case):
+    """At positions so small that float32 angles are good enough."""
+    pos_S = torch.arange(len(case["pos_S"]))
+    x_BHSD = answer(case["x_BHSD"].float(), pos_S, case["theta"])
+    return {"the dtype": str(x_BHSD.dtype), "x_BHSD": x_BHSD}
 
 
 @Q.law("no arrow becomes longer or shorter")
@@ -177,6 +185,9 @@ Q.mistakes(
         "the angle is taken as degrees: it is in radians.": {"unit": torch.pi / 180},
         "the angle is a share of a whole turn: it is in radians.": {"unit": 2 * torch.pi},
         "the two halves come back in the opposite order.": {"join": lambda a, b: torch.cat((b, a), dim=-1)},
+        "the result is float64 whatever came: make i in the dtype of x, or bring the result back to it.": lambda x, pos, theta: (
+            turned(x.double(), pos, theta)
+        ),
         "angles are computed in float32: at position 3,000 their last digits are lost. Make them in the dtype of x.": _in_single,
     },
 )  # fmt: skip
