@@ -199,6 +199,11 @@ def test_a_place_is_marked_where_it_is():
     assert "you are here" not in schematics.whole(POCKET).svg
 
 
+@pytest.mark.parametrize("place", schematics.PLACES)
+def test_no_word_of_the_line_of_boxes_is_cut(place):
+    assert "…" not in schematics.whole(POCKET, here=place, small=True).svg
+
+
 def test_the_mask_is_a_triangle_or_a_rectangle_that_ends_in_one():
     assert "a triangle" in schematics.mask(6).title and "cache" not in schematics.mask(6).svg
     assert "4 new tokens after 6" in schematics.mask(4, 6).title

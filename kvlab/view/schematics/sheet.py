@@ -161,8 +161,9 @@ class Sheet:
         self.parts.append(f'<polygon class="f-{role}" points="{corners}" fill="{ROLES[role]}"/>')
 
     def labelled(self, x, y, width, height, words: str, role="ink", **how) -> None:
-        """A box with a line of words in its middle."""
+        """A box with a line of words in its middle, a size smaller rather than cut off."""
         size, bold = how.pop("size", 13), how.pop("bold", False)
+        size -= width_of(words, size, bold) > width - 6
         self.box(x, y, width, height, role, **how)
         self.text(x + width / 2, y + height / 2 + size * 0.36, words, anchor="middle", size=size,
                   bold=bold, within=width - 6)  # fmt: skip
