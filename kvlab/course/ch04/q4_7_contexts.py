@@ -30,8 +30,8 @@ occurrence in each text. Return two things:
 Call `pocket` once for each text. Roughly 8 lines.
 
 **Predict first:** for `" is"` in "The capital of France is" and "The capital of Spain is", where is the first
-difference, and at which stage are the two the least alike? Then look: the chapter's `streams` is such a function; copy its
-cell below yours and call it with your answer.
+difference, and at which stage are the two the least alike? Then look: in a cell of its own, `from kvlab.course.ch04._pocket
+import read as pocket` gives you the same function, to call your answer with.
 """,
     hints=(
         "At which index does the token stand in each text? At stage 0 its vector is the row of a table "
