@@ -92,16 +92,15 @@ def torchs_own(x_BSC, in_w, in_b, out_w, out_b, n_heads):
 
 @Q.also_right
 def head_by_head(x, in_w, in_b, out_w, out_b, n_heads):
-    width = x.shape[-1]
+    width, n = x.shape[-1], x.shape[1]
     d = width // n_heads
-    out = out_b.expand(x.shape).clone()
+    hidden = torch.full((n, n), float("-inf"), dtype=x.dtype).triu(1)
+    out = out_b
     for h in range(n_heads):
         rows = [slice(i * width + h * d, i * width + (h + 1) * d) for i in range(3)]
-        q, k, v = (x @ in_w[r].T + in_b[r] for r in rows)
-        for s in range(x.shape[1]):
-            share = torch.softmax(torch.einsum("bd,btd->bt", q[:, s], k[:, : s + 1]) / d**0.5, -1)
-            mixed = torch.einsum("bt,btd->bd", share, v[:, : s + 1])
-            out[:, s] += mixed @ out_w[:, h * d : (h + 1) * d].T
+        q, k, v = (torch.einsum("bsc,dc->bsd", x, in_w[r]) + in_b[r] for r in rows)
+        share = torch.softmax(torch.einsum("bsd,btd->bst", q, k) / d**0.5 + hidden, -1)
+        out = out + torch.bmm(share, v) @ out_w[:, h * d : (h + 1) * d].T
     return out
 
 
