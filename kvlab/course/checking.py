@@ -62,7 +62,8 @@ def check(
         verdict = Verdict(exercise, "failed", f"{refused}.")
     else:
         with threads(1):  # more slow such small work down
-            verdict = judge(exercise, LocalAnswer(answer, exercise.forbids), f"check {seed}")
+            own = LocalAnswer(answer, exercise.forbids)
+            verdict = judge(exercise, own, f"check {seed}", recalls=True)
     if verdict.passed and (why := alone.warning(answer, exercise.name)):
         verdict = replace(verdict, message=f"{verdict.message}\n{why}")
     record.record(verdict)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from kvlab.course import recall
 from kvlab.course.author.compare import came, describe, difference
 from kvlab.course.author.complaints import explained
 from kvlab.course.author.laws import is_stub, narrow
@@ -33,14 +34,16 @@ def judge(
     *,
     clock: bool = True,
     private: Callable[[random.Random], Case] | None = None,
+    recalls: bool = False,
 ) -> Verdict:
     """Try an answer against every law.
 
+    A verdict that `recalls` keeps the very call that failed, which takes the law once more.
     `private` makes as many cases again, which no message describes. A fault of the judge's own on
     this very answer, which no law foresaw, is a verdict too: "not judged".
     """
     try:
-        return _judged(exercise, answer, seed, clock, private)
+        return _judged(exercise, answer, seed, clock, private, recalls)
     except Unavailable:
         raise
     except Exception as error:
@@ -58,6 +61,7 @@ def _judged(
     seed: int | str,
     clock: bool,
     private: Callable[[random.Random], Case] | None,
+    recalls: bool,
 ) -> Verdict:
     drawn = [(case, describe(case)) for case in draw(exercise, exercise.cases, seed)]
     if private is not None:
@@ -67,7 +71,7 @@ def _judged(
     try:
         for law in exercise.laws:
             for case, called in drawn:
-                failed = _failure(exercise, law, answer, case, called)
+                failed = _failure(exercise, law, answer, case, called, recalls)
                 if failed is not None:
                     return replace(failed, held=held)
             held += 1
@@ -103,11 +107,11 @@ class NotAnswered(Exception):
 
 
 def _failure(
-    exercise: Exercise, law: Law, answer: Answer, case: Case, called: str
+    exercise: Exercise, law: Law, answer: Answer, case: Case, called: str, recalls: bool
 ) -> Verdict | None:
     """None if the law holds on this case; else the verdict, with the known mistake."""
     outcome = _outcome(law, answer, case)
-    text, drawn = _fault(law, case, outcome)
+    text, drawn, _ = _fault(law, case, outcome)
     if not text:
         return None
     private = called == PRIVATE
@@ -116,25 +120,33 @@ def _failure(
     if called:
         text = f'"{law.name}" does not hold on {called}.\n{text}'
     mistake = _known_mistake(exercise, law, case, outcome)
-    inputs = {name: value for name, value in case.items() if not name.startswith("_")}
     if private:  # a picture would show it
         return Verdict(exercise, "failed", text, mistake)
-    return Verdict(exercise, "failed", text, mistake, drawn, inputs)
+    inputs = {name: value for name, value in case.items() if not name.startswith("_")}
+    again = None
+    if recalls:
+        again = recall.call(exercise, law.run, answer, case, lambda o: _fault(law, case, o)[2])
+    return Verdict(exercise, "failed", text, mistake, drawn, again or inputs, again is not None)
 
 
-def _fault(law: Law, case: Case, outcome: Outcome) -> tuple[str, str]:
-    """What is wrong with an outcome, and a picture of it; two empty texts if nothing is."""
+def _fault(law: Law, case: Case, outcome: Outcome) -> tuple[str, str, str]:
+    """What is wrong with an outcome, a picture of it, and which value it is; empty texts if nothing
+    is."""
     if "raised" in outcome:
         where = f" ({outcome['where']})" if outcome["where"] else ""
-        return f"your code raised {outcome['raised']}{where}.{explained(outcome['raised'])}", ""
+        return (
+            f"your code raised {outcome['raised']}{where}.{explained(outcome['raised'])}",
+            "",
+            "raised",
+        )
     if "not data" in outcome:
-        return outcome["not data"], ""
+        return outcome["not data"], "", "not data"
     for name, expected in law.expect(case, outcome).items():
         value = came(outcome[name])
         wrong = difference(name, value, expected)
         if wrong:
-            return wrong, picture(name, value, expected)
-    return "", ""
+            return wrong, picture(name, value, expected), name
+    return "", "", ""
 
 
 def _outcome(law: Law, answer: Answer, case: Case) -> Outcome:

@@ -15,7 +15,7 @@ def test_check_and_grade_really_draw_them(monkeypatch):
 
     seeds = []
 
-    def judged(exercise, answer, seed):
+    def judged(exercise, answer, seed, **more):
         seeds.append(seed)
         return spec.Verdict(exercise, "failed", "")
 

@@ -143,7 +143,7 @@ def test_the_call_that_a_law_shows_is_named_and_the_inputs_can_be_had(nursery):
     here = local(one, source)
     n = here.case["n"]
     assert here.case == {"n": n} and f'"f" does not hold on f({n + 1}).' in here.message
-    assert "`.case` of this verdict" in repr(here)
+    assert "inputs that failed: `verdict.case`" in repr(here)
     private = judge(one, LocalAnswer(lambda n: n), 1, private=lambda rng: {"n": 0})
     assert private.case is None and "a private case" in private.message
     there = grade_source(one, source, 1, nursery)

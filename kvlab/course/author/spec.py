@@ -267,8 +267,8 @@ class Exercise:
 class Verdict:
     """What the judge found.
 
-    `state` is "passed", "failed", "not answered", "too noisy", "no cell", "not judged" (a fault of
-    the judge) or "error" (the sandbox); `case`: inputs that failed, `held`: how many laws held.
+    `state` is "passed", "failed", "not answered", "too noisy", "no cell", "not judged" (the judge's
+    fault) or "error" (the sandbox's); `case`: what failed, `again`: as `answer(**case)` takes it.
     """
 
     exercise: Exercise
@@ -277,7 +277,8 @@ class Verdict:
     mistake: str | None = None
     picture: str = ""
     case: Case | None = field(default=None, compare=False)
-    held: int = field(default=0, compare=False)
+    again: bool = field(default=False, compare=False)
+    held: int = field(default=0, compare=False)  # laws
 
     @property
     def passed(self) -> bool:
@@ -285,13 +286,12 @@ class Verdict:
 
     def __repr__(self) -> str:
         state = "not answered yet" if self.state == "not answered" else self.state
-        head = f"{self.exercise.number} {self.exercise.title}: {state}."
-        lines = [head, self.message]
-        if self.mistake:
-            lines.append(f"This is a known mistake: {self.mistake}")
+        lines = [f"{self.exercise.number} {self.exercise.title}: {state}.", self.message]
+        lines += [f"This is a known mistake: {self.mistake}"] if self.mistake else []
         if self.state == "failed":
-            inputs = "The inputs that failed: `.case` of this verdict. " if self.case else ""
-            lines.append(f'{inputs}For a nudge: hint("{self.exercise.number}")')
+            by_hand = f"Again by hand: `{self.exercise.name}(**verdict.case)`. " * self.again
+            inputs = by_hand or "The inputs that failed: `verdict.case`. " * bool(self.case)
+            lines += [f'{inputs}For a nudge: hint("{self.exercise.number}")']
         return "\n".join(line for line in lines if line)
 
     def _repr_html_(self) -> str | None:

@@ -14,7 +14,7 @@ is, and, if it can tell, which well-known mistake you made.
 - Write each answer in its own cell, and keep what it needs in that cell: when a notebook is graded,
   each answer runs alone.
 - Stuck? Call `hint("1.1")`. There are three to each question, from a nudge to nearly the answer.
-- `verdict = check("1.1", project)` keeps the inputs of a failed check in `verdict.case`: try them by hand.
+- A failed check keeps what failed: `project(**verdict.case)` makes that very call again, lent objects and all.
 - Everything is in float64, so that right answers agree to nine digits.
 
 Letters: S tokens that ask, T tokens that are asked (a message calls one of them a slot), N examples, C width of an embedding, D width of a query

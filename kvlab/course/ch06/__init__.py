@@ -14,7 +14,7 @@ is, and, if it can tell, which well-known mistake you made.
 - Write each answer in its own cell, and keep what it needs in that cell: when a notebook is graded,
   each answer runs alone.
 - Stuck? Call `hint("6.1")`. There are three to each question, from a nudge to nearly the answer.
-- `verdict = check("6.1", KVCache)` keeps the inputs of a failed check in `verdict.case`: try them by hand.
+- A failed check keeps what failed: `audit(**verdict.case)` makes that very call again, lent objects and all. Of a class, it has the sizes.
 - Everything is in float64, so that right answers agree to nine digits.
 
 Letters: L layers, B rows of the batch, H query heads, G key/value heads, S new tokens, T slots, D width

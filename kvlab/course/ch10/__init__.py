@@ -14,7 +14,7 @@ can tell, which well-known mistake you made.
 - Write each answer in its own cell, and keep what it needs in that cell: when a notebook is graded,
   each answer runs alone.
 - Stuck? Call `hint("10.1")`. There are three to each question, from a nudge to nearly the answer.
-- `verdict = check("10.1", keep_elements)` keeps the inputs of a failed check in `verdict.case`: try them by hand.
+- A failed check keeps what failed: `keep_elements(**verdict.case)` makes that very call again, lent objects and all. Of a class, it has the sizes.
 - Everything is in float64. A mask is a tensor of `True` (stays) and `False` (goes).
 
 Letters: G key/value heads, H query heads, R = H / G query heads that share a KV head, T tokens, S new tokens, W

@@ -14,7 +14,7 @@ and, if it can tell, which well-known mistake you made.
 - Write each answer in its own cell, and keep what it needs in that cell: when a notebook is graded,
   each answer runs alone.
 - Stuck? Call `hint("11.1")`. There are three to each question, from a nudge to nearly the answer.
-- `verdict = check("11.1", compare)` keeps the inputs of a failed check in `verdict.case`: try them by hand.
+- A failed check keeps what failed: `compare(**verdict.case)` makes that very call again, lent objects and all. Of a class, it has the sizes.
 - Where nothing else is said numbers are in float64, so that right answers agree to nine digits.
 
 Letters: B rows of the batch, G key/value heads, R query heads that share one, T slots, D width of one head, N kept

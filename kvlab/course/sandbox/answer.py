@@ -178,7 +178,7 @@ class LocalAnswer:
     """An answer in this process."""
 
     def __init__(self, answer: Callable[..., Any], forbids: Sequence[str] = ()) -> None:
-        self._inner = LocalObject(answer, forbids)
+        self.own, self._inner = answer, LocalObject(answer, forbids)
 
     def __call__(self, *args: Any) -> Any:
         return self._inner.call("__call__", *args)
