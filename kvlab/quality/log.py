@@ -15,7 +15,9 @@ Key = tuple[str, str, int, str, float | None]  # task, question, seed, method, b
 
 
 @contextmanager
-def journal(out: str | Path | None, settings: dict) -> Iterator[tuple[dict[Key, Record], Callable]]:
+def journal(
+    out: str | Path | None, settings: dict, what: str = "a prune-report"
+) -> Iterator[tuple[dict[Key, Record], Callable]]:
     """What was measured before, and a function that writes down one more record at once.
 
     Raises: ValueError when the file is of other settings, or no log of ours.
@@ -24,7 +26,7 @@ def journal(out: str | Path | None, settings: dict) -> Iterator[tuple[dict[Key, 
         yield {}, lambda key, record: None
         return
     path = Path(out).with_suffix(".jsonl")
-    done = _read_log(path, settings)
+    done = _read_log(path, settings, what)
     with path.open("a", encoding="utf-8") as file:
         if file.tell() == 0:
             file.write(json.dumps({"settings": settings}) + "\n")
@@ -37,7 +39,7 @@ def journal(out: str | Path | None, settings: dict) -> Iterator[tuple[dict[Key, 
         yield done, write
 
 
-def _read_log(path: Path, settings: dict) -> dict[Key, Record]:
+def _read_log(path: Path, settings: dict, what: str) -> dict[Key, Record]:
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     whole = text[: text.rfind("\n") + 1]
     if whole != text:  # a run was ended while it wrote a line
@@ -49,9 +51,7 @@ def _read_log(path: Path, settings: dict) -> dict[Key, Record]:
         before = head["settings"]
         done = {tuple(line.pop("key")): line for line in lines}
     except (ValueError, KeyError, TypeError):
-        raise ValueError(
-            f"{path} is not the log of a prune-report; give --out another name."
-        ) from None
+        raise ValueError(f"{path} is not the log of {what}; give --out another name.") from None
     differs = [
         f"{k} was {before.get(k)!r} and is {settings[k]!r}"
         for k in settings
