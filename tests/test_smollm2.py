@@ -88,6 +88,26 @@ def test_what_the_docs_say_of_caches_in_use_on_it(ours, theirs):
     assert set(evicted.findings) == {"slack"}
 
 
+@pytest.mark.slow
+def test_after_an_eviction_each_of_256_tokens_is_theirs_through_our_cache(ours, theirs, prompts):
+    """Ours step by step, compiled; their model reads the evicted prompt and then our answer."""
+    from kvlab import compiled_decode, hf
+
+    policy, prompt = Evict(snapkv, budget=64), prompts[0] + prompts[2] + prompts[1]
+    cache = ours[0].new_cache(1, len(prompt) + N_NEW)
+    how = {"cache": cache, "decode": compiled_decode(ours[0], cache), "prune": policy, "eos": ()}
+    tokens = generate(ours[0], prompt, N_NEW, **how)[0].tolist()
+    inside = hf.cache(theirs, policy)
+    with torch.inference_mode():
+        first_V = theirs(torch.tensor([prompt]), past_key_values=inside).logits[0, -1]
+        inside.prune()
+        after_NV = theirs(torch.tensor([tokens[:-1]]), past_key_values=inside).logits[0]
+    logits_NV = torch.cat([first_V[None], after_NV])
+    chosen_N = logits_NV.gather(-1, torch.tensor(tokens)[:, None])[:, 0]
+    assert (logits_NV.amax(-1) - chosen_N).amax() < CLOSE
+    assert inside.kv.used_L[0] == 64 + N_NEW - 1 == cache.used_L[0]
+
+
 def test_after_an_eviction_their_model_says_the_same_through_our_cache(ours, theirs, prompts):
     from kvlab import hf
 

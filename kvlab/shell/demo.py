@@ -190,7 +190,7 @@ def as_text(report: dict[str, Any]) -> str:
             "",
             f"{report['ratio']:.1f} times as fast with the cache, on {where['cpu']}, "
             f"{where['threads']} thread{'s' * (where['threads'] != 1)}, torch {where['torch']}.",
-            *([f"With the compiled step: {report['step']['why']}."] if report["compiled"] else []),
+            *([f"{report['step']['why'].capitalize()}."] if report["compiled"] else []),
         ]
     )
 

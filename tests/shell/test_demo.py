@@ -86,12 +86,12 @@ def test_a_prompt_of_ones_own_is_asked_in_the_models_form(capsys):
 
 def test_where_the_compiled_step_pays_a_third_run_uses_it(report, monkeypatch):
     assert report["compiled"] is None and report["step"]["how"] == "plain"
-    monkeypatch.setattr(choosing, "FEWEST_BYTES", 0)
+    monkeypatch.setattr(choosing, "LOADING", 0)
     found = demo.run(None, 12)
     assert found["same_tokens"] and found["step"]["how"] == "compiled"
     assert found["compiled"]["rows_projected"] == found["cached"]["rows_projected"]
     assert len(found["compiled"]["seconds_at_token"]) == 12
     shown = demo.as_text(found)
     assert "compiled step    with cache       without" in shown and "in all three ways" in shown
-    assert "With the compiled step: up to 12 new tokens read" in shown
+    assert "For up to 12 new tokens the compiled step saves" in shown
     assert "compiled" not in demo.as_text(report)
