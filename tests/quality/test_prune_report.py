@@ -200,7 +200,7 @@ def test_a_checkpoints_own_chat_form_is_used(plain, task):
     for made, first in ((formed, []), (without, [7])):
         prompts = asked(bare, made, True, [7])
         for text, rest, n in zip(prompts.texts, prompts.rests, prompts.scored, strict=True):
-            assert text[:1] == (first or text[:1]) and len(text) + len(rest) <= 121 + len(first)
+            assert (text[:1] == [7]) == bool(first) and len(text) + len(rest) <= 121 + len(first)
             said = bare.decode(rest[-n:]).replace(" ", "").strip("Ġ")
             assert said in {q.value.strip() for q in made}
     strange = Wrapped(bare.inner, ChatTemplate("{{ messages | length }}", {}, Path("here")))
