@@ -33,7 +33,7 @@ WARM_UP = 2
 
 
 def main() -> None:
-    parser = arguments(__doc__, rounds=3)
+    parser = arguments(__doc__, rounds=5)
     parser.add_argument("--model", default="pocket", help='"pocket", "smollm2", a folder, ...')
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
     parser.add_argument("--lengths", type=int, nargs="*", help="of texts; default: four")

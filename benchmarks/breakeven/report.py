@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.breakeven.lines import Pays, draws_of, fitted, interval, pays
 from benchmarks.breakeven.ways import BASE
 
+ENOUGH = 5  # rounds, of which draws with return differ enough
 Done = Mapping[tuple, Mapping[str, Any]]
 
 
@@ -85,7 +86,7 @@ def as_text(result: Mapping[str, Any]) -> list[str]:
     said = [
         f"{result['model']}, texts of {', '.join(map(str, result['lengths']))} tokens, "
         f"{result['rounds']} rounds of {result['steps']} steps, {result['threads_each']} thread"
-        f"{'s' * (result['threads_each'] > 1)}, {result['machine']['cpu']}; intervals of 95 %."
+        f"{'s' * (result['threads_each'] > 1)}, {result['machine']['cpu']}; {_trust(result)}."
     ]
     for line in lines:
         cells = zip(line, widths, strict=True)
@@ -93,6 +94,13 @@ def as_text(result: Mapping[str, Any]) -> list[str]:
             "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(cells))
         )
     return said + [sentence for row in result["rows"] for sentence in _losing(row, result)]
+
+
+def _trust(result: Mapping[str, Any]) -> str:
+    n = result["rounds"]
+    if n >= ENOUGH:
+        return "intervals of 95 %"
+    return f"{n} round{'s are' if n > 1 else ' is'} too few for the intervals to be trusted, {ENOUGH} are not"
 
 
 def _cells(row: Mapping[str, Any], lengths: Sequence[int]) -> Iterator[str]:

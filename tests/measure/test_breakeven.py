@@ -91,6 +91,8 @@ def test_a_measurement_goes_on_and_prints_who_loses(tmp_path, monkeypatch, capsy
     assert json.loads(out.read_text())["rows"] == first["rows"]
     shown = capsys.readouterr().err
     assert "pays at" in shown and "evicted" in shown
+    assert "2 rounds are too few for the intervals to be trusted" in shown
+    assert "; intervals of 95 %." in report.as_text(first | {"rounds": 5})[0]
     slow = json.loads(out.read_text())
     for n in slow["rows"][1]["milliseconds"]:
         slow["rows"][1]["milliseconds"][n] = 2 * slow["rows"][0]["milliseconds"][n]
