@@ -100,7 +100,8 @@ def _trust(result: Mapping[str, Any]) -> str:
     n = result["rounds"]
     if n >= ENOUGH:
         return "intervals of 95 %"
-    return f"{n} round{'s are' if n > 1 else ' is'} too few for the intervals to be trusted, {ENOUGH} are not"
+    few = "1 round is" if n == 1 else f"{n} rounds are"
+    return f"{few} too few for the intervals to be trusted, {ENOUGH} are not"
 
 
 def _cells(row: Mapping[str, Any], lengths: Sequence[int]) -> Iterator[str]:
