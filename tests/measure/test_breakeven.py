@@ -10,7 +10,6 @@ from benchmarks.breakeven import __main__ as breakeven
 from benchmarks.breakeven import lines, memory, report
 from benchmarks.breakeven.lines import Line, Pays
 from benchmarks.breakeven.ways import BASE, WAYS
-from kvlab import load
 from tests.conftest import tiny_model
 
 
@@ -111,8 +110,9 @@ def test_bad_input_is_one_sentence(more, said, monkeypatch):
 
 @pytest.mark.skipif(not memory.STATUS.exists(), reason="reads memory as Linux tells it")
 def test_memory_is_measured_and_not_derived():
-    model, _ = load("pocket")
-    found = memory.used(WAYS[BASE], model, 512)
+    found = memory.measured("pocket", BASE, 512, 1)
     assert found["cache_bytes"] == (512 + 8) * 2 * 4 * 2 * 32 * 4
     assert found["peak_bytes"] >= found["resident_bytes"]
     assert found["peak_bytes"] > 0.5 * found["cache_bytes"]
+    with pytest.raises(ValueError, match="The memory of 'dense' could not be measured: "):
+        memory.measured("nowhere", BASE, 512, 1)
