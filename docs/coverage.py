@@ -206,23 +206,23 @@ IDEAS: tuple[Idea, ...] = (
     Idea(
         "with a cache, attention only processes new tokens",
         "D",
-        (6, "Predicted beside measured"),
+        (6, "Why the clock lags behind the count"),
         ("6.3", "6.7"),
         loose="one new query, which reads every row",
     ),
     Idea(
-        "what is reused for the 6th token", "E", (6, "Three questions that courses ask"), ("6.6",)
+        "what is reused for the 6th token", "E", (6, "Which keys may it use? Three questions"), ("6.6",)
     ),
     Idea(
         "for the 10th token all nine must be computed again: true or false",
         "E",
-        (6, "Three questions that courses ask"),
+        (6, "Which keys may it use? Three questions"),
         ("6.7",),
     ),
     Idea(
         "the 5th token is made with pairs 1 to 4",
         "E",
-        (6, "Three questions that courses ask"),
+        (6, "Which keys may it use? Three questions"),
         ("6.3",),
         loose="counting from 1, and of the step that makes it",
     ),
