@@ -211,7 +211,10 @@ IDEAS: tuple[Idea, ...] = (
         loose="one new query, which reads every row",
     ),
     Idea(
-        "what is reused for the 6th token", "E", (6, "Which keys may it use? Three questions"), ("6.6",)
+        "what is reused for the 6th token",
+        "E",
+        (6, "Which keys may it use? Three questions"),
+        ("6.6",),
     ),
     Idea(
         "for the 10th token all nine must be computed again: true or false",
