@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from kvlab.pocket.feeder import Feeder
 from kvlab.pocket.questions import sha256
 from kvlab.pocket.run import GateFailed, Run
 from kvlab.pocket.schedule import CAMP_MINUTES, FULL_MINUTES, SCHEDULE, Stage, schedule_for
+
+CHECKPOINT = "checkpoint.pt"
 
 
 def provenance(feeder: Feeder) -> dict[str, Any]:
@@ -59,6 +62,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     _refuse(parser, args)
     torch.set_num_threads(args.threads)
     schedule = SCHEDULE if args.minutes is None else _cut(args.minutes)
+    run = None
+    try:
+        run = _begun(parser, args, schedule)
+        run.train()
+    except GateFailed as failure:
+        print(f"FAILED {failure}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        kept = (args.out / CHECKPOINT).exists()
+        goes_on = "--resume goes on from the checkpoint" if kept else "nothing was kept yet"
+        after = f"after {run.step} steps" if run else "before the first step"
+        print(f"\nStopped {after}; {goes_on}.", file=sys.stderr)
+        return 130
+    finally:
+        if run:
+            draw_curve(args.out)
+    _tell(run)
+    return 3 if run.failed else 0
+
+
+def _begun(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, schedule: Sequence[Stage]
+) -> Run:
+    """The run as it stands before its next step: the texts' feeder takes a while to build."""
     n_steps = sum(stage.steps for stage in schedule)
     run = Run(
         args.seed,
@@ -73,19 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ValueError as refused:
             parser.error(str(refused))
     run.note(seed=args.seed, parameters=run.model.config.n_params, **provenance(run.feeder))
-    try:
-        run.train()
-    except GateFailed as failure:
-        print(f"FAILED {failure}", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        kept = "--resume goes on from it" if run.checkpoint.exists() else "nothing was kept yet"
-        print(f"\nStopped after {run.step} steps; {kept}.", file=sys.stderr)
-        return 130
-    finally:
-        draw_curve(args.out)
-    _tell(run)
-    return 3 if run.failed else 0
+    return run
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,12 +124,16 @@ def _refuse(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         )
     if not 1 <= args.threads <= 1024:
         parser.error(f"--threads {args.threads} was asked for; expected 1 or more")
-    there = (args.out / "checkpoint.pt").exists()
+    out = args.out.absolute()
+    nearest = next(folder for folder in (out, *out.parents) if folder.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        parser.error(f"--out {args.out}: nothing can be written into {nearest}")
+    there = (args.out / CHECKPOINT).exists()
     if args.resume and not there:
-        parser.error(f"nothing to resume: there is no {args.out / 'checkpoint.pt'}")
+        parser.error(f"nothing to resume: there is no {args.out / CHECKPOINT}")
     if there and not args.resume:
         parser.error(
-            f"{args.out / 'checkpoint.pt'} is there already: --resume goes on from it, another "
+            f"{args.out / CHECKPOINT} is there already: --resume goes on from it, another "
             "--out leaves it"
         )
 

@@ -47,6 +47,9 @@ HONEST = {
     "from kvlab.course": f"from kvlab.course import check\n{RIGHT}\n{CHECK}",
     "import kvlab": f"import kvlab\n{RIGHT}\nkvlab.{CHECK}",
     "IPython's display": f"from IPython.display import display\n{RIGHT}\ndisplay(1)",
+    "IPython by other names": "import IPython, IPython.display as d\nimport ipywidgets\n"
+    f"from IPython.display import HTML, clear_output\n{RIGHT}\nclear_output(wait=True)\n"
+    "d.display(HTML('x'))\nipywidgets.IntSlider(3)",
     "get_ipython": f"{RIGHT}\nget_ipython().run_line_magic('timeit', '-n1 -r1 causal_mask(2, 3)')",
     "a question": f"?torch.arange\n{RIGHT}\ncausal_mask?\ntorch.arange??",
     "%timeit": f"{RIGHT}\n%timeit -n1 -r1 causal_mask(2, 3)",
@@ -128,6 +131,16 @@ def test_an_honest_cell_passes_both_ways(style, shell, nursery):
     verdict = grade_source(BY_NUMBER["2.1"], HONEST[style], 3, nursery)
     assert verdict.passed, verdict
     assert ("stopped below its answer" in verdict.message) == ("elsewhere" in HONEST[style])
+
+
+def test_what_shows_something_is_the_same_whether_the_grader_has_it_or_not(nursery):
+    source = (
+        "import IPython.display as d, ipywidgets\nfrom IPython.display import display\n"
+        "for one in (d, display, ipywidgets, d.HTML('x')):\n"
+        "    assert type(one).__name__ == 'Quiet'\n" + RIGHT
+    )
+    verdict = grade_source(BY_NUMBER["2.1"], source, 3, nursery)
+    assert verdict.passed, verdict
 
 
 @pytest.mark.parametrize("way", TAKEN)

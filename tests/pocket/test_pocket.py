@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import re
+import signal
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -958,6 +960,8 @@ def test_known_paragraphs_are_no_held_out_text():
         (["--minutes", "nan"], "--minutes nan"),
         (["--threads", "0"], "--threads 0 was asked for"),
         (["--resume"], "nothing to resume"),
+        (["--out", __file__], f"nothing can be written into {__file__}"),
+        (["--out", f"{__file__}/runs/one"], f"nothing can be written into {__file__}"),
     ],
 )
 def test_training_refuses_before_it_begins(line, said, tmp_path, capsys, monkeypatch):
@@ -965,9 +969,32 @@ def test_training_refuses_before_it_begins(line, said, tmp_path, capsys, monkeyp
 
     monkeypatch.setattr(train, "Run", None)  # nothing is built
     with pytest.raises(SystemExit):
-        train.main([*line, "--out", str(tmp_path)])
+        train.main(["--out", str(tmp_path), *line])
     assert said in capsys.readouterr().err
     (tmp_path / "checkpoint.pt").write_bytes(b"")
     with pytest.raises(SystemExit):
         train.main(["--out", str(tmp_path)])
     assert "is there already" in capsys.readouterr().err
+
+
+BUILDING = """
+import sys
+from kvlab.pocket import run, train
+feeder = run.Feeder
+run.Feeder = lambda *given: (print("building", flush=True), feeder(*given))[1]
+sys.exit(train.main(["--minutes", "1", "--out", sys.argv[1]]))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups to send Ctrl-C to")
+def test_ctrl_c_while_the_texts_feeder_is_built_ends_in_one_sentence(tmp_path):
+    job = subprocess.Popen(
+        [sys.executable, "-c", BUILDING, str(tmp_path / "run")], start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while job.stdout.readline() != "building\n":
+        assert job.poll() is None, job.stderr.read()
+    os.killpg(job.pid, signal.SIGINT)
+    _, said = job.communicate(timeout=500)
+    assert job.returncode == 130
+    assert said.strip() == "Stopped before the first step; nothing was kept yet."
