@@ -295,7 +295,7 @@ def sweep(exercise: Exercise, second: bool = False) -> tuple[int, dict[str, int]
 
 
 def main(arguments: list[str]) -> int:
-    from tests.course.survivors import SURVIVORS
+    from tests.course.survivors import SECOND, SURVIVORS
 
     parser = argparse.ArgumentParser(prog="python -m tests.course.mutants")
     parser.add_argument("numbers", nargs="*", metavar="EXERCISE")
@@ -304,8 +304,8 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(1)
     n_tried = n_excused = n_passed = 0
     for exercise in [find(n) for n in asked.numbers] or with_mutants():
-        start, known = time.perf_counter(), SURVIVORS.get(exercise.number, {})
-        known = {} if asked.second else known
+        start = time.perf_counter()
+        known = (SECOND if asked.second else SURVIVORS).get(exercise.number, {})
         n, alive = sweep(exercise, asked.second)
         fresh = {name: k for name, k in alive.items() if name not in known}
         n_tried, n_passed = n_tried + n, n_passed + len(fresh)

@@ -211,3 +211,38 @@ CH11: Reasons = {
 }
 
 SURVIVORS: Reasons = {**CH01, **CH02, **CH03, **CH04, **CH05, **CH06, **CH10, **CH11}
+
+# Of the second right answers (`--second`), as far as they have been swept.
+SECOND: Reasons = {
+    "2.4": {
+        "0.0 -> -1.0  in  far = 0.0": "the largest of distances that are not negative: a start below them changes nothing.",
+        "far < 1e-08 -> far <= 1e-08  in  return far < 1e-8": "no suspect moves a row by 1e-8 to the last bit.",
+        "newer[:-1] - older -> older - newer[:-1]  in  far = max(far, float((newer[:-1] - older).abs().max()))": "the absolute value of a difference has no order.",
+    },
+    "5.4": {
+        "device.synchronize() -> pass": "every reading ends with one, and so does the pair that warms up: the device has nothing left to do.",
+        "device.synchronize() -> device  in  device.synchronize()": "every reading ends with one, and so does the pair that warms up: the device has nothing left to do.",
+    },
+    "6.1": {
+        "store.narrow(3, 0, filled).unbind(0) -> store.narrow(3, 0, filled)": "a tensor taken apart along its first axis gives what unbind(0) gives.",
+        "range(n_layers) -> range(n_layers + 1)  in  for layer in range(n_layers)": "one layer's memory more, which nothing reads.",
+    },
+    "6.5": {
+        "range(n_layers) -> range(n_layers + 1)  in  self.kv = [[torch.zeros(shape, dtype=torch.float64) for _ in": "one layer's memory more, which nothing reads.",
+        "True -> False  in  for store, new in zip(self.kv[layer], (k_BGSD, v_BGSD), stri": "the two that are taken together are of one length.",
+    },
+    "10.5": {
+        "(q_RWD ** 2).mean((0, 1)).sqrt() -> (q_RWD ** 2).mean((0, 1))": "the score is the learner's choice: any that halves the error passes.",
+        "1 -> 0  in  width = k_TD.shape[1]": "the score is the learner's choice: any that halves the error passes.",
+        "(k_TD * q_D) ** 2 * a_T[:, None] -> (k_TD * q_D) ** 2": "the score is the learner's choice: any that halves the error passes.",
+        "q_RWD @ k_TD.T / width ** 0.5 -> q_RWD @ k_TD.T * width ** 0.5  in  a_T = torch.softmax(q_RWD @ k_TD.T / width**0.5, -1).mean((0": "the score is the learner's choice: any that halves the error passes.",
+        "q_RWD @ k_TD.T / width ** 0.5 -> q_RWD @ k_TD.T  in  a_T = torch.softmax(q_RWD @ k_TD.T / width**0.5, -1).mean((0": "the score is the learner's choice: any that halves the error passes.",
+        "width ** 0.5 -> width * 0.5  in  a_T = torch.softmax(q_RWD @ k_TD.T / width**0.5, -1).mean((0": "the score is the learner's choice: any that halves the error passes.",
+        "width ** 0.5 -> width  in  a_T = torch.softmax(q_RWD @ k_TD.T / width**0.5, -1).mean((0": "the score is the learner's choice: any that halves the error passes.",
+        "range(score.numel()) -> range(score.numel() - 1)  in  keep[sorted(range(score.numel()), key=score.flatten().tolist": "the element left out is one of hundreds, and the error is judged.",
+        "k_TD * q_D -> k_TD  in  return largest((k_TD * q_D) ** 2 * a_T[:, None]), largest((v": "the score is the learner's choice: any that halves the error passes.",
+        "0.5 -> -0.5  in  a_T = torch.softmax(q_RWD @ k_TD.T / width**0.5, -1).mean((0": "the score is the learner's choice: any that halves the error passes.",
+        "score.flatten().tolist() -> score.flatten()  in  keep[sorted(range(score.numel()), key=score.flatten().tolist": "a row of numbers is sorted in the same order as a list of them.",
+    },
+    "11.5": {},
+}
