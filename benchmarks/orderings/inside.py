@@ -79,14 +79,16 @@ def evicted(model: Transformer, batches: Sequence[quality.Prompts]) -> dict[str,
         **{f"the first token, {name}": ([0], layers) for name, layers in thirds.items()},
         **{f"the first token, layer {i}": ([0], [i]) for i in range(n)},
     }
-    found: dict[str, list[tuple]] = {name: [] for name in ("dense", *ways)}
+    found: dict[str, list[dict[str, Tensor]]] = {name: [] for name in ("dense", *ways)}
     for asked in batches:
         base = quality.read(model, asked, quality.needs_of_all([]))
         dense = quality.answers(model, quality.pruned(base, None), asked)
-        found["dense"].append((dense, dense))
+        found["dense"].append(_costs(dense, dense))
         for name, (slots, layers) in ways.items():
-            found[name].append((quality.answers(model, without(base, slots, layers), asked), dense))
-    return {name: _cost(pairs) for name, pairs in found.items()}
+            found[name].append(
+                _costs(quality.answers(model, without(base, slots, layers), asked), dense)
+            )
+    return {name: _summed(parts) for name, parts in found.items()}
 
 
 def _thirds(n: int) -> list[range]:
@@ -94,10 +96,19 @@ def _thirds(n: int) -> list[range]:
     return [range(a, b) for a, b in pairwise(cuts) if b > a]
 
 
-def _cost(pairs: Sequence[tuple[quality.Answers, quality.Answers]]) -> dict[str, Any]:
-    kl_N = torch.cat([answers.kl_N(dense) for answers, dense in pairs])
-    same_N = torch.cat([answers.agrees_N(dense) for answers, dense in pairs])
-    right_B = torch.cat([answers.right_B for answers, _ in pairs])
+def _costs(answers: quality.Answers, dense: quality.Answers) -> dict[str, Tensor]:
+    """What is kept of a batch: numbers, and not a row of the vocabulary for each scored token."""
+    return {
+        "kl_N": answers.kl_N(dense),
+        "same_N": answers.agrees_N(dense),
+        "right_B": answers.right_B,
+    }
+
+
+def _summed(parts: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+    kl_N, same_N, right_B = (
+        torch.cat([part[name] for part in parts]) for name in ("kl_N", "same_N", "right_B")
+    )
     return {
         "kl_nats": round(float(kl_N.mean()), 5),
         "same_top": round(float(same_N.float().mean()), 4),
