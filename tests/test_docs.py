@@ -1,5 +1,6 @@
 """Documents that must stay true."""
 
+import doctest
 import json
 import re
 import runpy
@@ -58,6 +59,17 @@ def test_the_page_on_formats_runs():
     cache, packed = names["cache"], names["packed"]
     assert min(packed.n_packed_L) >= 64 and packed.live_bytes < 0.8 * cache.live_bytes
     assert any(r["method"] == "two of four" for r in names["report"]["rows"])
+
+
+def test_every_example_of_a_call_of_torch_says_what_torch_says():
+    found = doctest.testfile(str(ROOT / "docs" / "torch.md"), module_relative=False)
+    assert found.attempted > 25 and found.failed == 0
+
+
+def test_every_notebook_of_exercises_leads_to_the_calls_of_torch():
+    for page in sorted((ROOT / "exercises").glob("*.ipynb")):
+        first = json.loads(page.read_text(encoding="utf-8"))["cells"][0]["source"]
+        assert "](../docs/torch.md)" in "".join(first), page.name
 
 
 def test_the_drawings_on_their_page_are_those_that_the_code_makes():

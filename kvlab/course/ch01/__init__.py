@@ -14,6 +14,7 @@ is, and, if it can tell, which well-known mistake you made.
 - Write each answer in its own cell, and keep what it needs in that cell: when a notebook is graded,
   each answer runs alone.
 - Stuck? Call `hint("1.1")`. There are three to each question, from a nudge to nearly the answer.
+- A call of torch that is new to you? [A dozen of them](../docs/torch.md), each shown on four numbers.
 - A failed check keeps what failed: `project(**verdict.case)` makes that very call again, lent objects and all.
 - Everything is in float64, so that right answers agree to nine digits.
 
