@@ -40,6 +40,16 @@ _UNSEEN = 200
 
 @Q.case
 def case(rng):
+    """Queries so noisy that the means tell the two kinds apart, and one of each does not."""
+    while True:
+        case = _queries(rng)
+        given = [case[name] for name in ("wanted_ND", "unwanted_ND", "others_TD", "length")]
+        sure, lost = _attention(design_key(*given), case), _attention(_one_of_each(*given), case)
+        if sure[0] > 0.92 and sure[1] < 0.08 and not (lost[0] > 0.88 and lost[1] < 0.12):
+            return case
+
+
+def _queries(rng):
     """Two kinds of query that have most in common, and the keys of the other tokens."""
     n, t = rng.sample([20, 24, 30, 36], 1)[0], rng.randint(3, 7)
     d = rng.choice([9, 11, 13])
@@ -47,7 +57,7 @@ def case(rng):
     shared_D, one_D, other_D = torch.linalg.qr(normal(d, 3))[0].T
 
     def queries(own_D, count):
-        return 3 * shared_D + 2 * own_D + 0.3 * normal(count, d)
+        return 3 * shared_D + 2 * own_D + 0.4 * normal(count, d)
 
     return {
         "wanted_ND": queries(one_D, n),
@@ -99,12 +109,7 @@ def _(answer, case):
 @Q.law("those who want it pick it, the others do not")
 def _(answer, case):
     key_D = _key(answer, case)
-    keys_TD = torch.cat((case["others_TD"], key_D[None]))
-
-    def attention(queries_ND):
-        return (queries_ND @ keys_TD.T / len(key_D) ** 0.5).softmax(-1)[:, -1].mean().item()
-
-    wanted, unwanted = attention(case["_unseen_wanted"]), attention(case["_unseen_unwanted"])
+    wanted, unwanted = _attention(key_D, case)
     return {
         "attention from unseen queries that want it": AtLeast(0.9).of(wanted),
         "attention from unseen queries that do not": AtMost(0.1).of(unwanted),
@@ -112,7 +117,22 @@ def _(answer, case):
     }
 
 
+def _attention(key_D, case):
+    """What a key gets of the unseen queries that want it, and of those that do not, on average."""
+    keys_TD = torch.cat((case["others_TD"], key_D[None]))
+
+    def attention(queries_ND):
+        return (queries_ND @ keys_TD.T / len(key_D) ** 0.5).softmax(-1)[:, -1].mean().item()
+
+    return attention(case["_unseen_wanted"]), attention(case["_unseen_unwanted"])
+
+
 # --- what goes wrong: most point elsewhere ---
+
+
+def _one_of_each(wanted_ND, unwanted_ND, others_TD, length):
+    direction_D = wanted_ND[0] - unwanted_ND[0]
+    return direction_D / direction_D.norm() * length
 
 
 def _along(wanted_ND, unwanted_ND, others_TD, length, *, direction):
@@ -135,6 +155,8 @@ Q.mistakes(
         "length.": lambda wanted_ND, unwanted_ND, *_: wanted_ND.mean(0) - unwanted_ND.mean(0),
         "the key is a copy of one wanted query, stretched: with what it shares with all others, "
         "and with its own noise.": {"direction": lambda wanted_ND, others_TD: wanted_ND[0]},
+        "the direction is the difference of one wanted and one unwanted query, with the noise of "
+        "both. Noise goes away in the mean of each kind.": _one_of_each,
         "the key is equally loud in every channel. That is a direction like any other; who picks "
         "it is left to chance.": {
             "direction": lambda wanted_ND, others_TD: torch.ones_like(wanted_ND[0])
