@@ -244,5 +244,12 @@ SECOND: Reasons = {
         "0.5 -> -0.5  in  a_T = torch.softmax(q_RWD @ k_TD.T / width**0.5, -1).mean((0": "the score is the learner's choice: any that halves the error passes.",
         "score.flatten().tolist() -> score.flatten()  in  keep[sorted(range(score.numel()), key=score.flatten().tolist": "a row of numbers is sorted in the same order as a list of them.",
     },
+    "11.4": {
+        "marks_TX.tolist() -> marks_TX  in  for values, marks in zip(values_TN, marks_TX.tolist(), stric": "bytes() takes a row of small whole numbers as it takes a list of them.",
+        "True -> False  in  for values, marks in zip(values_TN, marks_TX.tolist(), stric": "the two that are taken together are of one length.",
+        "self.width // 8 -> self.width / 8  in  while n * self.size + self.width // 8 >= self.width * self.s": "the rows' width is a multiple of 8.",
+        "range(self.width) -> range(self.width + 1)  in  row[[j for j in range(self.width) if number >> j & 1]] = val": "marks have no bit behind the last channel.",
+        "row[j].item() -> row[j]  in  ranked = sorted(range(self.width), key=lambda j: -abs(row[j]": "a tensor of one number is compared as the number is.",
+    },
     "11.5": {},
 }
