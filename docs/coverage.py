@@ -73,13 +73,13 @@ IDEAS: tuple[Idea, ...] = (
     Idea(
         "with all keys and values of the input, information leaks",
         "E",
-        (2, "Two questions that courses ask"),
+        (2, "Everybody looks at everybody"),
         ("2.3", "2.7"),
     ),
     Idea(
         "which pairs the query at position 4 uses",
         "E",
-        (2, "Two questions that courses ask"),
+        (2, "One line forbids it"),
         ("2.6",),
     ),
     Idea(

@@ -18,7 +18,7 @@ Rank the context words of a prompt in two ways. The last token asks; the context
 - *By attention*: the weight that the **last** token gives to a position, averaged over all layers and heads.
   `weights_LHST` has them all (S and T are both `n_tokens`).
 - *By need*: the KL divergence, in nats, from the full prediction to the one with that position hidden. `logits(None)`
-  gives the next token's logits with nothing hidden, `logits(t)` with position t hidden from everybody.
+  gives the next token's logits with nothing hidden, `logits(t)` with position t hidden from the last token.
 
 $$\mathrm{KL} = \sum_{\text{tokens}} p \, (\ln p - \ln p'), \quad p \text{ full}, \; p' \text{ with } t \text{ hidden}$$
 
