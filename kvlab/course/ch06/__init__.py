@@ -7,7 +7,7 @@ NOTEBOOK = "06_kv_cache"
 INTRODUCTION = """
 # Exercises to chapter 6: never compute the same key twice
 
-Five questions and two short quizzes. Each has a cell for your answer and a cell that checks it. The check tries your answer
+Six questions and two short quizzes. Each has a cell for your answer and a cell that checks it. The check tries your answer
 on fresh random cases in a few seconds. If it fails it says on which case, where the first wrong number
 is, and, if it can tell, which well-known mistake you made.
 
