@@ -15,7 +15,8 @@ is, and, if it can tell, which well-known mistake you made.
   each answer runs alone.
 - Stuck? Call `hint("1.1")`. There are three to each question, from a nudge to nearly the answer.
 - A call of torch that is new to you? [A dozen of them](../docs/torch.md), each shown on four numbers.
-- A failed check keeps what failed: `project(**verdict.case)` makes that very call again, lent objects and all.
+- A failed check keeps what failed: `project(**verdict.case)` makes that very call again, lent objects and all. The end of [chapter 1](../chapters/01_queries_keys_values.ipynb)
+  goes from a wrong answer to its bug, step by step.
 - Everything is in float64, so that right answers agree to nine digits.
 
 Letters: S tokens that ask, T tokens that are asked (a message calls one of them a slot), N examples, C width of an embedding, D width of a query

@@ -16,7 +16,7 @@ Q = Exercise(
     minutes=10,
     difficulty=1,
     statement="""
-Turn S embeddings into queries, keys and values. Weights are stored as in PyTorch, outputs first: `w_q` and
+Turn S embeddings into queries, keys and values. Matrices are stored as in PyTorch, outputs first: `w_q` and
 `w_k` are (D, C), `w_v` is (E, C), and one token's query is `w_q @ x_C`. Do all tokens at once. About three
 lines.
 
@@ -81,7 +81,7 @@ def _(answer, case):
 Q.mistakes(
     None,
     {
-        "the weights have shape (D, C), outputs first, as PyTorch stores them; x @ w would need "
+        "the matrices have shape (D, C), outputs first, as PyTorch stores them; x @ w would need "
         "(C, D). Transpose them: w.T.": lambda x_SC, *weights: [x_SC @ w for w in weights],
         "reshape is no transposition: it keeps the order of the numbers in memory and cuts the "
         "rows elsewhere. Use w.T.": lambda x_SC, *weights: [

@@ -22,6 +22,9 @@ Every token asks every token: `scores_ST[s, t]` says how well the query of token
 (here T = S). Project, compare, and divide by a number that depends on a width alone, and not on the scores: it
 is chosen such that random tokens get scores of spread 1 on average, however wide queries and keys are. Mind which of C,
 D and S it is made of. About three lines.
+
+With `x_SC = [[1, 2]]`, `w_q = [[1, 0]] * 4` and `w_k = [[0, 1]] * 4` (so D = 4) the only product of a query and a key is
+1 · 2, four times, and the score is 8 / √4 = 4.
 """,
     hints=(
         "Three steps: project to queries and keys, compare each query with each key, divide. How "

@@ -22,6 +22,8 @@ All of attention for one head: scores (divided as in 1.2), weights, mixture. The
 key and a value; values have a width E of their own. `torch.softmax` is allowed here,
 `scaled_dot_product_attention` is not. About three lines.
 
+A query of zeros fits all keys alike: with `v_TE = [[1, 0], [3, 2]]` it gets `[[2, 1]]`.
+
 The check also looks whether each number lies between the smallest and the largest value of its channel, and
 what happens when the pairs come in another order.
 """,
