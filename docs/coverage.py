@@ -206,7 +206,7 @@ IDEAS: tuple[Idea, ...] = (
     Idea(
         "with a cache, attention only processes new tokens",
         "D",
-        (6, "Why the clock lags behind the count"),
+        (6, "Predicted beside measured: why the clock lags behind the count"),
         ("6.3", "6.7"),
         loose="one new query, which reads every row",
     ),
