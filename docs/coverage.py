@@ -180,13 +180,19 @@ IDEAS: tuple[Idea, ...] = (
         ("5.9",),
         loose="per layer, keys and values, as wide as the shared heads",
     ),
-    Idea("prefill is fast, decode slow", "A B D", (5, "Tokens a second"), ("5.9",)),
+    Idea(
+        "prefill is fast, decode slow",
+        "A B D",
+        (5, "Tokens a second"),
+        ("5.5", "5.9"),
+        loose="what is slow is one token a call",
+    ),
     Idea(
         "decode is computationally intensive",
         "D",
         (5, "The bytes of one token"),
         ("5.3", "5.9"),
-        loose="little arithmetic, much memory traffic",
+        loose="a token takes as much arithmetic as in prefill",
     ),
     Idea(
         "without a cache every step computes all keys and values again",
@@ -251,8 +257,8 @@ IDEAS: tuple[Idea, ...] = (
     Idea(
         "phases are bound by different things",
         "A B C",
-        (5, "Two numbers for one answer"),
-        ("5.3", "5.5"),
+        (5, "Take the causes away"),
+        ("5.3", "5.9"),
     ),
     Idea(
         "longer contexts within limits of memory",

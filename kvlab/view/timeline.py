@@ -1,4 +1,4 @@
-"""A timeline of one answer: which step computes how many rows, and which of them again."""
+"""A timeline of one answer: which step computes how many keys, and which of them again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BASE = _TOP + _PLOT
 
 
 class Timeline(Panel):
-    """One bar per step: rows computed for the first time, and rows computed again.
+    """One bar per step: keys computed for the first time, and keys computed again.
 
     Step 0 is prefill: it reads the prompt and makes the first token. Each later step makes one.
     """
@@ -23,13 +23,13 @@ class Timeline(Panel):
 
     @property
     def rows(self) -> list[tuple[int, int]]:
-        """Of each step, the rows computed for the first time and those computed again."""
+        """Of each step, the keys computed for the first time and those computed again."""
         again = [0 if self.cached else self.n_prompt + i - 1 for i in range(1, self.n_new)]
         return [(self.n_prompt, 0), *((1, a) for a in again)]
 
     @property
     def running_total(self) -> list[int]:
-        """Rows computed up to and with each step."""
+        """Keys computed up to and with each step."""
         return [sum(map(sum, self.rows[: i + 1])) for i in range(self.n_new)]
 
     def words(self) -> str:
@@ -37,8 +37,8 @@ class Timeline(Panel):
         total, again = self.running_total[-1], sum(a for _, a in self.rows)
         way = "With a cache" if self.cached else "Without a cache"
         said = (
-            f"{way}, {self.n_prompt} prompt tokens and {self.n_new} new: {total} rows, {again} of "
-            f"them computed again. The first token waits for {self.n_prompt} rows, "
+            f"{way}, {self.n_prompt} prompt tokens and {self.n_new} new: {total} keys, {again} of "
+            f"them computed again. The first token waits for {self.n_prompt} keys, "
             f"{self.n_prompt / total:.0%} of all"
         )
         if self.n_new == 1:
@@ -63,7 +63,7 @@ class Timeline(Panel):
             name = "decode" if self.cached else "the whole text again"
             parts.append(_phase(_LEFT + pitch, _LEFT + pitch * self.n_new, name))
         how = "with" if self.cached else "without"
-        title = f"Rows computed at each of {self.n_new} steps {how} a cache"
+        title = f"Keys computed at each of {self.n_new} steps {how} a cache"
         return svg.page(_WIDTH, _BASE + 62, title, parts)
 
 
@@ -89,7 +89,7 @@ def _legend() -> str:
         svg.box(x, 12, 14, 14, svg.ORANGE),
         svg.line(x, 19, x + 14, 19, "white", 1),
         svg.text(x + 20, 24, "again"),
-        svg.text(x + 90, 24, "number above a bar: its rows"),
+        svg.text(x + 90, 24, "number above a bar: its keys"),
     ]
     return "".join(parts)
 
@@ -101,7 +101,7 @@ def _axis(highest: int) -> str:
         parts.append(svg.text(_LEFT - 8, y + 4, str(rows), anchor="end"))
     parts.append(svg.text(_LEFT - 8, _BASE + 15, "step", anchor="end"))
     middle = _TOP + _PLOT / 2
-    parts.append(svg.text(20, middle, "rows in this step", anchor="middle", turn=-90))
+    parts.append(svg.text(20, middle, "keys in this step", anchor="middle", turn=-90))
     return "".join(parts)
 
 

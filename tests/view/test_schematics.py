@@ -213,10 +213,10 @@ def test_the_mask_is_a_triangle_or_a_rectangle_that_ends_in_one():
     assert [float(w) for w in widths] == [34, 68, 102, 136]
 
 
-def test_phases_count_rows_as_the_formula_does():
+def test_phases_count_keys_as_the_formula_does():
     plain, cached = schematics.phases(17, 4, cached=False), schematics.phases(17, 4)
-    assert "of 74 rows, 54 had been computed before" in plain.title
-    assert "In all 20 rows, 0 of them computed again" in cached.alt
+    assert "of 74 keys, 54 had been computed before" in plain.title
+    assert "In all 20 keys, 0 of them computed again" in cached.alt
     for rows in ("17", "18", "19", "20"):
         assert f">{rows}</text>" in plain.svg
     assert plain.svg.count("(striped)") == 1 and "striped" not in cached.svg
@@ -242,7 +242,7 @@ def test_the_meeting_names_who_gets_most():
 def test_one_of_a_kind_is_told_as_one():
     one = config(1, 1, 8, 1, 8, 8, 9)
     many = re.compile(
-        r"\b1 [a-z/ ]*(heads|floors|blocks|layers|rows|slots|ones|are)\b|1 block.* add "
+        r"\b1 [a-z/ ]*(heads|floors|blocks|layers|rows|keys|slots|ones|are)\b|1 block.* add "
     )
     for drawn in (
         schematics.building(one),

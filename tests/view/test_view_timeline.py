@@ -21,11 +21,11 @@ def test_without_a_cache_all_rows_before_the_newest_are_computed_again():
     panel = Timeline(n_prompt=17, n_new=4)
     assert panel.rows == [(17, 0), (1, 17), (1, 18), (1, 19)]
     assert panel.running_total == [17, 35, 54, 74]
-    assert "74 rows, 54 of them computed again" in repr(panel) and "17 rows, 23%" in repr(panel)
+    assert "74 keys, 54 of them computed again" in repr(panel) and "17 keys, 23%" in repr(panel)
     panel.cached = True
     assert panel.rows == [(17, 0), (1, 0), (1, 0), (1, 0)]
     assert panel.running_total == [17, 18, 19, 20]
-    assert "20 rows, 0 of them computed again" in repr(panel) and "17 rows, 85%" in repr(panel)
+    assert "20 keys, 0 of them computed again" in repr(panel) and "17 keys, 85%" in repr(panel)
 
 
 @pytest.mark.parametrize(("n_prompt", "n_new"), [(1, 1), (5, 2), (64, 32)])
@@ -50,7 +50,7 @@ def test_bars_are_as_high_as_rows_on_one_scale_for_both_ways():
 def test_a_single_new_token_has_no_decode():
     panel = Timeline(n_prompt=3, n_new=1, cached=True)
     assert "prefill" in panel.svg and "decode" not in panel.svg
-    assert repr(panel).endswith("3 rows, 100% of all.)")
+    assert repr(panel).endswith("3 keys, 100% of all.)")
 
 
 def test_all_three_controls_are_there_and_have_ends():

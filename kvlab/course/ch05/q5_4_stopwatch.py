@@ -17,18 +17,18 @@ Q = Exercise(
     minutes=25,
     difficulty=3,
     statement="""
-Two works are to be compared, and their names are `slow` and `fast`. The device has a clock of its own:
+Two pieces of work are to be compared, and their names are `slow` and `fast`. The device has a clock of its own:
 
 - `device.now()`: its clock, in seconds;
-- `device.run(work)`: hand over one run of a work; it may return **before the work is done**;
+- `device.run(work)`: hand over one run of a piece of work; it may return **before the work is done**;
 - `device.synchronize()`: wait until everything that was handed over is done.
 
-Take `n` pairs of readings, one of each work, and return `(slow_seconds, fast_seconds, ratio)`: the median
+Take `n` pairs of readings, one of each, and return `(slow_seconds, fast_seconds, ratio)`: the median
 seconds of a run of each, and the median of the `n` ratios slow over fast, one for each pair. The devices that
-you meet are not kind: the first run of each work takes longer; some runs are disturbed and take much too
-long, or too short; one device gets slower with every run, another one all at once. So that neither work is always the
-later one, `slow` comes first in one pair and `fast` in the next, in turn. `n` may be even, or 1. Run nothing much more
-often than you have to. Roughly 15 lines.
+you meet are not kind: the first run of each takes longer; some runs are disturbed and take much too
+long, or too short; one device gets slower with every run, another one all at once. So that neither is always the
+later one, `slow` comes first in one pair and `fast` in the next, in turn. `n` may be even, or 1. Besides the `n` readings run
+each of them once, or a few times, to warm up, and no more. Roughly 15 lines.
 """,
     hints=(
         "Four things can go wrong: a cold start, a clock read too early, disturbed runs, a "

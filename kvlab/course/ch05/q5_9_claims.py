@@ -10,13 +10,14 @@ Q = claims(
     minutes=6,
     difficulty=2,
     statement="""
-Six sentences from notes on inference, some a little sharpened. Return a list of six, each `True` or `False`.
+Six sentences that one can read about inference, some a little sharpened. They are about the loop of chapter 5, which
+guesses nothing ahead. Return a list of six, each `True` or `False`.
 
 1. Prefill processes all prompt tokens at once.
 2. After a prompt of 17 tokens a layer's cache holds 17 x hidden size numbers, whatever the model.
 3. Decode is slow because each of its tokens takes far more arithmetic than a token of the prompt.
-4. Decode is sequential because a token cannot be read before it is known.
-5. After N new tokens behind a prompt of P the cache holds P + N tokens.
+4. Decode takes one token a call, because the next one cannot be handed over before it is known or guessed.
+5. After N new tokens that follow a prompt of P the cache holds P + N tokens.
 6. A prompt could be read one token at a time as well; it would take longer.
 """,
     asks="True or False, claim by claim.",
@@ -28,7 +29,8 @@ Six sentences from notes on inference, some a little sharpened. Return a list of
         "together, and not one row of the hidden size.",
         "claim 3 is false: per token the arithmetic is about prefill's. Much memory is read for "
         "it.",
-        "claim 4 is true: the token at position i needs the one before it, so one call makes one.",
+        "claim 4 is true: the token at position i needs the one before it, so one call makes one. (Who "
+        "guesses several can hand them over in one call: that is speculative decoding.)",
         "claim 5 is false: the last new token is returned and not fed, so the cache is one shorter "
         "than the text.",
         "claim 6 is true: the same tokens, the same keys and values, only more calls.",

@@ -12,9 +12,9 @@ _LARGEST = 10**7
 
 
 def phases(n_prompt: int, n_new: int, cached: bool = True, *, title: str | None = None) -> Drawing:
-    """One bar for each call of the model, as tall as the rows of tokens that it computes.
+    """One bar for each call of the model, as tall as the keys that it computes, one a token.
 
-    Without a cache each later call reads the whole text, and the rows that an earlier call had
+    Without a cache each later call reads the whole text, and the keys that an earlier call had
     computed stand in another colour.
     Raises: ValueError for numbers that are no counts.
     """
@@ -53,18 +53,18 @@ def _title(n_prompt: int, n_new: int, cached: bool, total: int, again: int) -> s
         read = counted(n_prompt, "prompt token")
         return f"One new token: prefill reads {read}, and that is all"
     if cached:
-        rows = "one row" if n_prompt == 1 else f"{n_prompt:,} rows"
-        return (f"Prefill computes the {rows} of the prompt in one call; with a cache "
-                "each later call computes a single row")  # fmt: skip
+        keys = "one key" if n_prompt == 1 else f"{n_prompt:,} keys"
+        return (f"Prefill computes the {keys} of the prompt in one call; with a cache "
+                "each later call computes a single key")  # fmt: skip
     return (
-        f"Without a cache each call reads the whole text: of {total:,} rows, {again:,} had been "
+        f"Without a cache each call reads the whole text: of {total:,} keys, {again:,} had been "
         "computed before"
     )
 
 
 def _words(n_prompt: int, n_new: int, cached: bool, total: int, again: int) -> str:
     how = "With" if cached else "Without"
-    later = "computes one row" if cached else "reads the whole text, one token longer each time"
+    later = "computes one key" if cached else "reads the whole text, one token longer each time"
     each = "The one later call" if n_new == 2 else f"Each of {n_new - 1:,} later calls"
     more = "" if n_new == 1 else (
         f" {each} {later} and gives one token more."
@@ -72,7 +72,7 @@ def _words(n_prompt: int, n_new: int, cached: bool, total: int, again: int) -> s
     return (
         f"{how} a cache, {counted(n_prompt, 'prompt token')} and "
         f"{counted(n_new, 'new one')}: the first call, prefill, computes "
-        f"{counted(n_prompt, 'row')} and gives token 1.{more} In all {counted(total, 'row')}, "
+        f"{counted(n_prompt, 'key')} and gives token 1.{more} In all {counted(total, 'key')}, "
         f"{again:,} of them computed again."
     )
 
@@ -80,7 +80,7 @@ def _words(n_prompt: int, n_new: int, cached: bool, total: int, again: int) -> s
 def _bar(
     sheet: Sheet, x: float, wide: float, base: float, new: int, again: int, unit: float
 ) -> None:
-    """Rows computed again below, striped; those computed for the first time on top of them."""
+    """Keys computed again below, striped; those computed for the first time on top of them."""
     left, room = x + 6, wide - 12
     low, high = again * unit, max(new * unit, 3)
     if again:
@@ -97,7 +97,7 @@ def _bar(
 def _axis(sheet: Sheet, base: float, right: float) -> None:
     """The ground line, with time running to the right, and what the numbers are."""
     sheet.arrow((_LEFT, base), (min(right + 14, WIDTH - 6), base), role="ink", width=1.5)
-    sheet.text(_LEFT - 10, base - 8, "rows", anchor="end", size=12.5, role="soft")
+    sheet.text(_LEFT - 10, base - 8, "keys", anchor="end", size=12.5, role="soft")
     sheet.text(_LEFT - 10, base + 20, "gives token", anchor="end", size=12.5, role="soft")
 
 
@@ -121,9 +121,9 @@ def _bracket(sheet: Sheet, left: float, right: float, y: float) -> None:
 
 def _legend(sheet: Sheet, y: float, cached: bool) -> float:
     x = float(MARGIN)
-    kinds = [("key", 0.65, "rows computed for the first time")]
+    kinds = [("key", 0.65, "keys computed for the first time")]
     if not cached:
-        kinds.append(("query", 0.5, "rows computed again (striped)"))
+        kinds.append(("query", 0.5, "keys computed again (striped)"))
     for role, tint, words in kinds:
         sheet.box(x, y, 16, 16, role, tint=tint, edge=1, round_=0)
         x += 24 + sheet.text(x + 24, y + 13, words, size=12.5) + 26

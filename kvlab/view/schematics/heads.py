@@ -90,7 +90,8 @@ def _words(every: tuple[ModelConfig, ...], names: list[str], costs: list[int]) -
 
 def counted(n: int, what: str) -> str:
     """A number with its noun."""
-    plural = what[:-1] + "ies" if what.endswith("y") else what + "s"
+    changes = what.endswith("y") and what[-2] not in "aeiou"  # libraries, but keys
+    plural = what[:-1] + "ies" if changes else what + "s"
     return f"{n:,} {what if n == 1 else plural}"
 
 
