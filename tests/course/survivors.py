@@ -148,6 +148,9 @@ CH06: Reasons = {
         "1 -> 0  in  new.append(logits_BSV[:, -1].argmax(-1)) (2)": "there is one position, the first and the last.",
     },
     "6.5": {},
+    "6.8": {
+        "0 -> -1  in  return int(model(torch.tensor([ids]), pos_BS, cache)[0, -1].": "one row of the batch, the first and the last.",
+    },
 }
 
 CH10: Reasons = {

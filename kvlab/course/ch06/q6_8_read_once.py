@@ -140,15 +140,12 @@ class Rewindable(LentCache):
     lends = ("rewind",)
 
     def rewind(self, length: int) -> None:
-        """Forget all tokens from `length` on."""
         if isinstance(length, bool) or not isinstance(length, int):
             raise ValueError(f"rewind was given {str(length)[:80]}; expected a whole number")
         self.inner.rewind(length)
 
 
 class Model(LentModel):
-    """A lent model whose caches can go back."""
-
     def new_cache(self, batch: int, capacity: int) -> Rewindable:
         return Rewindable(super().new_cache(batch, capacity).inner)
 
@@ -161,17 +158,20 @@ def _pocket() -> tuple[Any, Any]:
 # --- laws ---
 
 
-def asked(answer, inner, story, questions, n_new, eos) -> dict[str, Any]:
+ANSWER, PLACES = "answer to question {}, as ids", "positions of the tokens read, in order"
+
+
+def _driven(answer, what, case) -> dict[str, Any]:
     """The answers, and at which positions tokens were read, one after the other."""
-    model = Model(inner)
-    given = answer(model, story, questions, n_new, eos)
-    given = given if isinstance(given, list) else [given]
-    said = {f"answer to question {i}, as ids": one for i, one in enumerate(given)}
-    return {
-        "number of answers": len(given),
-        **said,
-        "positions of the tokens read, in order": [at for _, pos in model.calls for at in pos],
-    }
+    seen = {}
+    for name, (inner, *given) in what(case).items():
+        model = Model(inner)
+        came = answer(model, *given)
+        came = came if isinstance(came, list) else [came]
+        seen[f"{name}number of answers"] = len(came)
+        seen |= {f"{name}{ANSWER.format(i)}": one for i, one in enumerate(came)}
+        seen[f"{name}{PLACES}"] = [at for _, pos in model.calls for at in pos]
+    return seen
 
 
 def _of_right(what):
@@ -180,26 +180,16 @@ def _of_right(what):
     def expected(case, _outcome):
         seen = {}
         for name, (inner, *given) in what(case).items():
-            story, questions, *_ = given
-            answers = read_alone(LentModel(inner), *given)
-            places = list(range(len(story))) if questions else []
+            (story, questions), answers = given[:2], read_alone(LentModel(inner), *given)
+            places, start = list(range(len(story))) if questions else [], len(story)
             for question, said in zip(questions, answers, strict=True):
-                start = len(story)
                 places += range(start, start + len(question) + len(said) - 1)
-            said = {f"answer to question {i}, as ids": one for i, one in enumerate(answers)}
-            found = {"number of answers": len(answers), **said}
-            found["positions of the tokens read, in order"] = places
-            seen |= {f"{name}{key}": value for key, value in found.items()}
+            seen[f"{name}number of answers"] = len(answers)
+            seen |= {f"{name}{ANSWER.format(i)}": one for i, one in enumerate(answers)}
+            seen[f"{name}{PLACES}"] = places
         return seen
 
     return expected
-
-
-def _driven(answer, what, case):
-    seen = {}
-    for name, (inner, *given) in what(case).items():
-        seen |= {f"{name}{k}": v for k, v in asked(answer, inner, *given).items()}
-    return seen
 
 
 def _several(case):
