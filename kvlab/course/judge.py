@@ -25,6 +25,7 @@ from kvlab.course.sandbox.answer import (
 )
 
 PRIVATE = "a private case"
+PLAIN = (torch.Tensor, int, float, str, list, tuple, dict, type(None))  # not what is lent
 
 
 def judge(
@@ -114,19 +115,23 @@ def _failure(
     text, drawn, _ = _fault(law, case, outcome)
     if not text:
         return None
-    private = called == PRIVATE
-    if law.shows and not private:
-        called = law.shows(case)
-    if called:
-        text = f'"{law.name}" does not hold on {called}.\n{text}'
     mistake = _known_mistake(exercise, law, case, outcome)
-    if private:  # a picture would show it
-        return Verdict(exercise, "failed", text, mistake)
+    if called == PRIVATE:  # a picture would show it
+        return Verdict(exercise, "failed", _on(law, called, text), mistake)
     inputs = {name: value for name, value in case.items() if not name.startswith("_")}
     again = None
     if recalls:
         again = recall.call(exercise, law.run, answer, case, lambda o: _fault(law, case, o)[2])
-    return Verdict(exercise, "failed", text, mistake, drawn, again or inputs, again is not None)
+    if law.shows:
+        called = law.shows(case)
+    elif again:  # the call that failed need not be with the case's own
+        called = describe({n: v for n, v in again.items() if isinstance(v, PLAIN)}) or called
+    text = _on(law, called, text)
+    return Verdict(exercise, "failed", text, mistake, drawn, again or inputs, bool(again))
+
+
+def _on(law: Law, called: str, text: str) -> str:
+    return f'"{law.name}" does not hold on {called}.\n{text}' if called else text
 
 
 def _fault(law: Law, case: Case, outcome: Outcome) -> tuple[str, str, str]:

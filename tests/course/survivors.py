@@ -108,7 +108,6 @@ CH04: Reasons = {
         "-1 -> 1  in  lengths_L = a_LC.norm(dim=-1) * b_LC.norm(dim=-1) (2)": "a table has two axes: the last one and number 1 are the same.",
         "-1 -> 1  in  apart = ((a_LC - b_LC).abs().amax(-1) > 1e-6).tolist()": "a table has two axes: the last one and number 1 are the same.",
         "-1 -> 1  in  return ((a_LC * b_LC).sum(-1) / lengths_L).tolist(), first": "a table has two axes: the last one and number 1 are the same.",
-        "(a_LC - b_LC).abs() -> a_LC - b_LC  in  apart = ((a_LC - b_LC).abs().amax(-1) > 1e-6).tolist()": "two vectors of 192 numbers that differ do so upwards somewhere.",
         "a_LC - b_LC -> b_LC - a_LC  in  apart = ((a_LC - b_LC).abs().amax(-1) > 1e-6).tolist()": "the absolute value of a difference has no order.",
     },
 }

@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -194,6 +195,18 @@ def test_a_tensor_beyond_the_limit_is_refused(how):
     said = pytest.raises(RuntimeError, match="numbers was made, and 100,000 are enough")
     with said, without(["tensors over 100000"]):
         COPIES[how]()
+
+
+def test_nor_does_numpy_copy_unseen():
+    k_GTD = torch.ones(2, 400, 64, dtype=torch.float64)
+    said = pytest.raises(
+        RuntimeError, match="arrays of numpy or lists of 8.* numbers lay in memory"
+    )
+    with said, without(["tensors over 100000"]):
+        np.repeat(k_GTD.numpy(), 16, 0).sum()
+    with without(["tensors over 100000"]):
+        k_GTD.tolist()
+        [k_TD.numpy() @ np.ones(64) for k_TD in k_GTD for _ in range(16)]
 
 
 @pytest.mark.parametrize("how", NO_COPIES)

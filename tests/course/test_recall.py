@@ -122,3 +122,15 @@ def test_check_says_how_to_make_the_call_again():
     verdict = check("2.1", all_allowed)
     assert "Again by hand: `causal_mask(**verdict.case)`." in repr(verdict)
     assert all_allowed(**verdict.case).all()
+
+
+def test_the_sentence_describes_the_call_that_failed():
+    verdict, _ = failed("4.2", "row j is given the numbers of another row")
+    width = verdict.case["x_SC"].shape[1]
+    assert f'"one row alone" does not hold on x_SC (1, {width}).' in verdict.message
+
+
+def test_a_quiz_has_no_call_to_make_again():
+    verdict = check("4.6", lambda: [True] * 8)
+    assert verdict.state == "failed" and not verdict.case
+    assert "by hand" not in repr(verdict) and "inputs" not in repr(verdict)

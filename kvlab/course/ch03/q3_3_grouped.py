@@ -21,7 +21,7 @@ use library 1, and so on. `q_BHSD` holds the queries of the last S of T tokens, 
 Attend causally: the query of token i sees tokens 0 to i, and the first query belongs to token T - S. Scores are divided by the root of D.
 Return `out_BHSD`.
 
-The libraries must be used where they lie: no operation of yours may make a tensor of more than {MOST:,} numbers. In the largest
+The libraries must be used where they lie: no operation of yours, torch's or numpy's, may make an array of more than {MOST:,} numbers. In the largest
 case of `check` a library for each query head would have 819,200; keys as they are have 51,200. Attention functions of torch are refused.
 
 With two queries `[1, 0]` and `[0, 1]` in two heads (S = 1, D = 2), one library of the keys `[0, 0]`, `[0, 0]` and the values

@@ -19,7 +19,7 @@ Q = Exercise(
     statement="""
 To the section "Which heads matter?". You get `score`, a function that runs a model with some of its heads taken away and tells how many of
 its answers are still right. `score([])` takes nothing away; `score([[2, 0]])` takes away head 0 of layer 2, `score([[2, 0], [2, 1]])`
-heads 0 and 1 of that layer. The model has `n_layers` layers of `n_heads` heads. What a head costs is `score([])` minus the score without this
+heads 0 and 1 of that layer. `score` takes a list of heads, each of them a list `[layer, head]` (not a tuple). The model has `n_layers` layers of `n_heads` heads. What a head costs is `score([])` minus the score without this
 head alone.
 
 Return two lists:
@@ -58,7 +58,7 @@ def case(rng):
         ([tenth, *small], half + 1),  # covered, at both bounds
         ([tenth, *small], half),  # all together cost no more than half
         ([tenth + 1, *small], whole),  # a head costs too much alone
-        ([rng.choice([0, -1]), *small], whole),  # covered
+        ([-tenth - rng.randint(1, 3), *small], whole),  # covered: a head may cost less than nothing
         ([-1, *small], 0),  # nothing is needed
         ([whole - 1, *small], whole),  # one head carries the layer
     ]
@@ -255,6 +255,9 @@ Q.mistakes(
         },
         "a head that costs exactly a tenth is not too costly: no more than a tenth is asked for.": {
             "alone": lambda costs, whole: 10 * max(costs) < whole
+        },
+        "a head that costs less than nothing costs no more than a tenth: its cost counts with its sign.": {
+            "alone": lambda costs, whole: 10 * max(map(abs, costs)) <= whole
         },
         "half is not more than half.": {
             "most": lambda together, costs, whole: 2 * together >= whole

@@ -19,8 +19,8 @@ knows that other tokens exist?")? You are handed a `part`: `part(x_SC)` gives on
 look inside, but you may call it, at most S + 1 times.
 
 Return `moved_SS`, a tensor of `True` and `False`: `moved_SS[i, j]` says whether output row i moves when **input** row j is
-changed and all other rows stay. A row has moved if any of its numbers is another by more than 1e-9; less is rounding. Start
-from the rows `x_SC` that you are given, and leave them as they are. Roughly 7 lines.
+changed and all other rows stay. A row has moved if any of its numbers is another by more than 1e-9; less is rounding: some parts do round.
+Start from the rows `x_SC` that you are given, and leave them as they are. Roughly 7 lines.
 
 For the sum of all rows so far, `part = lambda x_SC: x_SC.cumsum(0)`, and three rows the answer is
 
@@ -30,8 +30,9 @@ For the sum of all rows so far, `part = lambda x_SC: x_SC.cumsum(0)`, and three 
  [ True,  True,  True]]
 ```
 
-One warning: some parts do not see every change. One that norms each row does not see that a row was doubled, one that
-subtracts a row's mean does not see that 1 was added to all of its numbers, and one may look at a single channel.
+One warning: some parts do not see every change. One that norms each row does not see that a row was doubled, one that squares
+its numbers does not see that a row was negated, one that subtracts a row's mean does not see that 1 was added to all of its
+numbers, and one may look at a single channel.
 """,
     hints=(
         "Call the part once as it is. Then change one input row at a time, and compare all output "
@@ -130,7 +131,7 @@ PARTS = {
     "an MLP": (lambda x_SC, w_CC: (x_SC @ w_CC).tanh() @ w_CC, own),
     "a norm": (lambda x_SC, _: normed(x_SC), own),
     "a norm that subtracts the mean": (
-        lambda x_SC, _: normed(x_SC - x_SC.mean(-1, keepdim=True)),
+        lambda x_SC, w_CC: normed(x_SC - x_SC.mean(-1, keepdim=True)) * w_CC[0],
         own,
     ),
     "an MLP that knows its position": (
@@ -154,11 +155,23 @@ PARTS = {
         neighbour,
     ),
     "an MLP with a trace of the first row": (
-        lambda x_SC, w_CC: (x_SC @ w_CC).tanh() + 1e-5 * (x_SC @ w_CC).tanh()[:1],
+        lambda x_SC, w_CC: (x_SC @ w_CC).tanh() + 1e-5 * (x_SC @ w_CC).sin()[:1],
         faint,
     ),
     "an MLP whose last channel sees the row before": (last_channel_sees_previous, previous),
     "one channel of each row": (lambda x_SC, w_CC: x_SC[:, -1:] * w_CC[:1].sin(), own),
+    "the mean square of each row": (
+        lambda x_SC, _: x_SC.square().mean(-1, keepdim=True).repeat(1, x_SC.shape[1]),
+        own,
+    ),
+    "an MLP whose channels add up to nothing": (
+        lambda x_SC, w_CC: (x_SC @ w_CC).tanh() - (x_SC @ w_CC).tanh().mean(-1, keepdim=True),
+        own,
+    ),
+    "each row alone, but for rounding": (
+        lambda x_SC, _: (x_SC + 1000 * x_SC.sum(0)) - 1000 * x_SC.sum(0),
+        own,
+    ),
     "nothing of its input": (
         lambda x_SC, w_CC: torch.zeros_like(x_SC) + w_CC[0],
         lambda n: torch.zeros(n, n, dtype=torch.bool),
@@ -193,7 +206,7 @@ def _other(x_C):
 
 def _reach(
     part, x_SC, *, change=_other, kept=False, beyond=1e-9, compared=None, read=lambda m_SS: m_SS,
-    axis=0, judged=lambda far_SC: far_SC.abs().amax(-1), again=False,
+    axis=0, judged=lambda far_SC: far_SC.abs().amax(-1), again=False, put=None,
 ):  # fmt: skip
     n = len(x_SC)
     before_SC = x_SC if compared == "input" else part(x_SC)
@@ -201,7 +214,7 @@ def _reach(
     for j in range(n):
         changed_SC = changed_SC if kept else x_SC.clone()
         if axis == 0:
-            changed_SC[j] = change(changed_SC[j])
+            changed_SC[j] = put(x_SC, j) if put else change(changed_SC[j])
         else:
             changed_SC[:, j % x_SC.shape[1]] = change(changed_SC[:, j % x_SC.shape[1]])
         before_SC = part(x_SC) if again else before_SC
@@ -231,13 +244,18 @@ Q.mistakes(
         "only channel 0 is changed, and a part may look at another one. Change the whole row.": {
             "change": lambda x_C: torch.cat((x_C[:1] + 1, x_C[1:]))
         },
-        "a move of 1e-5 is taken for rounding. More than 1e-9 counts.": {"beyond": 1e-4},
+        "rows are negated or turned round, which a part that takes the mean of their squares does "
+        "not see. Put other numbers there.": {"change": lambda x_C: -x_C},
+        "row j is given the numbers of another row, which where there is one row alone is itself. "
+        "Put other numbers there.": {"put": lambda x_SC, j: x_SC[(j + 1) % len(x_SC)]},
+        "a move of 1e-5 is taken for rounding. More than 1e-9 counts. Or the change that you make "
+        "is too small.": {"beyond": 1e-4},
+        "rounding is taken for a move. Only more than 1e-9 counts.": {"beyond": 0.0},
         "what is changed is a channel of all rows; j is a row.": {"axis": 1},
         "the moves of a row's channels are added up with their signs, and may cancel: take the "
-        "largest absolute one.": {"judged": lambda far_SC: far_SC.sum(-1)},
-        "only channel 0 of the outputs is compared: a row has moved if any of its numbers has.": {
-            "judged": lambda far_SC: far_SC[:, 0].abs()
-        },
+        "largest absolute one.": {"judged": lambda far_SC: far_SC.sum(-1).abs()},
+        "not every number of the output row is looked at, or all of them are asked to move: one is "
+        "enough.": {"judged": lambda far_SC: far_SC[:, 0].abs()},
         "the part is called for the unchanged rows in every round: once is enough.": {
             "again": True
         },

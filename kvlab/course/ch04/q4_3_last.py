@@ -15,14 +15,14 @@ Q = Exercise(
     difficulty=2,
     statement="""
 B texts went through all layers and the final norm together. `x_BSC` has the rows; the shorter texts are filled up with rows
-that mean nothing **at their end**. Text b has `length_B[b]` real tokens, 1 or more, so its last real row is number
-`length_B[b] - 1`.
+that mean nothing **at their end**. `length_B` is a tensor of B whole numbers; text b has `length_B[b]` real tokens, 1 or more, so its
+last real row is number `length_B[b] - 1`.
 
 `head(x)` turns rows into logits: the last axis goes in as C and comes out as V, and all axes before it stay. It is the
 largest matrix of the model (chapter 4, "One row is enough"), so put through it what the next tokens need and nothing
 else: at most B rows in all. Return `logits_BV`. One or two lines.
 
-With `x_BSC` of shape (2, 5, C) and `length_B = [5, 3]` the head gets two rows: number 4 of text 0 and number 2 of text 1.
+With `x_BSC` of shape (2, 5, C) and `length_B = torch.tensor([5, 3])` the head gets two rows: number 4 of text 0 and number 2 of text 1.
 """,
     hints=(
         "Which row of a text has seen the whole text? Take it out before the head is called.",
@@ -131,6 +131,10 @@ Q.mistakes(
         ),
         "one too far: a text of n tokens ends in row n - 1.": lambda x_BSC, length_B, head: head(
             _each(x_BSC, length_B, lambda x_SC, n: x_SC[min(n, len(x_SC) - 1)])
+        ),
+        "one too far: row length_B[b] comes after the text, and one that fills all rows has none "
+        "there. Its last is length_B[b] - 1.": lambda x_BSC, length_B, head: head(
+            x_BSC[torch.arange(len(x_BSC)), length_B]
         ),
         "one too early: a text of n tokens ends in row n - 1.": lambda x_BSC, length_B, head: head(
             _each(x_BSC, length_B, lambda x_SC, n: x_SC[max(n - 2, 0)])

@@ -25,10 +25,10 @@ a token"). In this order, as `kvlab.Sampler` does it:
 4. What is kept becomes probabilities: softmax.
 5. `top_p` goes through **these** probabilities from the likeliest down, of equal ones the lower id first. A token stays as long
    as those *before* it sum to less than p. So the token that reaches p still stays, the likeliest always stays, and the
-   one after a sum of exactly p goes. 1 keeps all.
+   one after a sum of exactly p goes. 1 keeps all, also where rounding brings the sum to a little more than 1.
 6. What stays is divided by its sum.
 
-Return `probs_V`: one probability for each id, in the order of the ids. `top_k` is 1 or more, `top_p` above 0 and at
+Return `probs_V`: one probability for each id, in the order of the ids. `probs_V` has the dtype of `logits_V`. `top_k` is 1 or more, `top_p` above 0 and at
 most 1. Roughly 12 lines.
 
 With the probabilities 0.5, 0.25, 0.125, 0.125 and `top_p=0.75` two tokens stay, with 2/3 and 1/3; with `top_p=0.8` it is three.
@@ -165,29 +165,31 @@ for what, other in ALONE.items():
 Q.agrees("all at once", "logits_V", "temperature", "top_k", "top_p", gives="probs_V")
 
 
-@Q.law("k is V")
+@Q.law("k is V", shows=lambda case: shown(top_k=len(case["logits_V"]))(case))
 def _(answer, case):
     return {"probs_V": answer(*_given(case, top_k=len(case["logits_V"])))}
 
 
-@Q.law("two tie for the likeliest, greedy: the lower id")
+@Q.law("p is 1, and rounding takes the sum past it", shows=lambda _: "6, 9 and 17 tokens, p 1")
+def _(answer, case):
+    rows = {n: torch.linspace(0, 1, n, dtype=torch.float64) for n in (6, 9, 17)}
+    return {f"{n} tokens, probs_V": answer(x_V, 1.0, None, 1.0) for n, x_V in rows.items()}
+
+
+@Q.law("two tie for the likeliest, greedy: the lower id", shows=shown(temperature=0))
 def _(answer, case):
     tied_V = case["logits_V"].clone()
     tied_V[[2, 5]] = 9.0
     return {"probs_V": answer(*_given(case, logits_V=tied_V, temperature=0))}
 
 
-@Q.law("four equal tokens, p is exactly what two of them have")
+@Q.law("p is exactly what two of four have", shows=lambda _: "0.25 at ids 1, 3, 4 and 6")
 def _(answer, case):
-    """Four quarters, at ids that are not the first ones."""
     quarters_V = torch.full_like(case["logits_V"], -1e9)
     quarters_V[[1, 3, 4, 6]] = 2.0
     how = {"logits_V": quarters_V, "temperature": 1.0, "top_k": None}
-    return {
-        "p 0.5, probs_V": answer(*_given(case, **how, top_p=0.5)),
-        "p 0.51, probs_V": answer(*_given(case, **how, top_p=0.51)),
-        "p 0.25, probs_V": answer(*_given(case, **how, top_p=0.25)),
-    }
+    seen = {p: answer(*_given(case, **how, top_p=p)) for p in (0.5, 0.51, 0.25)}
+    return {f"p {p}, probs_V": probs_V for p, probs_V in seen.items()}
 
 
 @Q.law("they add up to 1")
@@ -198,25 +200,19 @@ def _(answer, case):
 # --- what goes wrong: each changes one thing of this ---
 
 
-def _less(before_V, probs_V, p):
-    return before_V < p
-
-
 def _probs(
     logits_V, temperature, top_k, top_p, *, scale=lambda x, t: x / t, out=float("-inf"),
-    stays=_less, late=False, again=True, again_k=True, by_id=False, back=True, hot=False,
-    greedy=True, ties=1, first="k",
+    stays=lambda before_V, probs_V, p: before_V < p, late=False, again=True, again_k=True,
+    by_id=False, back=True, hot=False, first="k", guard=True,
+    greedy=lambda x_V: torch.eye(len(x_V)).to(x_V)[x_V.argmax()],
 ):  # fmt: skip
     n = len(logits_V)
     if temperature == 0 and greedy:
-        ids = range(n) if ties == 1 else range(n - 1, -1, -1)
-        best = max(ids, key=lambda i: float(logits_V[i]))
-        return torch.eye(n, dtype=logits_V.dtype)[best]
+        return greedy(logits_V)
     temperature = temperature or 1.0
     scaled_V = logits_V if late else scale(logits_V, temperature)
-    kept = scaled_V.topk(min(top_k or n, n)).indices
     in_V = torch.zeros(n, dtype=torch.bool)
-    in_V[kept] = True
+    in_V[scaled_V.topk(min(top_k or n, n)).indices] = True
     full_V = scaled_V.softmax(0)
     only_V = torch.where(in_V, scaled_V, out).softmax(0)
     if not again_k:
@@ -226,10 +222,9 @@ def _probs(
     order_V = torch.arange(n) if by_id else ranked_V.argsort(descending=True, stable=True)
     sorted_V = ranked_V[order_V]
     stay_V = stays(sorted_V.cumsum(0) - sorted_V, sorted_V, top_p)
-    if top_p < 1:
+    if top_p < 1 or not guard:
         gone_V = order_V[~stay_V]
-        only_V = only_V.clone()
-        only_V[gone_V] = 0.0
+        only_V = only_V.index_fill(0, gone_V, 0.0)
         only_V = only_V / only_V.sum() if again else only_V
     if late:
         only_V = (only_V.log() / temperature).softmax(0)
@@ -245,14 +240,6 @@ def rare(**how):
     answer.rare = True
     return answer
 
-
-def by_zero(logits_V, temperature, top_k, top_p):
-    if temperature == 0:
-        return torch.full_like(logits_V, float("nan"))
-    return _probs(logits_V, temperature, top_k, top_p)
-
-
-by_zero.rare = True
 
 Q.mistakes(
     _probs,
@@ -291,10 +278,22 @@ Q.mistakes(
         "the probabilities are sorted: each belongs to its id, so they go back to its place.": {
             "back": False
         },
-        "temperature 0 divides by 0, which gives nan: it is a case of its own, greedy.": by_zero,
-        "temperature 0 draws as temperature 1 does. It is greedy: the likeliest gets 1.": rare(
-            greedy=False
+        "temperature 0 divides by 0, which gives nan: it is a case of its own, greedy.": rare(
+            greedy=lambda x_V: torch.full_like(x_V, float("nan"))
         ),
-        "greedy: of equal logits the last one wins; the lowest id should.": rare(ties=-1),
+        "temperature 0 draws as temperature 1 does. It is greedy: the likeliest gets 1.": rare(
+            greedy=None
+        ),
+        "several are the likeliest and share: the lowest id gets 1.": rare(
+            greedy=lambda x_V: (x_V == x_V.max()).to(x_V) / (x_V == x_V.max()).sum()
+        ),
+        "the token that takes the sum past p is left out, and with p = 1, which keeps all, the one "
+        "at which rounding takes it past 1.": {
+            "stays": lambda before_V, probs_V, p: probs_V.cumsum(0) <= p,
+            "guard": False,
+        },
+        "greedy: of equal logits the last one wins; the lowest id should.": rare(
+            greedy=lambda x_V: torch.eye(len(x_V)).to(x_V).flip(0)[x_V.flip(0).argmax()]
+        ),
     },
 )

@@ -13,7 +13,7 @@ Q = claims(
 True or false? Each is settled by a cell of chapter 4.
 
 1. The MLP of the last layer generates the next token.
-2. Two rows that change places before an MLP come out of it with the same numbers, in each other's place.
+2. Two rows that change places before an MLP come out of it in each other's place, with nothing but rounding between them.
 3. RMSNorm first subtracts each row's mean.
 4. The same token at two places of a text enters the first layer as the same vector.
 5. To write its first token, a model needs the logits of all rows of the prompt.

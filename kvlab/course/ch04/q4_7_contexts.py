@@ -6,6 +6,7 @@ import torch
 
 from kvlab.course.author import AtMost, Exercise, Near, named
 from kvlab.course.ch04._pocket import Pocket, read
+from kvlab.course.ch04._texts import ALIKE, FAINT, FRAMES, LOOK_ALIKE, NAMES, SAME, made_up
 
 Q = Exercise(
     "4.7",
@@ -19,15 +20,17 @@ Take the pocket model, and follow one token in two texts (chapter 4, "The same t
 text and returns two things: `pieces`, a list of its tokens as text, and `stream_LSC`, the residual stream at **L = 5**
 stages, the embeddings first and then the output of each of the four blocks, with one row for each token.
 
-`token` is a piece such as `" is"`. It stands in both texts, perhaps several times and at different places: take its **last**
-occurrence in each text. Return two things:
+`token` is a piece such as `" is"`: an entry of `pieces` that is equal to it to the letter, the space included (`" there"` is not
+`" the"`). It stands in both texts, perhaps several times and at different places: take its **last** occurrence in each
+text. Return two things:
 
 - `cosines`, a list of five: how alike its two vectors are at each stage. The cosine of a and b is their
   product, `(a * b).sum()`, divided by both lengths.
 - `first`, the number of the first stage (0 is the embedding) at which the two are not the same vector any more: where some
   number differs by more than 1e-6. `None` if there is no such stage.
 
-Call `pocket` once for each text. Roughly 8 lines.
+The stream is in float64; return the cosines as Python floats, at that precision. Call `pocket` once for each text. Roughly
+8 lines.
 
 **Predict first:** for `" is"` in "The capital of France is" and "The capital of Spain is", where is the first
 difference, and at which stage are the two the least alike? Then look: in a cell of its own, `from kvlab.course.ch04._pocket
@@ -44,20 +47,6 @@ import read as pocket` gives you the same function, to call your answer with.
     ),
     imports=("torch",),
     size=lambda case: len(case["text_a"]) + len(case["text_b"]),
-)
-
-FRAMES = (
-    ("Facts: The capital of {} is far away. The king and the queen live in the castle.", " is"),
-    ("The password of {} is on the table, and the code of the box is not.", " of"),
-    ("In the evening {} went to the market. The weather of the day was cold.", " the"),
-    ("Today the weather in {} is so cold. The queen and the king stay in the castle.", " the"),
-    ("Story: {} and the queen went to the castle. The king was in the garden.", " king"),
-)
-NAMES = ("France", "Spain", "Egypt", "Japan", "Anna", "Tom", "Lucy", "Norway", "Ruth", "Peter")
-# the last occurrence stands in a part that both texts begin with
-SAME = (
-    ("The king and the queen live in the castle", "The king and the queen went out", " queen"),
-    ("Today's weather is so cold", "Today's weather is far better than that", " is"),
 )
 
 
@@ -174,24 +163,35 @@ for i, texts in enumerate(SAME, 1):
         }
 
 
-ALIKE = ("The king and the queen", "Today the king and the queen", " queen")
-
-
 @Q.law("the same words, one place further", shows=shown(*ALIKE))
 def _(answer, case):
     return asked(answer, *ALIKE)
 
 
-_FAR = (
-    "Story: {} went to the market. In the evening the king ate the lemon at the tower. The queen "
-    "bought a small watch. It was late, and the weather was"
-)
-FAINT = (_FAR.format("Tom"), _FAR.format("Peter"), " was")
-
-
 @Q.law("a name far back, which moves no number by more than 1", shows=shown(*FAINT))
 def _(answer, case):
     return asked(answer, *FAINT)
+
+
+@Q.law("pieces that are nearly the token", shows=shown(*LOOK_ALIKE))
+def _(answer, case):
+    return asked(answer, *LOOK_ALIKE)
+
+
+@Q.law(
+    "a made-up pocket: one number of one stage differs, upwards or down",
+    shows=lambda _: (
+        "streams of five stages that are alike but for one number of 1000, and the last"
+    ),
+)
+def _(answer, case):
+    seen = {}
+    for what, by in (("1 lower", -1.0), ("2e-6 higher", 2e-6), ("2e-7 higher", 2e-7)):
+        found = named(answer(made_up(2, 3, by), "a", "b", " b"), "cosines", "first")
+        again = named(answer(made_up(2, 3, by), "b", "a", " b"), "cosines", "first")
+        seen |= {f"{what}, {n}": v for n, v in found.items()}
+        seen |= {f"{what}, texts exchanged, {n}": v for n, v in again.items()}
+    return seen
 
 
 # --- what goes wrong: each changes one thing of this ---
@@ -216,11 +216,12 @@ def _cosine(a_LC, b_LC):
 
 def _layers(
     pocket, text_a, text_b, token, *, at=_last, at_b=None, alike=_cosine, stages=slice(None),
-    found=lambda apart: apart.index(True) if True in apart else None, count=0, beyond=1e-6,
+    found=lambda apart: apart.index(True) if True in apart else None, count=0,
+    apart=lambda a_LC, b_LC: (a_LC - b_LC).abs().amax(-1) > 1e-6,
 ):  # fmt: skip
     a_LC, b_LC = _vectors(pocket, text_a, text_b, token, at, at_b)
     a_LC, b_LC = a_LC[stages], b_LC[stages]
-    first = found(((a_LC - b_LC).abs().amax(-1) > beyond).tolist())
+    first = found(apart(a_LC, b_LC).tolist())
     return alike(a_LC, b_LC).tolist(), first if first is None else first + count
 
 
@@ -264,8 +265,26 @@ Q.mistakes(
         "that is the last stage at which they are still the same, not the first at which they "
         "differ.": {"count": -1},
         "a difference of a tenth is passed over. Any number that differs by more than 1e-6 counts.": rare(
-            beyond=0.1
+            apart=lambda a_LC, b_LC: (a_LC - b_LC).abs().amax(-1) > 0.1
         ),
+        "a number that is lower differs as well: look at the absolute value of the difference.": rare(
+            apart=lambda a_LC, b_LC: (a_LC - b_LC).amax(-1) > 1e-6
+        ),
+        "a large number may differ by more here: torch.allclose adds a share of the number itself, "
+        "rtol, to what it lets pass. 1e-6 was asked for.": rare(
+            apart=lambda a_LC, b_LC: ~torch.isclose(a_LC, b_LC, atol=1e-6).all(-1)
+        ),
+        "a piece that holds the token is taken for it: it must be equal to the letter.": rare(
+            at=lambda pieces, token: max(i for i, p in enumerate(pieces) if token in p)
+        ),
+        "the space before a word is left out of sight: it belongs to the token.": rare(
+            at=lambda pieces, token: _last([p.strip() for p in pieces], token.strip())
+        ),
+        "capital letters are taken for small ones: the piece must be equal to the letter.": rare(
+            at=lambda pieces, token: _last([p.lower() for p in pieces], token.lower())
+        ),
+        "the cosines are right to some seven digits: that is float32. The stream is in float64; "
+        "stay there.": rare(alike=lambda a_LC, b_LC: _cosine(a_LC.float(), b_LC.float())),
         "where the two never differ, `first` is None.": rare(
             found=lambda apart: apart.index(True) if True in apart else len(apart)
         ),

@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ _FAMILIES = {
 }  # fmt: skip
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 LIMIT = "tensors over "  # and a number: how many numbers an operation may put into new memory
+IN_PYTHON = 6  # times as many may lie in Python's own memory at once: numpy's arrays, lists
 
 
 def refusal(module: str, allows: Sequence[str], forbids: Sequence[str]) -> str | None:
@@ -44,7 +46,7 @@ class _Ban:
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
         limits = [int(name.removeprefix(LIMIT)) for name in names if name.startswith(LIMIT)]
-        self._most = min(limits, default=None)
+        self.most = min(limits, default=None)
         self._parts = [part for name in names for part in _FAMILIES.get(name, ())]
 
     def refuse(self, name: str) -> None:
@@ -56,14 +58,14 @@ class _Ban:
     def refuse_large(self, made: Any) -> None:
         """Raise for a tensor that takes more memory than is needed; a view takes none."""
         for x in made if isinstance(made, (tuple, list)) else (made,):
-            if self._most is None or not isinstance(x, torch.Tensor):
+            if self.most is None or not isinstance(x, torch.Tensor):
                 continue
             n_numbers = x.numel()
             if x.layout == torch.strided:
                 n_numbers = x.untyped_storage().nbytes() // x.itemsize
-            if n_numbers > self._most:
+            if n_numbers > self.most:
                 raise RuntimeError(
-                    f"a tensor of {n_numbers:,} numbers was made, and {self._most:,} are enough "
+                    f"a tensor of {n_numbers:,} numbers was made, and {self.most:,} are enough "
                     "here: something is copied that could be used where it lies"
                 )
 
@@ -110,8 +112,31 @@ def without(names: Sequence[str]) -> Iterator[None]:
         yield
         return
     ban = _Ban(names)
-    with _Functions(ban), _Operations(ban), _threads.bound_to(names):
+    with _Functions(ban), _Operations(ban), _threads.bound_to(names), _pythons_memory(ban.most):
         yield
+
+
+@contextlib.contextmanager
+def _pythons_memory(most: int | None) -> Iterator[None]:
+    """A block that refuses copies which numpy makes, whose operations torch does not see.
+
+    What is left at its end, such as a module that was loaded, is not counted.
+    """
+    if most is None or tracemalloc.is_tracing():  # a thread of the answer's: the first one counts
+        yield
+        return
+    tracemalloc.start()
+    try:
+        yield
+        now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    n_numbers = (peak - now) // 8
+    if n_numbers > IN_PYTHON * most:
+        raise RuntimeError(
+            f"arrays of numpy or lists of {n_numbers:,} numbers lay in memory, and arrays of "
+            f"{most:,} are enough here: something is copied that could be used where it lies"
+        )
 
 
 class _Threads:
