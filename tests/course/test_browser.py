@@ -153,7 +153,8 @@ PROMPTS = "[...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPro
 
 def prepare(path, up_to):
     """Cut a notebook off before the cell that holds some text, since nbval runs all of it, and take
-    the stored runs' numbers out: a cell that has one has run since."""
+    the stored runs' numbers out: a cell that has one has run since. Folded cells, which show no
+    number, are unfolded."""
     notebook = notebooks.read(path)
     sources = [notebooks.source(cell) for cell in notebook["cells"]]
     (end,) = (i for i, source in enumerate(sources) if up_to in source)
@@ -161,6 +162,7 @@ def prepare(path, up_to):
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             cell["execution_count"] = None
+            cell["metadata"] = {}
     notebooks.write(path, notebook)
 
 
