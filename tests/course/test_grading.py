@@ -428,4 +428,4 @@ def test_a_name_that_steers_a_terminal_is_shown_harmless(tmp_path, capsys):
 
 
 def test_points_of_a_chapter_are_complete():
-    assert OUT_OF == 23
+    assert OUT_OF == 27

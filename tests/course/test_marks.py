@@ -418,7 +418,7 @@ def test_a_class_comes_as_a_zip(tmp_path, capsys):
             "--feedback", str(tmp_path / "back"), "--analysis", str(page)]  # fmt: skip
     assert main(line) == 0
     seen = capsys.readouterr()
-    assert re.search(r"^Jürgen Müller +3.6 of 23", seen.out, re.M), seen.out
+    assert re.search(r"^Jürgen Müller +3.6 of 27", seen.out, re.M), seen.out
     rows = json.loads(found.read_text())["notebooks"]
     jsonschema = pytest.importorskip("jsonschema")
     jsonschema.validate(json.loads(found.read_text()), json.loads(SCHEMA.read_text()))
