@@ -69,7 +69,7 @@ def test_the_search_for_references_finds_them_and_nothing_else(tmp_path):
         return {os.path.relpath(path, top) for path in names["found"]}
 
     answers = {f"course/ch06/{path.name}" for path in (ROOT / "kvlab/course/ch06").glob("q6_*.py")}
-    assert len(answers) == 7
+    assert len(answers) == 8
     assert {p for p in found(ROOT / "kvlab") if p.endswith(".py")} == {"cache.py", *answers}
     for room in ("chapters", "exercises", "solutions"):
         assert found(ROOT / room) == {"06_kv_cache.ipynb"}
@@ -211,7 +211,7 @@ def test_one_notebook_for_a_cluster_job_and_for_gradescope(tmp_path, capsys):
     assert found["notebooks"][0]["points"] == 4
     assert found["notebooks"][0]["isolation"] == walls.best().name
     shown = json.loads(results.read_text())
-    assert shown["score"] == 4 and len(shown["tests"]) == 7
+    assert shown["score"] == 4 and len(shown["tests"]) == 8
     assert walls.best().says in shown["output"]
     assert sum(t["max_score"] for t in shown["tests"]) == OUT_OF
     assert {t["status"] for t in shown["tests"]} == {"passed", "failed"}
