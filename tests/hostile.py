@@ -288,7 +288,7 @@ CASES = [
     ("patches pytest, doctest and unittest", attack("return 'nothing'", PATCH_PYTEST), 3,
      "expected"),
     ("patches IPython", attack("return 'nothing'", PATCH_IPYTHON), 3,
-     "IPython|get_ipython|ast_transformers"),
+     "IPython|get_ipython|ast_transformers|nothing"),
     ("forges the grader's messages", attack(FORGE), 3, "expected"),
     ("looks for the references on the disk", attack(SEARCH), 3, r"found \[\]"),
     ("imports the references", attack("import kvlab.course.ch06"), 3, "may not be used"),

@@ -95,11 +95,11 @@ def test_folders_of_chapters_share_files_and_name_their_notebooks(own):
     (own / "ch21" / "_sizes.py").write_text("SIZES = [2, 3, 4, 5, 6]\n")
     text = SUM.replace("20.1", "21.1").replace("[2, 3, 4, 5, 6]", "SIZES")
     (own / "ch21" / "q21_1_sum.py").write_text("from ._sizes import SIZES\n" + text)
-    (own / "q6_8_sum.py").write_text(SUM.replace("20.1", "6.8"))
+    (own / "q6_9_sum.py").write_text(SUM.replace("20.1", "6.9"))
     found = {c.number: c for c in exercises.chapters()}
     assert found["21"].notebook == "21_sums" and found["21"].introduction == "# Sums"
     assert check("21.1", lambda x: x.sum(1), seed=1).passed
-    assert [e.number for e in found["6"].exercises][-2:] == ["6.7", "6.8"]
+    assert [e.number for e in found["6"].exercises][-2:] == ["6.8", "6.9"]
     assert found["6"].notebook == "06_kv_cache" and found["6"].folder == own
     assert found["5"].folder is None
 
