@@ -253,3 +253,8 @@ def told(what: str) -> Iterator[None]:
     except BaseException as error:  # a panic is no Exception
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{what} ({said}).") from None
+
+
+def finest(x: Tensor) -> Tensor:
+    """In the widest floats that the tensor's device holds: float64 but for Apple's GPUs."""
+    return x.to(HOLDS.get(x.device.type, FLOATS)[0])

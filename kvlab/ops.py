@@ -31,13 +31,6 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def finest(x: Tensor) -> Tensor:
-    """In the widest floats that the tensor's device holds: float64 but for Apple's GPUs."""
-    from kvlab import checks  # here, since exercises allow this module alone
-
-    return x.to(checks.HOLDS.get(x.device.type, checks.FLOATS)[0])
-
-
 def rope_turns(
     head_dim: int,
     theta: float,
@@ -75,8 +68,10 @@ def rope_angles(
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     turns_D = rope_turns(head_dim, theta, scaling, dtype=wide, device=pos_BS.device)
     angle = pos_BS.clamp(min=0)[..., None].to(wide) * turns_D
-    factor = 1.0 if scaling is None else scaling.attention_factor
-    cos, sin = (angle.cos() * factor).to(dtype), (angle.sin() * factor).to(dtype)
+    cos, sin = angle.cos(), angle.sin()
+    if scaling is not None:
+        cos, sin = cos * scaling.attention_factor, sin * scaling.attention_factor
+    cos, sin = cos.to(dtype), sin.to(dtype)
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kvlab.ops import finest
+from kvlab.checks import finest
 
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # as signed numbers
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kvlab.ops import finest, wide
+from kvlab.checks import finest
+from kvlab.ops import wide
 from kvlab.pack.rules import Rule
 from kvlab.prune.elements import Elements, Sparsify, per_channel, per_token, whole_channels
 from kvlab.prune.evidence import Evidence, Score, attention_mass, check_window, needs

@@ -13,9 +13,9 @@ from torch import Tensor
 from kvlab import checks
 from kvlab.attention import attend
 from kvlab.cache import KVCache
+from kvlab.checks import finest
 from kvlab.measure.taps import listen
 from kvlab.model import Transformer
-from kvlab.ops import finest
 from kvlab.prune import (
     Pruner,
 )

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from kvlab import checks
 from kvlab.cache import KVCache
+from kvlab.checks import finest
 from kvlab.generation import generate
 from kvlab.measure.random_model import random_model
 from kvlab.model import Transformer
 from kvlab.old._names import former
-from kvlab.ops import finest
 from kvlab.prune import (
     Elements,
     Evict,

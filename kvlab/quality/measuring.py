@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from kvlab import checks
+from kvlab.checks import finest
 from kvlab.model import Transformer
-from kvlab.ops import finest
 from kvlab.prune import (
     density,
 )

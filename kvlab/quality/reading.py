@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from kvlab import checks
+from kvlab.checks import finest
 from kvlab.model import Transformer
-from kvlab.ops import finest
 from kvlab.prompts import pad
 from kvlab.prune import (
     Evict,
