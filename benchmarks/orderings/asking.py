@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from kvlab import quality
 from kvlab.pocket import bpe
 from kvlab.pocket.asking import world_question
-from kvlab.quality.prompts import FILLER, NAMES, WORDS, Question
+from kvlab.quality.prompts import NAMES, WORDS, Fact, in_filler
 
+MORE, LEAD = 64, 8  # tokens beyond those asked for, sentences without a fact
 N_NEXT = 32  # tokens of a continuation, of which all but one are scored
 
 
@@ -61,41 +62,17 @@ class Notes:
     n_facts: int
     shots: int
 
-    def values(self, rng: random.Random) -> list[str]:
+    def facts(self, rng: random.Random) -> list[Fact]:
         """A word each, or a number of four digits."""
+        names = rng.sample(NAMES.split(), self.n_facts)
         if self.noun == "password":
-            return rng.sample(WORDS.split(), self.n_facts)
-        return [str(rng.randint(1000, 9999)) for _ in range(self.n_facts)]
-
-
-def notes(tokenizer, rng: random.Random, n_tokens: int, kind: Notes, depth: float):
-    """A text of at least `n_tokens` tokens, the questions before the last one, and the last.
-
-    The fact that the last question asks for stands at `depth`, and never among the first sentences,
-    which `exactly` may cut.
-    """
-
-    def count(text: str) -> int:
-        return len(tokenizer.inner.encode(text, add_special_tokens=False).ids)
-
-    def asks(i: int) -> tuple[str, str]:
-        return (f"\nQuestion: What is the {kind.noun} of {names[i]}?\nAnswer:",
-                f" The {kind.noun} of {names[i]} is")  # fmt: skip
-
-    names, values = rng.sample(NAMES.split(), kind.n_facts), kind.values(rng)
-    told = [
-        f" The {kind.noun} of {name} is {value}." for name, value in zip(names, values, strict=True)
-    ]
-    filler, free = [], n_tokens - count("Notes:" + "".join(told))
-    while free > 0:
-        filler.append(f" {rng.choice(FILLER)}")
-        free -= count(filler[-1])
-    for other in told[1:]:
-        filler.insert(rng.randint(5, len(filler)), other)
-    filler.insert(5 + round(depth * (len(filler) - 5)), told[0])
-    before = "".join("".join(asks(i)) + f" {values[i]}." for i in range(1, 1 + kind.shots))
-    question, stem = asks(0)
-    return "Notes:" + "".join(filler), before, Question("", question, stem, f" {values[0]}", depth)
+            values = rng.sample(WORDS.split(), self.n_facts)
+        else:
+            values = rng.sample(range(1000, 10000), self.n_facts)
+        return [
+            Fact(f" The {self.noun} of {n} is", f" {v}", f"What is the {self.noun} of {n}?")
+            for n, v in zip(names, values, strict=True)
+        ]
 
 
 def exactly(prompts: quality.Prompts, n_tokens: int) -> quality.Prompts:
@@ -108,13 +85,23 @@ def exactly(prompts: quality.Prompts, n_tokens: int) -> quality.Prompts:
 
 
 def _of_notes(kind: Notes, tokenizer, n_prompts: int, n_tokens: int, question: str):
-    rng, made = random.Random(f"orderings {kind} {n_tokens}"), []
-    for i in range(n_prompts):
-        text, before, last = notes(tokenizer, rng, n_tokens, kind, (i + 0.5) / n_prompts)
+    rng, told, made = random.Random(f"orderings {kind} {n_tokens}"), [], []
+
+    def drawn() -> list[Fact]:
+        told.append(kind.facts(rng))
+        return told[-1]
+
+    # longer than is asked for, and with a beginning without facts: `exactly` cuts there
+    long = in_filler(tokenizer, rng, n_prompts, n_tokens + MORE, drawn, "Facts", lead=LEAD)
+    for last, facts in zip(long, told, strict=True):
+        before = "".join(
+            f"\nQuestion: {fact.question}\nAnswer:{fact.stem}{fact.value}."
+            for fact in facts[1 : 1 + kind.shots]
+        )
         if question == "second":
-            made.append(replace(last, text=text + before))
+            made.append(replace(last, text=last.text + before))
         else:
-            made.append(replace(last, text=text, question=before + last.question))
+            made.append(replace(last, question=before + last.question))
     return exactly(quality.asked(tokenizer, made, question == "visible", first=[0]), n_tokens)
 
 

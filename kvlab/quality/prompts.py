@@ -165,16 +165,13 @@ class Fact:
 
 
 def in_filler(
-    tokenizer: Tokenizer,
-    rng: random.Random,
-    n_prompts: int,
-    n_tokens: int,
-    drawn: Callable[[], list[Fact]],
-    what: str,
-) -> list[Question]:
+    tokenizer: Tokenizer, rng: random.Random, n_prompts: int, n_tokens: int,
+    drawn: Callable[[], list[Fact]], what: str, lead: int = 0,
+) -> list[Question]:  # fmt: skip
     """Facts spread over filler; the first that is drawn is asked for, at evenly spread depths.
 
-    Raises: ValueError when they need more than `n_tokens` tokens; `what` is what they are called.
+    The first `lead` sentences are filler.
+    Raises: ValueError when they do not fit into `n_tokens` tokens; `what` is what they are called.
     """
 
     def count(text: str) -> int:
@@ -183,8 +180,7 @@ def in_filler(
     made = []
     for i in range(n_prompts):
         facts = drawn()
-        told = [f"{fact.stem}{fact.value}." for fact in facts]
-        asked_for = facts[0]
+        told, asked_for = [f"{fact.stem}{fact.value}." for fact in facts], facts[0]
         question = f"\nQuestion: {asked_for.question}\nAnswer:"
         free = n_tokens - 8 - count("".join(told) + question + asked_for.stem)
         if free < 0:
@@ -192,13 +188,23 @@ def in_filler(
                 f"{what} and a question need {n_tokens - free} tokens of this tokenizer; "
                 f"{n_tokens} were asked for."
             )
-        filler: list[str] = []
-        while (free := free - count(f" {(line := rng.choice(FILLER))}")) >= 0:
-            filler.append(f" {line}")
+        if len(filler := _filler(rng, free, count)) < lead:
+            raise ValueError(
+                f"{what} were to stand behind {lead} sentences, and {n_tokens} tokens hold "
+                f"{len(filler)}; ask for longer texts."
+            )
         for other in told[1:]:
-            filler.insert(rng.randint(0, len(filler)), other)
-        filler.insert(round((i + 0.5) / n_prompts * len(filler)), told[0])
+            filler.insert(rng.randint(lead, len(filler)), other)
+        filler.insert(lead + round((i + 0.5) / n_prompts * (len(filler) - lead)), told[0])
         text = "Notes:" + "".join(filler)
-        depth = text.index(told[0]) / len(text)
-        made.append(Question(text, question, asked_for.stem, asked_for.value, depth))
+        at = text.index(told[0]) / len(text)
+        made.append(Question(text, question, asked_for.stem, asked_for.value, at))
     return made
+
+
+def _filler(rng: random.Random, free: int, count: Callable[[str], int]) -> list[str]:
+    """Sentences that say nothing, of at most `free` tokens."""
+    found: list[str] = []
+    while (free := free - count(f" {(line := rng.choice(FILLER))}")) >= 0:
+        found.append(f" {line}")
+    return found

@@ -1,6 +1,7 @@
 """What a failed check keeps: the very call that failed, with what was lent, to be made by hand."""
 
 import ast
+import inspect
 
 import pytest
 import torch
@@ -111,8 +112,14 @@ def named_as(exercise, answer):
     (solved,) = (
         n for n in ast.parse(exercise.cell).body if getattr(n, "name", "") == exercise.name
     )
-    names = ", ".join(a.arg for a in solved.args.args)
-    return eval(f"lambda {names}: answer({names})", {"answer": answer})
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    asked = inspect.Signature([inspect.Parameter(a.arg, kind) for a in solved.args.args])
+
+    def named(*args, **by_name):
+        return answer(*asked.bind(*args, **by_name).args)
+
+    named.__signature__ = asked
+    return named
 
 
 def test_check_says_how_to_make_the_call_again():

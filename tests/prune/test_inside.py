@@ -19,15 +19,15 @@ def pocket():
 
 @pytest.fixture(scope="module")
 def needles(pocket):
-    return asking.PLAIN["needle"].make(pocket[1], 4, 128, "visible")
+    return asking.PLAIN["needle"].make(pocket[1], 4, 256, "visible")
 
 
 def test_slots_go_from_the_layers_that_were_named(pocket, needles):
     base = quality.read(pocket[0], needles, quality.needs_of_all([]))
     cache = inside.without(base, [0, 5], [1, 3]).cache
-    assert cache.used_L == (128, 126, 128, 126)
+    assert cache.used_L == (256, 254, 256, 254)
     assert cache.pos_LBGT[1, 2, 0, :6].tolist() == [1, 2, 3, 4, 6, 7]
-    assert base.cache.used_L == (128,) * 4
+    assert base.cache.used_L == (256,) * 4
 
 
 def test_thirds_of_the_layers_have_all_of_them_once():
@@ -84,7 +84,7 @@ def test_channels_of_a_known_shape():
 def test_a_small_run_writes_all_of_it(tmp_path, monkeypatch):
     monkeypatch.setattr(inside, "BATCH", 2)
     out = tmp_path / "inside.json"
-    line = ["pocket", "--prompts", "3", "--tokens", "128", "--inside", "1", "--out", str(out)]
+    line = ["pocket", "--prompts", "3", "--tokens", "256", "--inside", "1", "--out", str(out)]
     assert inside.main(line) == 0
     found = json.loads(out.read_text(encoding="utf-8"))
     assert found["evicted_recall"]["dense"]["kl_nats"] == 0

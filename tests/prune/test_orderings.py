@@ -73,18 +73,18 @@ def test_a_model_of_the_web_has_tasks_of_its_own_and_the_pocket_beside_it(tmp_pa
         monkeypatch.setattr(module, "speaks_pocket", lambda tokenizer: False)
     monkeypatch.setattr(measuring, "LARGE_BATCH", 2)
     out = tmp_path / "web.json"
-    line = ["--prompts", "3", "--tokens", "160", "192", "--out", str(out), "--methods"]
+    line = ["--prompts", "3", "--tokens", "256", "288", "--out", str(out), "--methods"]
     assert orderings.main([*line, "KV per token", "evict: keydiff", "evict: random"]) == 0
     result = json.loads(out.read_text(encoding="utf-8"))
     cells = {(row["task"], row["question"], row["tokens"]) for row in result["rows"]}
     asked = {(name, q) for name, task in asking.PLAIN.items() for q in task.questions}
-    assert cells == {(*cell, tokens) for cell in asked for tokens in (160, 192)}
+    assert cells == {(*cell, tokens) for cell in asked for tokens in (256, 288)}
     assert all(row["of"] == 3 for row in result["rows"])  # batches of two and of one, joined
     dense = [row for row in result["rows"] if row["method"] == "dense"]
     assert len(dense) == len(cells) and all(row["kl_nats"] == 0 for row in dense)
     page = out.with_suffix(".md").read_text(encoding="utf-8")
-    assert "text, 192 tokens" in page and "evicting: keydiff beats random" in page
-    assert "nothing is claimed: words, 160 tokens, visible" in page  # it knows no plain English
+    assert "text, 288 tokens" in page and "evicting: keydiff beats random" in page
+    assert "nothing is claimed: words, 256 tokens, visible" in page  # it knows no plain English
 
 
 @pytest.mark.parametrize("question", ["visible", "unseen", "second"])
@@ -102,15 +102,21 @@ def test_notes_are_exactly_as_long_and_cut_where_they_say(task, question):
         assert f" is {value}." in told and scored >= 1
 
 
+def test_notes_that_do_not_fit_are_refused():
+    _, tokenizer = kvlab.load("pocket")
+    with pytest.raises(ValueError, match="behind 8 sentences, and 192 tokens hold"):
+        asking.PLAIN["words"].make(tokenizer, 1, 128, "unseen")
+
+
 def test_equal_sparsity_is_equal_density_where_groups_come_out_even():
     model, tokenizer = kvlab.load("pocket")
-    asked = asking.PLAIN["words"].make(tokenizer, 2, 160, "unseen")
+    asked = asking.PLAIN["words"].make(tokenizer, 2, 256, "unseen")
     base = quality.read(model, asked, methods.COLLECT)
     plan = methods.Plan(model.config.head_dim, elements=(0.5,))
     left = {}
     for method in methods.methods(False, plan, ("K per token", "K per channel")):
         left[method.name] = density(method.thin(base, asked.mean_tokens).cache).k
-    assert left["K per token"] == left["K per channel"] == pytest.approx((32 + 0.5 * 128) / 160)
+    assert left["K per token"] == left["K per channel"] == pytest.approx((32 + 0.5 * 224) / 256)
 
 
 def _row(model, method, task, right, kl=(0.0, 0.0)):
