@@ -85,12 +85,12 @@ def test_a_mixed_submission_gets_its_marks_question_by_question(tmp_path, capsys
     text = capsys.readouterr().out
     assert f"3 of {OUT_OF}" in text and "everyone is acquitted" in text
     marks = json.loads(out[0].read_text())["notebooks"][0]
-    assert [q["points"] for q in marks["questions"]] == [3, 0, 0, 0, 0, 0, 0]
+    assert [q["points"] for q in marks["questions"]] == [3, *[0] * 7]
     assert [q["state"] for q in marks["questions"]] == [
-        "passed", "failed", "failed", *["not answered"] * 4,
+        "passed", "failed", "failed", *["not answered"] * 5,
     ]  # fmt: skip
     rows = list(csv.reader(out[1].open()))
-    assert rows[1][1:10] == ["3", str(OUT_OF), "3", *"000000"]
+    assert rows[1][1:11] == ["3", str(OUT_OF), "3", *"0000000"]
 
 
 @pytest.mark.parametrize("text", ["", "not json", "[]", "{}", '{"cells": 3}', '{"cells": [1]}'])
@@ -128,7 +128,7 @@ def test_a_notebook_that_lacks_a_cell_loses_that_question_only(tmp_path, nursery
     path = tmp_path / "x.ipynb"
     notebooks.write(path, notebook)
     graded = grade(path, nursery=nursery)
-    assert [v.state for v in graded.verdicts] == ["not answered", "no cell", *["not answered"] * 5]
+    assert [v.state for v in graded.verdicts] == ["not answered", "no cell", *["not answered"] * 6]
     assert "6.2" in graded.note
 
 

@@ -978,8 +978,9 @@ def test_training_refuses_before_it_begins(line, said, tmp_path, capsys, monkeyp
 
 
 BUILDING = """
-import sys
+import signal, sys
 from kvlab.pocket import run, train
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
 feeder = run.Feeder
 run.Feeder = lambda *given: (print("building", flush=True), feeder(*given))[1]
 sys.exit(train.main(["--minutes", "1", "--out", sys.argv[1]]))

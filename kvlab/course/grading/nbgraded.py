@@ -25,10 +25,10 @@ def check(path: str | Path) -> None:
 
     Raises: ValueError where nbgrader is not installed, or the file is no gradebook of its version.
     """
-    if importlib.util.find_spec("nbgrader") is None:
-        raise ValueError("--nbgrader needs nbgrader: pip install nbgrader.")
     if not Path(path).is_file():
         raise ValueError(f"{path} is not there; expected the gradebook.db that nbgrader made.")
+    if importlib.util.find_spec("nbgrader") is None:
+        raise ValueError("--nbgrader needs nbgrader: pip install nbgrader.")
     with closing(sqlite3.connect(path)) as book:
         try:
             names = {n for (n,) in book.execute("select name from sqlite_master")}
