@@ -19,6 +19,7 @@ from kvlab.course.judge import judge
 from kvlab.course.sandbox.answer import LocalAnswer
 from kvlab.course.sandbox.forbid import refusal
 from kvlab.measure import threads
+from kvlab.measure.progress_bar import alive
 
 # How code fetches a global by its name. Attributes have names too, which say nothing of globals.
 _LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
@@ -61,7 +62,8 @@ def check(
     if refused:
         verdict = Verdict(exercise, "failed", f"{refused}.")
     else:
-        with threads(1):  # more slow such small work down
+        # more threads slow such small work down
+        with threads(1), alive(f"trying your answer to {exercise.number}"):
             own = LocalAnswer(answer, exercise.forbids)
             verdict = judge(exercise, own, f"check {seed}", recalls=True)
     if verdict.passed and (why := alone.warning(answer, exercise.name)):

@@ -1,8 +1,10 @@
-"""A bar for what takes minutes."""
+"""What a reader sees while something takes its time: a bar for minutes, a word for seconds."""
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ Show = Callable[[float, str, float], None]
 
 
 SECONDS = 30  # between two lines
+PATIENCE = 2.0  # seconds until a word is said
 
 
 def _lines() -> Show:
@@ -47,3 +50,30 @@ def progress() -> Iterator[Show]:
         yield lambda done, what, total: bar.update(
             task, completed=done, total=total, description=what
         )
+
+
+@contextmanager
+def alive(what: str) -> Iterator[None]:
+    """Say on stderr that `what` still goes on: after two seconds, and each half minute from there.
+
+    Nothing is said under pytest, which compares notebooks with stored output.
+    """
+    done, began = threading.Event(), time.monotonic()
+
+    def watch() -> None:
+        wait = PATIENCE
+        while not done.wait(wait):
+            said = f"kvlab: still {what}, {time.monotonic() - began:.0f} s so far ..."
+            print(said, file=sys.stderr, flush=True)
+            wait = SECONDS
+
+    if "PYTEST_VERSION" in os.environ:
+        yield
+        return
+    watcher = threading.Thread(target=watch, name="kvlab is alive", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()

@@ -1,11 +1,14 @@
 """check and hint: what a reader calls, what they say and refuse."""
 
+import time
+
 import pytest
 
 import kvlab
 from kvlab import check, hint
 from kvlab.course.author import spec
 from kvlab.course.grading import notebooks
+from kvlab.measure import progress_bar
 from tests.course.answering import ANSWERS, BY_NUMBER, SOLUTION, run_cell
 
 
@@ -128,3 +131,19 @@ def test_check_keeps_to_one_thread_and_gives_the_others_back():
         assert set(seen) == {1} and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_check_says_that_it_is_alive_when_an_answer_takes_long(monkeypatch, capsys):
+    monkeypatch.delenv("PYTEST_VERSION", raising=False)
+    monkeypatch.setattr(progress_bar, "PATIENCE", 0.01)
+
+    heard = []
+
+    def slow(*given):
+        until = time.monotonic() + 60
+        while not heard and time.monotonic() < until:
+            if "still trying your answer to 2.1" in capsys.readouterr().err:
+                heard.append(given)
+
+    check("2.1", slow)
+    assert heard
