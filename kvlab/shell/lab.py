@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kvlab.shell.bootstrap import ROOT, become, is_project, say
 
-FIRST = "06_kv_cache.ipynb"
+FIRST = "01_queries_keys_values.ipynb"
 SETTINGS = Path(__file__).resolve().parent / "lab_settings"
 CELL_SECONDS = 300
 WORKERS = 4  # each loads torch for itself

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from kvlab.shell import bootstrap, lab
+from kvlab.shell.cli import ROOT
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def pytests(monkeypatch):
     return calls, codes
 
 
-def test_lab_opens_the_cache_chapter_and_reaches_the_whole_project(root):
+def test_lab_opens_a_chapter_and_reaches_the_whole_project(root):
     assert "--LabApp.default_url=/lab/tree/chapters" in lab.lab_command(root=root)
     (root / "chapters" / lab.FIRST).touch()
     command = lab.lab_command(9123, True, ["--debug"], root)
@@ -50,14 +51,21 @@ def test_root_is_allowed_only_for_root(root, monkeypatch, user, allowed):
     assert ("--ServerApp.allow_root=True" in lab.lab_command(root=root)) == allowed
 
 
-def test_news_and_update_checks_are_off_and_cells_stay_in_the_page():
+def test_the_book_opens_at_its_first_chapter():
+    assert (ROOT / "chapters" / lab.FIRST) == min((ROOT / "chapters").glob("*.ipynb"))
+
+
+def test_news_and_update_checks_are_off_long_lines_wrap_and_cells_stay_in_the_page():
     settings = json.loads((lab.SETTINGS / "overrides.json").read_text())
     assert settings == {
         "@jupyterlab/apputils-extension:notification": {
             "fetchNews": "false",
             "checkForUpdates": False,
         },
-        "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
+        "@jupyterlab/notebook-extension:tracker": {
+            "codeCellConfig": {"lineNumbers": False, "lineWrap": True},
+            "windowingMode": "none",
+        },
     }
     assert f"--LabApp.app_settings_dir={lab.SETTINGS}" in lab.lab_command()
 
