@@ -162,7 +162,7 @@ IDEAS: tuple[Idea, ...] = (
         (5, "Where does the first token come from?"),
         ("5.1", "5.8"),
     ),
-    Idea("decode makes one token after the other", "A B C D", (5, "Two calls"), ("5.2",)),
+    Idea("decode makes one token after the other", "A B C D", (5, "Two calls"), ("5.2", "5.10")),
     Idea(
         "decode ends at the end token or at a limit", "C D", (4, "The loop that writes"), ("4.5",)
     ),

@@ -106,9 +106,14 @@ def own_digest() -> str:
 def find(number: str) -> Exercise:
     """The exercise with this number, like "6.1".
 
-    Raises: ValueError for one that is not there.
+    Raises: ValueError for one that is not there, or that a number without quotes cannot tell.
     """
     everything = exercises()
+    if isinstance(number, float) and any(e.number == f"{number}0" for e in everything):
+        raise ValueError(
+            f'Exercise {number} was asked for as a number, which cannot tell "{number}" from '
+            f'"{number}0"; write it in quotes.'
+        )
     for exercise in everything:
         if exercise.number == str(number):
             return exercise

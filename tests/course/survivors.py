@@ -127,6 +127,11 @@ CH05: Reasons = {
         "0 -> 1  in  for work in (slow, fast) if i % 2 == 0 else (fast, slow):": "which of the two goes first in the first pair is not said; that they take turns is.",
     },
     "5.5": {},
+    "5.10": {
+        "0 -> -1  in  own = logits_BSV[0, len(prompt) - 1 :].argmax(-1).tolist()": "one row of the batch, the first and the last.",
+        "-1 -> 1  in  own = logits_BSV[0, len(prompt) - 1 :].argmax(-1).tolist()": "a table has two axes: the last one and number 1 are the same.",
+        "logits_BSV[0, len(prompt) - 1:].argmax(-1).tolist() -> logits_BSV[0, len(prompt) - 1:].argmax(-1)": "tensors of one number stand for ids as well.",
+    },
 }
 
 CH06: Reasons = {

@@ -62,6 +62,9 @@ def test_bad_requests_are_named():
         check("6.3", "reuses")
     with pytest.raises(ValueError, match=r"'x'"):
         hint("x")
+    with pytest.raises(ValueError, match=r'cannot tell "5\.1" from "5\.10"; write it in quotes'):
+        hint(5.10)  # which is 5.1
+    assert "1 of 3 for 6.1" in repr(hint(6.1, 1))
 
 
 def test_an_error_of_torch_is_no_stub():

@@ -7,7 +7,7 @@ NOTEBOOK = "05_prefill_decode"
 INTRODUCTION = """
 # Exercises to chapter 5: two phases, one prompt
 
-Five functions and a short quiz. Each has a cell for your answer and a cell that checks it. The check tries
+Six functions and a short quiz, the pocket model at the end. Each has a cell for your answer and a cell that checks it. The check tries
 your answer on fresh random cases in a few seconds. If it fails it says on which case, what is wrong
 there, and, if it can tell, which well-known mistake you made.
 

@@ -22,7 +22,7 @@ Read a whole prompt at once and hand over what decode needs. The model is as sma
 layers of one head each, no norms, no MLP, no positions.
 
 - The first layer's input is `embed_VC[tokens_S]`.
-- In layer `i` each row is projected: `q = x @ w_q_LDC[i].T`, keys and values alike. Attention is causal,
+- In layer `i` each token's vector is projected: `q = x @ w_q_LDC[i].T`, keys and values alike. Attention is causal,
   and scores are divided by the square root of D. The mixture goes through `w_o_LCD[i]` and is **added** to the
   layer's input.
 - Logits are the last layer's output times `embed_VC`, transposed.
@@ -41,12 +41,12 @@ prefill(torch.tensor([1, 5, 2, 7, 3]), torch.randn(V, C).double(), q, k, v, torc
 returns a whole number below 13 and two tensors of shape `(2, 5, 4)`.
 """,
     hints=(
-        "Which rows go into the first layer, and which into the second? Which of the last layer's "
-        "rows knows the whole prompt? And which two of q, k, v does a later token look at?",
+        "Which vectors go into the first layer, and which into the second? Which token's vector knows the "
+        "whole prompt when it leaves the last layer? And which two of q, k, v does a later token look at?",
         "x_SC = embed_VC[tokens_S]. In each layer: project x_SC, keep keys and values, attend "
         "causally with all S queries at once, and add the mixture through w_o to x_SC. The next "
         "layer projects the new x_SC.",
-        "scores_SS = q_SD @ k_SD.T / D**0.5, masked where column > row: "
+        "scores_SS = q_SD @ k_SD.T / D**0.5, masked where a key comes after the query: "
         "masked_fill(torch.ones(S, S).triu(1).bool(), -inf). x_SC = x_SC + "
         "(scores_SS.softmax(-1) @ v_SD) @ w_o_LCD[layer].T. At the end int((embed_VC @ "
         "x_SC[-1]).argmax()), and torch.stack of the keys and values.",
@@ -60,7 +60,7 @@ GIVES = ("the first new token", "k_LSD", "v_LSD")
 
 @Q.case
 def case(rng):
-    """A small model whose first row guesses another token than its last."""
+    """A small model that guesses another token after the first one than after the last."""
     n_layers = rng.choice([2, 3])
     n_tokens, head_dim, width = rng.sample([4, 5, 6, 7, 8, 9], 3)
     vocab = rng.choice([13, 17, 19])
@@ -200,7 +200,7 @@ def _prefill(
     w_v_LDC,
     w_o_LCD,
     *,
-    row=-1,  # whose logits choose the token
+    after=-1,  # whose logits choose the token
     hide=lambda ones_SS: ones_SS.triu(1),
     hidden=float("-inf"),
     axis=-1,  # of the softmax
@@ -208,7 +208,7 @@ def _prefill(
     residual=True,
     only_embedded=False,
     onto_embedded=False,
-    over_all_rows=False,
+    over_all=False,
     keep=lambda q_LSD, k_LSD, v_LSD: (k_LSD, v_LSD),
 ):
     n, _, head_dim, width = len(tokens_S), *w_k_LDC.shape
@@ -223,7 +223,7 @@ def _prefill(
         x_SC = below_SC + out_SC if residual else out_SC
         each_layers.append((q_SD, k_SD, v_SD))
     logits_SV = x_SC @ embed_VC.T
-    token = int((logits_SV if over_all_rows else logits_SV[row]).argmax())
+    token = int((logits_SV if over_all else logits_SV[after]).argmax())
     return token, *keep(*map(torch.stack, zip(*each_layers, strict=True)))
 
 
@@ -236,10 +236,10 @@ def _reads_first_new(tokens_S, *weights):
 Q.mistakes(
     _prefill,
     {
-        "the token comes from the first row's logits. That row saw one token; the last row saw the "
-        "whole prompt.": {"row": 0},
-        "argmax runs over the logits of all rows and counts through them, so it may even be no token at "
-        "all. Take the last row's.": {"over_all_rows": True},
+        "the token comes from the logits after the first token, which saw itself alone. The last one saw "
+        "the whole prompt.": {"after": 0},
+        "argmax runs over the logits after all tokens and counts through them, so it may even be no token "
+        "at all. Take those after the last one.": {"over_all": True},
         "the mixture is added to the embeddings in every layer. It is added to what went into this "
         "layer.": {"onto_embedded": True},
         "queries are kept in the place of keys. A query is used once, by its own token; later "
@@ -251,8 +251,8 @@ Q.mistakes(
         "hidden scores are 0. A score of 0 still has a weight; only one of -inf, before the "
         "softmax, has none.": {"hidden": 0.0},
         "a token does not see itself. The first one then sees nothing at all, and its softmax is "
-        "nan: hide column > row, which is triu(1).": {"hide": torch.triu},
-        "the mask hides the past and shows the future: hide column > row.": {
+        "nan: hide only what comes after it, which is triu(1).": {"hide": torch.triu},
+        "the mask hides the past and shows the future: hide the keys that come after the query.": {
             "hide": lambda ones_SS: ones_SS.tril(-1)
         },
         "softmax goes down the columns. Each query shares its attention among keys: the last axis "

@@ -27,8 +27,8 @@ it; and `lengths`, how long the cache was after that call. Roughly 5 lines.
 For example `trace(17, [8, 9, 4, 6, 7], 3, None)` returns `[17, 1, 1], [17, 18, 19]`.
 """,
     hints=(
-        "There is one entry for each new token: how was that token's row of logits made? Which "
-        "call, of how many tokens, and how long was the cache after it?",
+        "There is one entry for each new token: which call made the logits that it was chosen from? "
+        "How many tokens did that call take in, and how long was the cache after it?",
         "The first entry is prefill: P tokens, length P. Each later new token needs one call that "
         "feeds the token before it. The last new token is never fed, whether the limit ended the "
         "answer or the ending token did.",

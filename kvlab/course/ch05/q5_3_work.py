@@ -1,4 +1,4 @@
-"""5.3: rows and FLOP by formula, as counters count them.
+"""5.3: keys and FLOP by formula, as counters count them.
 
 S new tokens of a call, T slots; P prompt tokens and N new tokens in formulas.
 """
@@ -14,7 +14,7 @@ from kvlab.measure.probe import Probe
 
 Q = Exercise(
     "5.3",
-    "Rows and FLOP by formula",
+    "Keys and FLOP by formula",
     "count_work",
     points=4,
     minutes=20,
@@ -24,14 +24,14 @@ Predict what counters will count. `n_prompt` tokens are answered with `n_new`, o
 and once with prefill and decode. `sizes` holds `n_layers`, `n_heads`, `head_dim`, `matrices` (all numbers in the
 matrices of all layers together) and `head` (numbers in the head, C times V).
 
-- A row through the layers takes 2 FLOP for each number in `matrices`.
-- Each call makes logits for **one** row: 2 FLOP for each number in `head`.
+- A token that passes through the layers takes 2 FLOP for each number in `matrices`.
+- Each call makes logits after **one** token, its last: 2 FLOP for each number in `head`.
 - Attention takes 4 x `head_dim` FLOP for each pair of a query and a slot, in each of `n_heads` heads of each
   layer. A call with S new tokens and T slots (the new ones among them) has S x T pairs: count the whole
   rectangle, as torch's counter does.
 
-Return a dict with the whole numbers (`int`) `naive_rows`, `cached_rows` (rows in each layer), `naive_flops` and
-`cached_flops`. Roughly 10 lines. For 17 and 4 the rows are 74 and 20.
+Return a dict with the whole numbers (`int`) `naive_keys`, `cached_keys` (keys computed in each layer, one for each token that passes), `naive_flops` and
+`cached_flops`. Roughly 10 lines. For 17 and 4 the keys are 74 and 20.
 """,
     hints=(
         "Write a small function for one call: S new tokens, T slots in all. Then ask which "
@@ -39,13 +39,13 @@ Return a dict with the whole numbers (`int`) `naive_rows`, `cached_rows` (rows i
         "One call: 2 (S x matrices + head) + 4 S T x n_heads x head_dim x n_layers. Without a "
         "cache the calls are S = T = P, P + 1, ... With one: S = T = P once, then S = 1.",
         "Call i of decode (i from 1 to N - 1) has T = P + i: the new token is among the slots. "
-        "naive_rows = N P + N (N - 1) // 2, cached_rows = P + N - 1, and FLOP are the sums of one "
+        "naive_keys = N P + N (N - 1) // 2, cached_keys = P + N - 1, and FLOP are the sums of one "
         "call's formula over the calls.",
     ),
     size=lambda case: case["n_prompt"] * case["n_new"],
 )
 
-COUNTS = ("naive_rows", "cached_rows", "naive_flops", "cached_flops")
+COUNTS = ("naive_keys", "cached_keys", "naive_flops", "cached_flops")
 
 
 @Q.case
@@ -75,7 +75,7 @@ def case(rng):
 
 @Q.solution
 def count_work(n_prompt, n_new, sizes):
-    """Return naive_rows, cached_rows, naive_flops and cached_flops, as a dict."""
+    """Return naive_keys, cached_keys, naive_flops and cached_flops, as a dict."""
     ### BEGIN SOLUTION
     pair = 4 * sizes["head_dim"] * sizes["n_heads"] * sizes["n_layers"]
 
@@ -84,8 +84,8 @@ def count_work(n_prompt, n_new, sizes):
 
     texts = range(n_prompt, n_prompt + n_new)
     return {
-        "naive_rows": n_new * n_prompt + n_new * (n_new - 1) // 2,
-        "cached_rows": n_prompt + n_new - 1,
+        "naive_keys": n_new * n_prompt + n_new * (n_new - 1) // 2,
+        "cached_keys": n_prompt + n_new - 1,
         "naive_flops": sum(call(T, T) for T in texts),
         "cached_flops": call(n_prompt, n_prompt) + sum(call(1, T) for T in texts[1:]),
     }
@@ -100,7 +100,7 @@ def call_by_call(n_prompt, n_new, sizes):
         "naive": [(n_prompt + i, n_prompt + i) for i in range(n_new)],
         "cached": [(n_prompt, n_prompt)] + [(1, n_prompt + i) for i in range(1, n_new)],
     }.items():
-        found[way + "_rows"] = sum(s for s, _ in calls)
+        found[way + "_keys"] = sum(s for s, _ in calls)
         found[way + "_flops"] = sum(
             2 * s * sizes["matrices"] + 2 * sizes["head"] + pair * s * t for s, t in calls
         )
@@ -126,8 +126,8 @@ def _counted(n_prompt: int, n_new: int, **sizes: int) -> dict[str, int]:
         for _ in range(n_new - 1):
             decode(model, token_B, cache, backend="reference")
     return {
-        "naive_rows": naive.rows_projected,
-        "cached_rows": cached.rows_projected,
+        "naive_keys": naive.rows_projected,
+        "cached_keys": cached.rows_projected,
         "naive_flops": naive_flops.get_total_flops(),
         "cached_flops": cached_flops.get_total_flops(),
     }
@@ -164,12 +164,12 @@ def _(answer, case):
 def _(answer, case):
     whole = _asked(answer, case, case["n_prompt"], case["n_new"])
     steps = [_asked(answer, case, case["n_prompt"] + i, 1) for i in range(case["n_new"])]
-    rows = sum(step["cached_rows"] for step in steps)
+    keys = sum(step["cached_keys"] for step in steps)
     flops = sum(step["cached_flops"] for step in steps)
     return {
-        "naive_rows": Near(rows).of(whole["naive_rows"]),
+        "naive_keys": Near(keys).of(whole["naive_keys"]),
         "naive_flops": Near(flops).of(whole["naive_flops"]),
-        "_of the prefills": [rows, flops],
+        "_of the prefills": [keys, flops],
     }
 
 
@@ -200,16 +200,16 @@ def _work(
     texts = [n_prompt + (i if grows else 0) + reads_last for i in range(n_new)]
     steps = [(1, slots(n_prompt + i)) for i in range(n_new - 1 + reads_last)]
     return {
-        "naive_rows": sum(texts),
-        "cached_rows": n_prompt + len(steps),
+        "naive_keys": sum(texts),
+        "cached_keys": n_prompt + len(steps),
         "naive_flops": sum(flops(T, T) for T in texts),
         "cached_flops": flops(n_prompt, n_prompt) + sum(flops(S, T) for S, T in steps),
     }
 
 
-def _rows_of_all_layers(n_prompt, n_new, sizes):
+def _keys_of_all_layers(n_prompt, n_new, sizes):
     found = _work(n_prompt, n_new, sizes)
-    return found | {n: sizes["n_layers"] * found[n] for n in ("naive_rows", "cached_rows")}
+    return found | {n: sizes["n_layers"] * found[n] for n in ("naive_keys", "cached_keys")}
 
 
 Q.mistakes(
@@ -219,22 +219,24 @@ Q.mistakes(
         "one token too many is read: the last new token is written and never fed, with a cache or "
         "without.": {"reads_last": True},
         "P + N is the length of the finished text. Without a cache each step reads all there is "
-        "again.": lambda P, N, sizes: _work(P, N, sizes) | {"naive_rows": P + N},
-        "the rows of all layers are added up. A row counts once, in each layer.": _rows_of_all_layers,
+        "again.": lambda P, N, sizes: _work(P, N, sizes) | {"naive_keys": P + N},
+        "the keys of all layers are added up. What is asked is how many each layer computes.": _keys_of_all_layers,
         "/ makes a float. Whole numbers are divided with //.": lambda P, N, sizes: (
-            _work(P, N, sizes) | {"naive_rows": N * P + N * (N - 1) / 2}
+            _work(P, N, sizes) | {"naive_keys": N * P + N * (N - 1) / 2}
         ),
         "only the pairs that the causal mask leaves are counted. The counter counts the whole "
         "rectangle, S x T.": {"pairs": lambda S, T: S * T - S * (S - 1) // 2},
         "`matrices` is taken times the number of layers. It holds all of them together.": {
             "misread": lambda sizes: {"matrices": sizes["n_layers"] * sizes["matrices"]}
         },
-        "the head is left out: each call makes logits for one row.": {"logits": lambda S: 0},
+        "the head is left out: each call makes logits after its last token.": {
+            "logits": lambda S: 0
+        },
         "attention is counted for one head. Each layer has n_heads.": {
             "misread": lambda sizes: {"n_heads": 1}
         },
-        "every row gets logits. Only the last row of a call is asked for: the head counts once per "
-        "call.": {"logits": lambda S: S},
+        "logits are made after every token. Only those after a call's last token are needed: the head counts "
+        "once per call.": {"logits": lambda S: S},
         "attention counts half: queries meet keys, and then values are mixed. Both are products.": {
             "per_pair": 2
         },

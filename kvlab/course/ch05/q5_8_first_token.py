@@ -14,10 +14,10 @@ A prompt of 12 tokens is too long for one call, so prefill reads it in two: toke
 cache. Where does the first token of the answer come from? Return one letter.
 
 - `"a"`: from the first call of decode
-- `"b"`: from the logits of the last row of the first call, token 7
-- `"c"`: from the logits of the last row of the second call, token 11
-- `"d"`: from the logits of the first row of the second call, token 8
-- `"e"`: from the mean of all rows of logits
+- `"b"`: from the logits after token 7, the last of the first call
+- `"c"`: from the logits after token 11, the last of the second call
+- `"d"`: from the logits after token 8, the first of the second call
+- `"e"`: from the mean of the logits after all tokens
 """,
     asks="Which letter?",
     right="c",
@@ -25,15 +25,15 @@ cache. Where does the first token of the answer come from? Return one letter.
     wrong={
         "a": "decode has nothing to feed yet. It feeds the first token, so that token must be "
         "there.",
-        "b": "row 7 saw the tokens 0 to 7. Its guess is about token 8, which the prompt holds already.",
-        "d": "row 8 guesses token 9, which the prompt holds already.",
-        "e": "the mean of all rows belongs to no position. Each row guesses the token behind "
-        "its own.",
+        "b": "token 7 saw the tokens 0 to 7. The guess after it is about token 8, which the prompt holds already.",
+        "d": "after token 8 token 9 is guessed, which the prompt holds already.",
+        "e": "the mean belongs to no position. The logits after a token guess the one that "
+        "follows it.",
     },
-    because="Token 11 is the prompt's last, wherever prefill was cut: its row guesses the token behind it.",
+    because="Token 11 is the prompt's last, wherever prefill was cut: the logits after it guess what follows.",
     hints=(
-        "Each row of logits guesses the token behind its own.",
-        "Which row's next token is not in the prompt?",
+        "The logits after a token guess the one that follows it.",
+        "After which token does something follow that is not in the prompt?",
         "The last token's. It is read by the second call, and finds the first eight in the cache.",
     ),
 )

@@ -1,47 +1,46 @@
-"""5.9: what the chapter counted and timed, claim by claim."""
+"""5.9: the two phases, in cases that the chapter did not show."""
 
 from kvlab.course.author import claims
 
 Q = claims(
     "5.9",
-    "The notes, claim by claim",
-    "notes",
+    "Two phases, claim by claim",
+    "about_two_phases",
     points=2,
     minutes=6,
     difficulty=2,
     statement="""
-Six sentences that one can read about inference, some a little sharpened. They are about the loop of chapter 5, which
-guesses nothing ahead. Return a list of six, each `True` or `False`.
+Six claims about the loop of chapter 5, which guesses nothing ahead. None of them stands there word for word, and each follows from what was
+counted or timed. Return a list of six, each `True` or `False`.
 
-1. Prefill processes all prompt tokens at once.
-2. After a prompt of 17 tokens a layer's cache holds 17 x hidden size numbers, whatever the model.
-3. Decode is slow because each of its tokens takes far more arithmetic than a token of the prompt.
-4. Decode takes one token a call, because the next one cannot be handed over before it is known or guessed.
-5. After N new tokens that follow a prompt of P the cache holds P + N tokens.
-6. A prompt could be read one token at a time as well; it would take longer.
+1. Prefill of 1,000 tokens: no token of the prompt has to wait for the logits after another one.
+2. Two models have the same hidden size and read the same 17 tokens. Then their caches hold equally many numbers.
+3. A large model, whose matrices do not fit into the processor's caches, writes for one chat. If all its multiplying took no time any more, a new
+   token would come at least twice as fast.
+4. Decode hands over one token a call because the layers cannot take in several at once.
+5. A prompt of 20 tokens was answered with 12. The next question of the same chat is 8 tokens long: the first call of the second answer takes
+   in 9.
+6. A prompt of 500 tokens that is handed over one token at a time leaves other keys and values than prefill does.
 """,
     asks="True or False, claim by claim.",
-    right=(True, False, False, True, False, True),
+    right=(True, False, False, False, True, False),
     wrong=(
-        "claim 1 is true: the prompt's tokens are all known, so every layer takes all rows at "
-        "once.",
-        "claim 2 is false: per layer it holds keys and values, each as wide as the key/value heads "
-        "together, and not one row of the hidden size.",
-        "claim 3 is false: per token the arithmetic is about prefill's. Much memory is read for "
-        "it.",
-        "claim 4 is true: the token at position i needs the one before it, so one call makes one. (Who "
-        "guesses several can hand them over in one call: that is speculative decoding.)",
-        "claim 5 is false: the last new token is returned and not fed, so the cache is one shorter "
-        "than the text.",
-        "claim 6 is true: the same tokens, the same keys and values, only more calls.",
+        "claim 1 is true: the prompt's tokens are all known beforehand, so every layer takes all of them at once.",
+        "claim 2 is false: a token's keys and values are L x 2 x G x D numbers. Layers, key/value heads and the width of a "
+        "head may differ where the hidden size is the same.",
+        "claim 3 is false: its step is mostly fetching. Multiplying is the least of the three parts.",
+        "claim 4 is false: in prefill they take in hundreds. The next token cannot be handed over before somebody knows "
+        "it, or guesses it.",
+        "claim 5 is true: the twelfth token was chosen and never went in. It has to, and the question's 8 with it.",
+        "claim 6 is false: the same tokens at the same positions see the same tokens before them. Only the time is another.",
     ),
-    because="Each of these was counted or timed in the chapter.",
+    because="Each follows from what the chapter counted or timed.",
     hints=(
-        "Claims 1 and 6 are about the same rows, read in one call or in many; 4 and 5 about the order in "
-        "which tokens are chosen and read; 2 and 3 about what is stored and what is computed.",
-        "For 2: how many numbers are one token's key and value in one layer, and do they depend on the "
-        "hidden size? For 3: what does a decoded token compute that a token of the prompt does not?",
-        "For 4 and 5: write down which token each call reads, and which one it chooses. Is the last "
-        "one read?",
+        "1, 4 and 6 ask what a call may take in at once; 2 what one token leaves behind; 3 what a step spends its time on; 5 what "
+        "is in the cache when an answer ends.",
+        "For 2: write down how many numbers one token's keys and values are, in all layers. Does the hidden size stand there? For 3: "
+        'which of the three parts is smallest in "Take the causes away"?',
+        "For 1 and 4: what must be known of a token before it can go in, and of which tokens is it known? For 5: how long is the cache "
+        "after 20 and 12? For 6: which tokens does token 300 look at, handed over alone or with all others?",
     ),
 )

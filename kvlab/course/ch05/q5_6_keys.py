@@ -1,19 +1,19 @@
-"""5.6: the key rows of a longer answer without a cache."""
+"""5.6: the keys of a longer answer without a cache."""
 
 from kvlab.course.author import one_number
 
 Q = one_number(
     "5.6",
-    "Rows of a longer answer",
-    "rows",
+    "Keys of a longer answer",
+    "keys",
     points=1,
     minutes=3,
     difficulty=1,
     statement="""
-The loop without a cache reads a prompt of 17 tokens and writes 10. How many key rows does each layer compute
+The loop without a cache reads a prompt of 17 tokens and writes 10. How many keys does each layer compute
 in all? Let the function return that number.
 """,
-    asks="How many rows?",
+    asks="How many keys?",
     right=215,
     solution="10 * 17 + 10 * 9 // 2",
     wrong={
