@@ -1,0 +1,142 @@
+"""One model that answers many requests: each step computes some tokens of some of them.
+
+B requests that get their next token, S new tokens of all requests, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from kvlab import checks
+from kvlab.model import Transformer
+from kvlab.sampling import Pick, greedy
+from kvlab.serve.blocks import BlockPool
+from kvlab.serve.paged import BlockStore, Part, StepCache
+from kvlab.serve.policies import chunked
+from kvlab.serve.request import Policy, Request, Step
+from kvlab.serve.scheduler import Scheduler
+
+
+class Engine:
+    """A model, blocks for its cache, and a scheduler.
+
+    `n_blocks` blocks of `size` tokens are taken at once and shared by all. In a step at most
+    `budget` tokens of at most `max_running` requests are computed, in an order that `policy` says.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        *,
+        n_blocks: int,
+        size: int = 16,
+        policy: Policy = chunked,
+        budget: int = 512,
+        max_running: int = 64,
+    ) -> None:
+        checks.model("model", model)
+        config = model.config
+        self.model, self.pool = model, BlockPool(n_blocks, size)
+        self.scheduler = Scheduler(self.pool, policy, budget=budget, max_running=max_running)
+        self.store = BlockStore(
+            config.n_layers, config.n_kv_heads, n_blocks, size, config.head_dim,
+            dtype=model.dtype, device=model.device,
+        )  # fmt: skip
+        self._pick: dict[Request, Pick] = {}
+
+    def add(
+        self,
+        id: Hashable,
+        prompt: Sequence[int],
+        max_new: int,
+        *,
+        pick: Pick = greedy,
+        ends: Collection[int] | None = None,
+        deadline: float = float("inf"),
+        salt: Hashable = "",
+    ) -> Request:
+        """Let a request wait for its turn. `pick` is its own: a `Sampler` draws by its own seed,
+        whoever else is served. `ends` are the model's unless given.
+
+        Raises: ValueError for tokens that are none of the model's, for more than it reads, and for
+        all that `Request` and `Scheduler.add` refuse.
+        """
+        known, most = self.model.config.vocab_size, self.model.config.max_positions
+        ends = self.model.config.eos_ids if ends is None else ends
+        request = Request(id, prompt, max_new, ends, deadline, salt)
+        if len(request.prompt) + max_new - 1 > most:
+            raise ValueError(
+                f"Request {id!r} has {len(request.prompt)} tokens and asks for {max_new}; the "
+                f"model reads at most {most} positions."
+            )
+        if max(request.prompt) >= known:
+            raise ValueError(
+                f"Request {id!r} has the token {max(request.prompt)}; the model's are 0 to "
+                f"{known - 1}."
+            )
+        self.scheduler.add(request)
+        self._pick[request] = pick
+        return request
+
+    def fork(self, request: Request, id: Hashable, *, pick: Pick = greedy) -> Request:
+        """A second answer to a request's prompt, from what is written of the first one on.
+
+        Raises: ValueError for a request that is not being served, or an id that is.
+        """
+        twin = self.scheduler.fork(request, id)
+        self._pick[twin] = pick
+        return twin
+
+    def cancel(self, request: Request) -> None:
+        """End a request, whatever it is doing."""
+        self.scheduler.cancel(request)
+        self._forget([request])
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[Request, int]]:
+        """Compute one step and return the tokens that were written, each with its request.
+
+        What fails on the way leaves every request as it was before the step.
+        """
+        plan = self.scheduler.plan()
+        try:
+            self.store.copy(plan.copies)
+            logits_BV = self._logits(plan) if plan.n_tokens else None
+            written = plan.written
+            tokens = {r: self._next(r, logits_BV[i : i + 1]) for i, r in enumerate(written)}
+        except BaseException:
+            self._forget(self.scheduler.abandon())
+            raise
+        self._forget(self.scheduler.commit(tokens))
+        return [(r, t) for r, t in tokens.items() if r.finish != "cancelled"]
+
+    def run(self) -> None:
+        """Serve until nobody is left."""
+        while not self.scheduler.idle:
+            self.step()
+
+    def _logits(self, plan: Step) -> Tensor:
+        """The logits after the last token of each request in `plan.written`. Shapes: (B, V)."""
+        tokens, parts, last, at = [], [], [], 0
+        written = set(plan.written)
+        for request, n in plan.n_tokens.items():
+            tokens += request.tokens[request.computed : request.computed + n]
+            parts.append(Part(request.table, request.computed, n))
+            at += n
+            if request in written:
+                last.append(at - 1)
+        cache = StepCache(self.store, parts)
+        tokens_1S = torch.tensor([tokens], device=self.model.device)
+        x_1SC = self.model.hidden(tokens_1S, cache.pos_1S, cache)
+        return self.model.head(x_1SC[0, last])
+
+    def _next(self, request: Request, logits_1V: Tensor) -> int:
+        return int(self._pick[request](logits_1V))
+
+    def _forget(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            if request.finish is not None and not request.table:
+                self._pick.pop(request, None)
