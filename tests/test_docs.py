@@ -25,7 +25,8 @@ def test_the_tables_of_the_readme_are_the_recorded_results():
 
 
 @pytest.mark.parametrize(
-    "name", ["decode", "prefill", "batch", "gpu", "pruned", "pruned_gpu", "threads", "steps"]
+    "name",
+    ["decode", "prefill", "batch", "gpu", "pruned", "pruned_gpu", "threads", "steps", "serve"],
 )
 def test_a_measurement_runs_on_a_toy(name, monkeypatch, capsys):
     """Here and not each in a process of its own, which would load and compile everything again."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from kvlab import checks
@@ -46,30 +46,22 @@ class _Block:
     serial: int = 0  # which block that was learned this is; what follows it is known by that
 
 
-@dataclass
 class BlockPool:
-    """All blocks of a cache. `size` is the number of tokens in one."""
+    """All blocks of a cache, each of `size` tokens."""
 
-    n_blocks: int
-    size: int
-    _blocks: list[_Block] = field(init=False, repr=False)
-    _free: list[int] = field(init=False, repr=False)
-    _evictable: OrderedDict[int, None] = field(init=False, repr=False)  # oldest first
-    _known: dict[Key, int] = field(init=False, repr=False)
-    _learned: int = field(init=False, repr=False, default=0)
-
-    def __post_init__(self) -> None:
-        checks.whole("n_blocks", self.n_blocks, 1)
-        checks.whole("size of a block", self.size, 1)
-        self._blocks = [_Block() for _ in range(self.n_blocks)]
-        self._free = list(range(self.n_blocks))[::-1]
-        self._evictable, self._known = OrderedDict(), {}
+    def __init__(self, n_blocks: int, size: int) -> None:
+        self.n_blocks = checks.whole("n_blocks", n_blocks)
+        self.size = checks.whole("size of a block", size)
+        self._blocks = [_Block() for _ in range(n_blocks)]
+        self._free = list(range(n_blocks))[::-1]
+        self._evictable: OrderedDict[int, None] = OrderedDict()  # what was idle longest comes first
+        self._known: dict[Key, int] = {}
+        self._learned = 0
 
     @property
     def counts(self) -> Counts:
         """Used, evictable and free blocks."""
-        idle = len(self._free) + len(self._evictable)
-        return Counts(self.n_blocks - idle, len(self._evictable), len(self._free))
+        return Counts(self.n_blocks - self.available, len(self._evictable), len(self._free))
 
     @property
     def available(self) -> int:

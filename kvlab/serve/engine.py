@@ -104,14 +104,15 @@ class Engine:
         plan = self.scheduler.plan()
         try:
             self.store.copy(plan.copies)
-            logits_BV = self._logits(plan) if plan.n_tokens else None
+            self.store.clear(self._begun(plan))
             written = plan.written
-            tokens = {r: self._next(r, logits_BV[i : i + 1]) for i, r in enumerate(written)}
+            logits_BV = self._logits(plan) if plan.n_tokens else None
+            tokens = self._next(written, logits_BV) if written else {}
         except BaseException:
             self._forget(self.scheduler.abandon())
             raise
         self._forget(self.scheduler.commit(tokens))
-        return [(r, t) for r, t in tokens.items() if r.finish != "cancelled"]
+        return [(r, t) for r, t in tokens.items() if t is not None and r.finish != "cancelled"]
 
     def run(self) -> None:
         """Serve until nobody is left."""
@@ -133,8 +134,34 @@ class Engine:
         x_1SC = self.model.hidden(tokens_1S, cache.pos_1S, cache)
         return self.model.head(x_1SC[0, last])
 
-    def _next(self, request: Request, logits_1V: Tensor) -> int:
-        return int(self._pick[request](logits_1V))
+    def _begun(self, plan: Step) -> list[int]:
+        """Blocks of which the first token is computed in this step."""
+        size, found = self.pool.size, []
+        for request, n in plan.n_tokens.items():
+            first, stop = -(-request.computed // size), -(-(request.computed + n) // size)
+            found += request.table[first:stop]
+        return found
+
+    def _next(self, written: Sequence[Request], logits_BV: Tensor) -> dict[Request, int | None]:
+        """Each one's next token by its own choice, None where that failed: of others, nothing."""
+        sound = (~logits_BV.isnan().any(-1)).tolist()
+        best = logits_BV.argmax(-1).tolist()
+        chosen: dict[Request, int | None] = {}
+        for i, request in enumerate(written):
+            pick = self._pick[request]
+            chosen[request] = (
+                best[i]
+                if pick is greedy and sound[i]
+                else self._picked(request, logits_BV[i : i + 1])
+            )
+        return chosen
+
+    def _picked(self, request: Request, logits_1V: Tensor) -> int | None:
+        try:
+            return int(self._pick[request](logits_1V))
+        except Exception as error:
+            request.error = f"{type(error).__name__}: {error}"
+            return None
 
     def _forget(self, requests: Sequence[Request]) -> None:
         for request in requests:

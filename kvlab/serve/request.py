@@ -31,7 +31,8 @@ class Request:
     known: Prefix = field(init=False, default=Prefix(0, None))
     cached: int = field(init=False, default=0)  # prompt tokens that were found when it came in
     preempted: int = field(init=False, default=0)  # how often its blocks were taken away
-    finish: str | None = field(init=False, default=None)  # "stop", "length", "cancelled"
+    finish: str | None = field(init=False, default=None)  # "stop", "length", "cancelled", "failed"
+    error: str = field(init=False, default="")  # why it failed
 
     def __post_init__(self) -> None:
         checks.whole("max_new", self.max_new, 1)

@@ -90,8 +90,9 @@ class Scheduler:
                 self._grant(step, request, request.pending)
         return step
 
-    def commit(self, next_tokens: Mapping[Request, int]) -> list[Request]:
-        """Note that the planned step was computed, with the next token of each in `written`.
+    def commit(self, next_tokens: Mapping[Request, int | None]) -> list[Request]:
+        """Note that the planned step was computed, with the next token of each in `written`; None
+        where there is none to be had, and the request has failed.
 
         Returns those that ended. Raises: ValueError for tokens of other requests than those, or
         without a plan; nothing is then noted.
@@ -136,8 +137,11 @@ class Scheduler:
                 self.running.remove(request)
                 self._give_back(request)
 
-    def _write(self, request: Request, token: int) -> None:
+    def _write(self, request: Request, token: int | None) -> None:
         if request.finish is not None:  # cancelled in the middle of the step
+            return
+        if token is None:
+            request.finish = "failed"
             return
         request.tokens.append(int(token))
         if token in request.ends:

@@ -157,6 +157,28 @@ def test_a_step_that_fails_leaves_everybody_as_they_were(monkeypatch):
     assert requests[1].finish == "cancelled" and engine.pool.counts.used == 0
 
 
+def test_one_that_fails_fails_alone():
+    """Infinite numbers in one request's blocks reach nobody else, now or later."""
+    model = tiny_model(seed=8)
+
+    def refuses(logits_BV):
+        raise OSError("no choice")
+
+    with torch.no_grad():
+        model.model.embed_tokens.weight[7] = float("nan")
+    engine = Engine(model, n_blocks=6, size=4)
+    good = [engine.add(i, [1, 2, 3, i, 5], 6) for i in range(2)]
+    ill = engine.add("ill", [1, 2, 3, 7, 5], 6)
+    odd = engine.add("odd", [1, 2], 6, pick=refuses)
+    engine.run()
+    assert ill.finish == odd.finish == "failed" and "NaN" in ill.error and "no choice" in odd.error
+    later = [engine.add(i, [9, 9, i], 20) for i in range(3)]
+    engine.run()  # in the blocks that were theirs
+    for request in (*good, *later):
+        assert request.answer == alone(model, request.prompt, request.max_new)
+    assert engine.pool.counts.used == 0
+
+
 def test_the_pocket_model_answers_sixteen_users(device):
     model, tokenizer = kvlab.load("pocket", device=device)
     engine = Engine(model, n_blocks=96, size=8, policy=chunked, budget=64)
