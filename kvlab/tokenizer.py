@@ -111,24 +111,43 @@ class Tokenizer:
         What is still incomplete when the ids end comes last, as `decode` writes it. Special tokens
         are left out, and so are ids that the model has a row for and the tokenizer no token.
         """
-        # a token's text may depend on the one before it, so the last piece's ids are kept
-        before: list[int] = []
-        held: list[int] = []
-        for i in map(int, ids):
-            if i in self._special_ids or (i >= 0 and self.inner.id_to_token(i) is None):
-                continue
-            held.append(i)
-            # in a long run of parts only now and then, or the time would grow with its square
-            n = len(held)
-            if n > 16 and n & (n - 1) and self.decode([i]).strip("\ufffd") == "":
-                continue
-            text = self.decode([*before, *held])[len(self.decode(before)) :]
-            if text and not text.endswith("\ufffd"):
-                yield text
-                before, held = held, []
-        rest = self.decode([*before, *held])[len(self.decode(before)) :]
-        if rest:
+        text = Decoding(self)
+        for i in ids:
+            if piece := text.push(int(i)):
+                yield piece
+        if rest := text.end():
             yield rest
+
+
+class Decoding:
+    """What `Tokenizer.stream` does, for those to whom tokens come one by one."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._of = tokenizer
+        # a token's text may depend on the one before it, so the last piece's ids are kept
+        self._before: list[int] = []
+        self._held: list[int] = []
+
+    def push(self, i: int) -> str:
+        """The text that is whole with this token; often none."""
+        of, held = self._of, self._held
+        if i in of._special_ids or (i >= 0 and of.inner.id_to_token(i) is None):
+            return ""
+        held.append(i)
+        # in a long run of parts only now and then, or the time would grow with its square
+        n = len(held)
+        if n > 16 and n & (n - 1) and of.decode([i]).strip("\ufffd") == "":
+            return ""
+        text = self.end()
+        if not text or text.endswith("\ufffd"):
+            return ""
+        self._before, self._held = held, []
+        return text
+
+    def end(self) -> str:
+        """What is held, as `decode` writes it."""
+        of, before = self._of, self._before
+        return of.decode([*before, *self._held])[len(of.decode(before)) :]
 
 
 def _unknown_id(inner: _Tokenizer) -> int | None:
