@@ -92,7 +92,7 @@ IDEAS: tuple[Idea, ...] = (
         "each token has a scalar value by its meaning",
         "D",
         (2, '"Today\'s weather is so"'),
-        ("2.5",),
+        ("1.7", "2.5"),
         loose="a weight belongs to a query, a head and a layer",
     ),
     Idea(

@@ -40,6 +40,9 @@ CH01: Reasons = {
         "0.5 -> 1.5  in  (torch.randn(rows, C, generator=rng, dtype=torch.float64) / ": "a smaller start learns as well.",
         '0.5 -> 1.5  in  weights = (torch.einsum("nd,ntd->nt", q, k) / C**0.5).softma': "the matrices are judged, with the division; trained with another one they still reach the bars.",
     },
+    "1.7": {
+        "0 -> -1  in  weights_T = (k_TD @ q_LHSD[layer, head, at] / D**0.5).softma": "a row of scores has one axis: number 0 is the last.",
+    },
 }
 
 CH02: Reasons = {
@@ -47,7 +50,7 @@ CH02: Reasons = {
     "2.2": {},
     "2.3": {
         "torch.float64 -> torch.float32  in  x_BSC = torch.randn(n_texts, n_tokens, width, dtype=torch.fl": "what is lent computes in float64 whatever it is given, and the texts are the answer's own.",
-        "1.0 -> 2.0  in  changed_BSC[text, j] += 1.0": "any change of about this size shows a leak.",
+        "torch.float64 -> torch.float32  in  changed_BSC[text, j] = torch.randn(width, dtype=torch.float6": "any other numbers of about this size show a leak.",
         "(attention(changed_BSC) - before_BSC).abs().amax(-1) > 1e-09 -> (attention(changed_BSC) - before_BSC).abs().amax(-1) >= 1e-09": "no suspect moves an output by 1e-9 to the last bit.",
         "(attention(changed_BSC) - before_BSC).abs().amax(-1) -> (attention(changed_BSC) - before_BSC).abs()": "any() over texts then runs over channels, too: the same question.",
         "attention(changed_BSC) - before_BSC -> before_BSC - attention(changed_BSC)": "the absolute value of a difference has no order.",
@@ -62,6 +65,15 @@ CH02: Reasons = {
         "logits(None).log_softmax(-1) -> logits(None)  in  full_V = logits(None).log_softmax(-1)": "with unnormalised weights the divergence is multiplied by a positive number and moved by a constant: the order stays.",
         "1 -> 0  in  full_V = logits(None).log_softmax(-1)": "the logits have one axis: the last one is number 0.",
         "1 -> 0  in  missed = [float((full_V.exp() * (full_V - logits(t).log_soft": "the logits have one axis: the last one is number 0.",
+    },
+    "2.8": {
+        "(outputs(changed) - before_LSC)[:, -1].abs() > 1e-09 -> (outputs(changed) - before_LSC)[:, -1].abs() >= 1e-09": "no output moves by 1e-9 to the last bit.",
+        "0 -> 1  in  reach = [0] * len(before_LSC)": "the last token moves its own row in every layer, so that each number is written over.",
+        "0 -> -1  in  reach = [0] * len(before_LSC)": "the last token moves its own row in every layer, so that each number is written over.",
+        "ids[j] + 1 -> ids[j] - 1  in  changed[j] = (ids[j] + 1) % 2048": "any other id is a change.",
+        "2048 -> 2047  in  changed[j] = (ids[j] + 1) % 2048": "any other id is a change.",
+        "1 -> 2  in  changed[j] = (ids[j] + 1) % 2048": "any other id is a change.",
+        "outputs(changed) - before_LSC -> before_LSC - outputs(changed)  in  moved_LC = (outputs(changed) - before_LSC)[:, -1].abs() > 1e": "the absolute value of a difference has no order.",
     },
 }
 

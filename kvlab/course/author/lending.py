@@ -8,14 +8,17 @@ B rows of the batch, S new tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kvlab.checkpoint import load
 from kvlab.course.sandbox.loan import Lent
 from kvlab.measure.random_model import random_model
 from kvlab.model import Transformer
+from kvlab.tokenizer import Tokenizer
 
 
 class LentFunction(Lent):
@@ -101,3 +104,9 @@ def tiny_model(seed: int, dtype: torch.dtype = torch.float64, **sizes: int) -> T
     own = {"hidden_size": 24, "intermediate_size": 40, "n_layers": 3, "head_dim": 6}
     own |= {"max_positions": 1024}
     return random_model(seed, dtype=dtype, spread=2, **{**own, **sizes})
+
+
+@cache
+def pocket_model() -> tuple[Transformer, Tokenizer]:
+    """The pocket model in float64 and its tokenizer, loaded once for all exercises."""
+    return load("pocket", dtype="float64")

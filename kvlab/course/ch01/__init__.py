@@ -7,7 +7,7 @@ NOTEBOOK = "01_queries_keys_values"
 INTRODUCTION = """
 # Exercises to chapter 1: what is a token asking for?
 
-Six questions. Each has a cell for your answer and a cell that checks it. The check tries your answer
+Seven questions, the last one with the pocket model. Each has a cell for your answer and a cell that checks it. The check tries your answer
 on fresh random cases in a few seconds. If it fails it says on which case, where the first wrong number
 is, and, if it can tell, which well-known mistake you made.
 
@@ -20,7 +20,7 @@ is, and, if it can tell, which well-known mistake you made.
 - Everything is in float64, so that right answers agree to nine digits.
 
 Letters: S tokens that ask, T tokens that are asked (a message calls one of them a slot), N examples, C width of an embedding, D width of a query
-and a key, E width of a value. A tensor's name ends in its axes.
+and a key, E width of a value; in 1.7 also L layers, H heads and G sets of keys. A tensor's name ends in its axes.
 """
 
 __getattr__ = by_old_name(__name__)

@@ -20,7 +20,7 @@ Q = Exercise(
     statement="""
 Every token asks every token: `scores_ST[s, t]` says how well the query of token s fits the key of token t
 (here T = S). Project, compare, and divide by a number that depends on a width alone, and not on the scores: it
-is chosen such that random tokens get scores of spread 1 on average, however wide queries and keys are. Mind which of C,
+is chosen such that, where the numbers in queries and keys have spread 1, so have the scores on average, however wide queries and keys are. Mind which of C,
 D and S it is made of. About three lines.
 
 With `x_SC = [[1, 2]]`, `w_q = [[1, 0]] * 4` and `w_k = [[0, 1]] * 4` (so D = 4) the only product of a query and a key is

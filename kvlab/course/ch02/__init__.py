@@ -7,7 +7,7 @@ NOTEBOOK = "02_causal_attention"
 INTRODUCTION = """
 # Exercises to chapter 2: who may look at whom?
 
-Seven questions. Each has a cell for your answer and a cell that checks it. The check tries your answer
+Eight questions, the last one with the pocket model. Each has a cell for your answer and a cell that checks it. The check tries your answer
 on fresh random cases in a few seconds. If it fails it says on which case, where the first wrong number
 is, and, if it can tell, which well-known mistake you made.
 

@@ -30,8 +30,8 @@ possible there.
 
 Return the first leak as `[i, j]`: of all leaks, in whichever text, the smallest i, and for that i the smallest j. Of
 `[3, 4]` and `[0, 5]` that is `[0, 5]`. Return `None` if there is none. A move of more than 1e-9 counts; less is rounding. Try texts of `n_tokens` tokens, `n_texts` at
-a time: some bugs show only there. The check lends you twenty-nine functions, and a false alarm is as wrong as a miss.
-Roughly 12 lines.
+a time: some bugs show only there. The check lends you thirty functions, and a false alarm is as wrong as a miss. Not every
+change is seen by all of them: one takes each token's mean away first. Roughly 12 lines.
 
 An example: off by one, each query sees one token too many. The answer is `[0, 1]`.
 """,
@@ -39,8 +39,8 @@ An example: off by one, each query sees one token too many. The answer is `[0, 1
         "Compute the outputs once. Then change one token of one text, and compare. Which outputs "
         "may move, and which may not?",
         "Two loops, over all texts b and all tokens j. Changed output i of text b with i < j is a "
-        "leak; so is any changed output of another text. 'Changed' means by more than 1e-9, and "
-        "the change must be a finite number.",
+        "leak; so is any changed output of another text. 'Changed' means by more than 1e-9. Change a "
+        "token to other random numbers: the same number added to all of its channels is not always seen.",
         "far_BS = (attention(changed) - before).abs().amax(-1); moves = far_BS > 1e-9; "
         "moves[b, j:] = False; every i in moves.any(0) gives a pair (i, j). At the end, "
         "min(pairs) as a list, or None.",
@@ -73,7 +73,7 @@ def first_leak(attention, n_texts, n_tokens, width):
     for text in range(n_texts):
         for j in range(n_tokens):
             changed_BSC = x_BSC.clone()
-            changed_BSC[text, j] += 1.0
+            changed_BSC[text, j] = torch.randn(width, dtype=torch.float64)
             moves_BS = (attention(changed_BSC) - before_BSC).abs().amax(-1) > 1e-9
             moves_BS[text, j:] = False  # these may move
             leaks += [[i, j] for i in range(n_tokens) if moves_BS[:, i].any()]
@@ -117,6 +117,7 @@ def _suspects(case) -> dict[str, tuple[Attention, list[int] | None]]:
         "masked after the softmax": (head.masked_after, [0, 1]),
         "off by one": (head.masked(off_by_one), [0, 1]),
         "hidden scores set to 0": (head.masked(square, hidden=0.0), [0, 1]),
+        "no mask, behind a norm": (lambda x: _behind_a_norm(head, x), [0, 1]),
         "hidden scores set to -8": (head.masked(square, hidden=-8.0), [0, 1]),
         "the mask upside down": (head.masked(lambda n: square(n).T), [0, 1]),
         "the next token's value mixed in": (lambda x: _with_next_value(head, x), [0, 1]),
@@ -149,6 +150,13 @@ def _suspects(case) -> dict[str, tuple[Attention, list[int] | None]]:
 def _divided_again(head, x_BSC):
     weights_BST = head.scores(x_BSC).softmax(-1).tril()
     return weights_BST / weights_BST.sum(-1, keepdim=True) @ head.values(x_BSC)
+
+
+def _behind_a_norm(head, x_BSC):
+    """No mask at all, of tokens whose mean was taken away."""
+    return head.masked(lambda n: square(n, n))(
+        torch.nn.functional.layer_norm(x_BSC, x_BSC.shape[-1:])
+    )
 
 
 def _next(y_BSC):
@@ -214,7 +222,7 @@ def _said(found):
     return [found]
 
 
-@Q.law("twenty-nine suspects, six of them clean")
+@Q.law("thirty suspects, six of them clean")
 def _(answer, case):
     suspects = _suspects(case)
     order = list(suspects)
@@ -239,6 +247,7 @@ def _detect(
     texts=None,
     tokens=None,
     by=1.0,
+    along=torch.cos,
     move=1e-9,
     together=False,
     across=True,
@@ -255,7 +264,7 @@ def _detect(
     for b in texts or range(n_texts):
         for j in range(n_tokens)[tokens or slice(None)]:
             changed = x.clone() if copy else x
-            changed[slice(None) if together else b, j] += by
+            changed[slice(None) if together else b, j] += by * along(torch.arange(width) + 1.0)
             moves = ~(far(attention(changed) - before).amax(-1) <= move)
             moves[b, j + itself :] = False
             if together or excuses:
@@ -282,6 +291,8 @@ Q.mistakes(
         },
         "tokens of text 0 are changed, and of no other. A leak may go from a later text to an "
         "earlier one only.": {"texts": [0]},
+        "the same number is added to all channels of a token, and a function that takes each token's mean away does not see "
+        "it. Change the token to other numbers altogether.": {"along": torch.ones_like},
         "only text 0 is changed, and only text 0 is looked at. The leak may be in another text, or "
         "lead from one text to another.": {"texts": [0], "across": False},
         "token j is changed in all texts at once, so a leak from one text to another cannot be "

@@ -11,7 +11,7 @@ Q = choice(
     difficulty=1,
     statement="""
 A prompt of seven tokens was read at once, so the cache holds keys and values of positions 0 to 6. Those of position 1 were then
-thrown away to save memory. Which keys and values may the query at position 4 use, so that it uses all that is there for
+thrown away to save memory. Which keys and values may a query at position 4 that comes now use, so that it uses all that is there for
 it and nothing else? Return the letter.
 
 - **a**: those of positions 0, 2, 3

@@ -19,7 +19,8 @@ from **all** positions of the full input." Somebody describes a model that write
 3. It is cured by setting the weights of later positions to 0 after the softmax, and nothing else.
 4. It is cured by setting their scores to minus infinity before the softmax; the influence of later tokens is then tiny, but
    not exactly 0.
-5. While the model writes one text, without padding, a single new token comes after all others. Its row needs no mask.
+5. While the model writes one text, without padding and with no empty slots in its cache, a single new token comes after all others. Its row
+   needs no mask.
 6. For that single new token, torch's `scaled_dot_product_attention(q, k, v, is_causal=True)` gives the row that it has
    in the whole text.
 

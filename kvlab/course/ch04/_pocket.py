@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kvlab.checkpoint import load
-from kvlab.course.author import Lent
-from kvlab.tokenizer import Tokenizer
-
-
-@cache
-def _model() -> tuple[nn.Module, Tokenizer]:
-    return load("pocket", dtype="float64")
+from kvlab.course.author import Lent, pocket_model
 
 
 @lru_cache(maxsize=256)
 def read(text: str) -> tuple[list[str], Tensor]:
     """A text's tokens, and the stream at each stage: stream_LSC with L = 5."""
-    model, tokenizer = _model()
+    model, tokenizer = pocket_model()
     ids, stages = tokenizer.encode(text), []
     decoder = model.model
     heard = [

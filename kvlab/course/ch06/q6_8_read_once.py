@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import random
-from functools import cache
 from typing import Any
 
 import torch
 
-from kvlab.checkpoint import load
-from kvlab.course.author import Exercise, LentModel, tiny_model
+from kvlab.course.author import Exercise, LentModel, pocket_model, tiny_model
 from kvlab.course.author.lending import LentCache
 
 Q = Exercise(
@@ -150,11 +148,6 @@ class Model(LentModel):
         return Rewindable(super().new_cache(batch, capacity).inner)
 
 
-@cache
-def _pocket() -> tuple[Any, Any]:
-    return load("pocket", dtype="float64")
-
-
 # --- laws ---
 
 
@@ -217,7 +210,7 @@ WORDS = ("tiger", "lemon", "rope", "candle", "river", "apple")
 
 def _passwords(case):
     rng = random.Random(case["_seed"])
-    model, tokenizer = _pocket()
+    model, tokenizer = pocket_model()
     names, words = rng.sample(NAMES, 3), rng.sample(WORDS, 3)
     told = " ".join(f"The password of {a} is {b}." for a, b in zip(names, words, strict=True))
     questions = [

@@ -159,7 +159,8 @@ def _grid(sheet: Sheet, left: float, top: float, cell: float, n_new: int, n_past
 
 def _mask_legend(sheet: Sheet, x: float, y: float, n_past: int) -> float:
     """What the three kinds of cells are, beside the grid."""
-    kinds = [("key", 0.65, "may look: its own token and the new ones before it"),
+    others = "the new ones" if n_past else "those"
+    kinds = [("key", 0.65, f"may look: its own token and {others} before it"),
              ("pale", 1, "may not look: what comes later")]  # fmt: skip
     if n_past:
         kinds.insert(0, ("value", 0.5, "may look: tokens of earlier calls, kept in a cache"))
