@@ -71,6 +71,15 @@ def model(name: str, value: object) -> None:
         raise ValueError(f"{name} is {shown(value)}; expected a Transformer, as in {cure}.")
 
 
+def in_one_piece(asked: str, model: object) -> None:
+    """Refuse a share of a model, which `kvlab.parallel` made; `asked` says for what."""
+    if getattr(model, "mesh", None) is not None:
+        raise ValueError(
+            f"{asked}, but this model is a share of one that is spread over {model.mesh.size} "
+            "processes, and it would leave the others out. Use the whole model for it."
+        )
+
+
 def plain(value: object) -> object:
     """Of a tensor or an array its numbers, as lists; anything else as it is."""
     if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta):

@@ -64,6 +64,7 @@ def _watch(
     """A policy ready for this prompt, with every refusal that is possible before it is read."""
     policies = "a policy: Evict(score, budget), Sparsify(k=..., v=...) or Then(...) of these"
     checks.has("prune", prune, "watch", policies)
+    checks.in_one_piece("Pruning was asked for", model)
     batch, n_prompt = tokens_BS.shape
     draft = cache.draft(n_prompt)
     if pos_BS is None:

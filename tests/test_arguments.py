@@ -6,13 +6,14 @@ import pytest
 import torch
 
 import kvlab
-from kvlab import measure, pack, prune, quality
+from kvlab import measure, pack, parallel, prune, quality
 from kvlab.pack import PerToken
 from kvlab.prune.scores import knorm
 from tests.conftest import tiny_model
 
 MODEL = tiny_model(dtype=torch.float32)
 CONFIG = MODEL.config
+SHARE = parallel.shard_(tiny_model(dtype=torch.float32), parallel.Mesh())
 ONE = torch.ones(1, 2, dtype=torch.int64)
 POLICY = prune.Evict(knorm, 9, sink=0, recent=2)
 RULES = {"k": PerToken(4), "v": PerToken(4)}
@@ -420,6 +421,45 @@ ROWS = {
         lambda: quality.wilson(1, None),
     ],
     "quality.window_only": [lambda: quality.window_only(None)],
+    "parallel.Mesh": [
+        lambda: parallel.Mesh(0),
+        lambda: parallel.Mesh(1, "a"),
+        lambda: parallel.Mesh(2),
+    ],
+    "parallel.Messages": RESULT,
+    "parallel.added": "adds up what `exchanged` gives",
+    "parallel.exchanged": [
+        lambda: parallel.exchanged(None),
+        lambda: parallel.exchanged(CONFIG, tp=0),
+        lambda: parallel.exchanged(CONFIG, pp=99),
+        lambda: parallel.exchanged(CONFIG, stage=1),
+        lambda: parallel.exchanged(CONFIG, rows="a"),
+        lambda: parallel.exchanged(CONFIG, n_logits=0),
+    ],
+    "parallel.pipelined": [
+        lambda: parallel.pipelined(None, [1], 2),
+        lambda: parallel.pipelined(MODEL, [1], 2),
+        lambda: parallel.pipelined(SHARE, "a", 2),
+        lambda: parallel.pipelined(SHARE, [1], 0),
+        lambda: parallel.pipelined(SHARE, [1], 2, micro_batches=0),
+        lambda: parallel.pipelined(SHARE, [1], 2, eos="a"),
+        lambda: parallel.pipelined(SHARE, [1], 2, pick=3),
+    ],
+    "parallel.joined": [
+        lambda: parallel.joined(device="nowhere").__enter__(),
+        lambda: parallel.joined(device=3.5).__enter__(),
+    ],
+    "parallel.shard_": [
+        lambda: parallel.shard_(None, parallel.Mesh()),
+        lambda: parallel.shard_(MODEL, None),
+        lambda: parallel.shard_(SHARE, parallel.Mesh()),
+    ],
+    "parallel.start": [
+        lambda: parallel.start(None),
+        lambda: parallel.start(int, tp=0),
+        lambda: parallel.start(int, tp=True),
+        lambda: parallel.start(int, device="nowhere"),
+    ],
 }
 
 
@@ -430,7 +470,9 @@ def evidence():
 
 
 def test_every_public_name_has_a_row():
-    wings = {"prune": prune, "pack": pack, "measure": measure, "quality": quality}
+    wings = {
+        "prune": prune, "pack": pack, "measure": measure, "quality": quality, "parallel": parallel,
+    }  # fmt: skip
     wanted = set(kvlab.__all__)
     for wing, module in wings.items():
         wanted |= {f"{wing}.{name}" for name in module.__all__ if name not in kvlab.__all__}

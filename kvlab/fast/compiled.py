@@ -29,7 +29,7 @@ def compiled_decode(model: Transformer, cache: Cache) -> CompiledDecode:
     it again after `shrink`. On a CPU the cache may be packed, by rules whose rows attention reads
     as they are.
     Raises: ValueError when model and cache do not fit each other, for a packed cache on a GPU or
-    of other rules, or on a CPU without numba.
+    of other rules, a model that is spread over processes, or on a CPU without numba.
     """
     checks.model("model", model)
     return CompiledDecode(model, cache)
@@ -45,6 +45,7 @@ class CompiledDecode:
     passes_taps = False  # what listens at a model's taps hears nothing of this step
 
     def __init__(self, model: Transformer, cache: Cache) -> None:
+        checks.in_one_piece("A compiled step was asked for", model)
         config = model.config
         wanted = (config.n_layers, config.n_kv_heads, config.head_dim, model.dtype, model.device)
         sizes = ("n_layers", "n_kv_heads", "head_dim", "dtype", "device")

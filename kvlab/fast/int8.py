@@ -46,6 +46,7 @@ def int8_weights_(model: Transformer) -> Transformer:
     embedding's memory. Rounding loses something: measure what, on your own text.
     """
     checks.model("model", model)
+    checks.in_one_piece("Rounding to int8 was asked for", model)
     if model.training:
         raise ValueError("A model in training was to be rounded to int8; call model.eval() first.")
     for module in list(model.modules()):

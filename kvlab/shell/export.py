@@ -38,6 +38,7 @@ def export(
     holds something already or cannot be written; it is then as it was.
     """
     folder, stored = Path(folder).expanduser(), checks.dtype("dtype", dtype) or model.dtype
+    checks.in_one_piece("Export was asked for", model)
     config = model.config.to_hf(str(stored).removeprefix("torch."))
     if not all(weight.is_floating_point() for weight in model.state_dict().values()):
         raise ValueError(
