@@ -45,6 +45,7 @@ class Engine:
             config.n_layers, config.n_kv_heads, n_blocks, size, config.head_dim,
             dtype=model.dtype, device=model.device,
         )  # fmt: skip
+        self.latest: dict[Request, int] = {}  # how many tokens of each the latest step computed
         self._pick: dict[Request, Pick] = {}
 
     def add(
@@ -112,6 +113,7 @@ class Engine:
             self._forget(self.scheduler.abandon())
             raise
         self._forget(self.scheduler.commit(tokens))
+        self.latest = plan.n_tokens
         return [(r, t) for r, t in tokens.items() if t is not None and r.finish != "cancelled"]
 
     def run(self) -> None:

@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
             "generate": _generate,
             "eval": _eval,
             "prune-report": _prune_report,
+            "serve-bench": _serve_bench,
             "export": _export,
             "doctor": _doctor,
             "grade": _grade,
@@ -157,12 +158,41 @@ def _prune_report(args, _rest) -> int:
     return 0
 
 
-def _shares(text: str) -> tuple[float, ...]:
+def _serve_bench(args, _rest) -> int:
+    from kvlab import files, load
+    from kvlab.measure import threads
+    from kvlab.serve import compare
+    from kvlab.shell.demo import check_picture
+
+    if args.plot:
+        check_picture(args.plot)
+    names = tuple(name.strip() for name in args.policies.split(",") if name.strip())
+    model, _ = load(args.model, device=args.device, dtype=args.dtype)
+    with threads(1):  # steps are short
+        report, logs = compare.compare(
+            model, policies=tuple(compare.POLICIES) if names == ("all",) else names,
+            loads=_shares(args.loads, "Loads"), requests=args.requests, arrivals=args.arrivals,
+            budget=args.budget, seed=args.seed,
+        )  # fmt: skip
+    if args.out:
+        told = {f"{name} at {load}": compare.events(log) for (name, load), log in logs.items()}
+        files.write(args.out, json.dumps({**report, "logs": told}) + "\n")
+    if args.plot:
+        from kvlab.view.serving import gantts
+
+        last = max(load for _, load in logs)
+        picture = gantts({name: log for (name, load), log in logs.items() if load == last})
+        files.write(args.plot, picture._repr_png_())
+    print(json.dumps(report, indent=1) if args.json else compare.table(report))
+    return 0
+
+
+def _shares(text: str, what: str = "Budgets") -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise ValueError(
-            f"Budgets {text!r} were asked for; expected shares with commas, like 0.5,0.3."
+            f"{what} {text!r} were asked for; expected shares with commas, like 0.5,0.3."
         ) from None
 
 

@@ -27,6 +27,7 @@ def parser_of(runs: Mapping[str, Callable]) -> argparse.ArgumentParser:
     _to_start(command)
     _to_answer(command)
     _to_measure(command)
+    _to_serve(command)
     _to_look_around(command)
     _to_grade(command)
     _to_learn_and_write(command)
@@ -103,6 +104,24 @@ def _to_measure(command: Command) -> None:
     prune.add_argument("--out", metavar="FILE.json", help="also write JSON; a second start goes on")
     prune.add_argument("--plot", metavar="FILE.png", help="draw quality over bytes")
     _model_arguments(prune)
+
+
+def _to_serve(command: Command) -> None:
+    bench = command("serve-bench", "the same requests under each policy: who is served in time")
+    bench.add_argument(
+        "--policies", default="all", metavar="NAMES", help='"chunked,fair", or "all"'
+    )
+    bench.add_argument("--loads", default="0.5,0.8,1.1", help="shares of what is done at once")
+    bench.add_argument("--requests", type=int, default=48, metavar="N")
+    bench.add_argument("--arrivals", choices=["poisson", "bursts"], default="poisson")
+    bench.add_argument("--budget", type=int, default=64, help="tokens of a step")
+    bench.add_argument("--seed", type=int, default=0)
+    bench.add_argument("--json", action="store_true")
+    bench.add_argument("--out", metavar="FILE.json", help="also write the report there, and steps")
+    bench.add_argument(
+        "--plot", metavar="FILE.png", help="draw who was served when, at the last load"
+    )
+    _model_arguments(bench)
 
 
 def _to_look_around(command: Command) -> None:
