@@ -17,11 +17,12 @@ from kvlab.measure import machine
 from kvlab.model import Transformer
 from kvlab.serve.engine import Engine
 from kvlab.serve.policies import POLICIES
-from kvlab.serve.workload import Log, bursts, poisson, serve
+from kvlab.serve.workload import Arrival, Log, bursts, poisson, serve
 
 STRICT, RELAXED = 5, 25  # decode steps between two tokens; Agrawal et al. 2024, table 3
 FIRST = 10  # the first token may take so many times as long as one gap
 WHOLE = ("prefill_first", "decode_first")
+AT_ONCE = 1e6  # requests a second: everybody is there before the first step ends
 ARRIVALS = {"poisson": poisson, "bursts": bursts}
 
 
@@ -43,6 +44,30 @@ def compare(
     long, a quarter of what the model reads, and the others short.
     Raises: ValueError for a policy or a way to arrive that there is not, or a load not above 0.
     """
+    _check(policies, loads, arrivals)
+
+    def run(policy: str, rate: float, n: int = requests) -> Log:
+        most = model.config.max_positions if policy in WHOLE else budget
+        how = {"policy": POLICIES[policy], "budget": most, "max_running": 16}
+        engine = Engine(model, n_blocks=n_blocks, size=size, **how)
+        return serve(engine, _work(model, arrivals, rate, requests, seed)[:n])
+
+    run("chunked", AT_ONCE, 8)  # whatever is slow only once
+    at_once = run("chunked", AT_ONCE)
+    capacity = requests / at_once.seconds
+    step = statistics.median(s.seconds for s in at_once.steps if set(s.n_tokens.values()) == {1})
+    logs = {(name, load): run(name, load * capacity) for name in policies for load in loads}
+    report = {
+        "machine": machine(), "parameters": model.config.n_params, "requests": requests,
+        "arrivals": arrivals, "budget": budget, "blocks": n_blocks, "block_size": size,
+        "decode_step_seconds": round(step, 6), "requests_per_second_at_once": round(capacity, 3),
+        "limits_in_steps": {"strict": STRICT, "relaxed": RELAXED, "first_token": FIRST},
+        "rows": [{"policy": p, "load": x, **_told(log, step)} for (p, x), log in logs.items()],
+    }  # fmt: skip
+    return report, logs
+
+
+def _check(policies: Sequence[str], loads: Sequence[float], arrivals: str) -> None:
     if not policies or not loads:
         raise ValueError("Expected at least one policy and one load.")
     for name in policies:
@@ -52,38 +77,16 @@ def compare(
     if arrivals not in ARRIVALS:
         raise ValueError(f"Arrivals {arrivals!r} were asked for; there are {', '.join(ARRIVALS)}.")
 
-    def engine(name: str) -> Engine:
-        most = model.config.max_positions if name in WHOLE else budget
-        how = {"policy": POLICIES[name], "budget": most, "max_running": 16}
-        return Engine(model, n_blocks=n_blocks, size=size, **how)
 
-    def work(rate: float) -> list:
-        vocab_size, most = model.config.vocab_size, model.config.max_positions
-        some = ARRIVALS[arrivals](rate, requests, vocab_size, seed=seed)
-        long = [i for i in range(requests) if i % 8 == 7]
-        for i in long:
-            some[i] = some[i]._replace(prompt=(some[i].prompt * most)[: most // 4])
-        return some
-
-    serve(engine("chunked"), work(1e6)[:8])  # whatever is slow only once
-    at_once = serve(engine("chunked"), work(1e6))
-    capacity = requests / at_once.seconds
-    single = [s.seconds for s in at_once.steps if set(s.n_tokens.values()) == {1}]
-    step = statistics.median(single)
-    rows, logs = [], {}
-    for name in policies:
-        for load in loads:
-            log = serve(engine(name), work(load * capacity))
-            logs[name, load] = log
-            rows.append({"policy": name, "load": load, **_told(log, step)})
-    report = {
-        "machine": machine(), "parameters": model.config.n_params, "requests": requests,
-        "arrivals": arrivals, "budget": budget, "blocks": n_blocks, "block_size": size,
-        "decode_step_seconds": round(step, 6), "requests_per_second_at_once": round(capacity, 3),
-        "limits_in_steps": {"strict": STRICT, "relaxed": RELAXED, "first_token": FIRST},
-        "rows": rows,
-    }  # fmt: skip
-    return report, logs
+def _work(
+    model: Transformer, arrivals: str, rate: float, requests: int, seed: int
+) -> list[Arrival]:
+    """Short prompts, and a long one in every eight."""
+    most = model.config.max_positions
+    some = ARRIVALS[arrivals](rate, requests, model.config.vocab_size, seed=seed)
+    for i in range(7, requests, 8):
+        some[i] = some[i]._replace(prompt=(some[i].prompt * most)[: most // 4])
+    return some
 
 
 def _told(log: Log, step: float) -> dict[str, float]:
