@@ -21,6 +21,10 @@ from kvlab import checks
 from kvlab.sampling import Pick
 
 
+class Unanswered(ConnectionError):
+    """Another process of the mesh does not answer, as when it ended."""
+
+
 class Messages(NamedTuple):
     """How many were exchanged, and bytes of the tensors that this process gave to them."""
 
@@ -152,7 +156,7 @@ class Mesh:
             yield
         except RuntimeError as error:
             said = " ".join(str(error).split())[:200]
-            raise ConnectionError(
+            raise Unanswered(
                 f"Process {self.rank} of {self.size} could not reach another one, which probably "
                 f"has ended ({said})."
             ) from None

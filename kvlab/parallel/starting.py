@@ -17,10 +17,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from kvlab import checks
-from kvlab.parallel.mesh import Mesh
+from kvlab.parallel.mesh import Mesh, Unanswered
 
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}
-REFUSALS = {"ValueError": ValueError, "OSError": OSError}
 
 
 def start(
@@ -43,15 +42,18 @@ def start(
         where = Path(folder, "meeting").as_uri()
         about = (n, tp, pp, device, where, results, function, given)
         running = mp.start_processes(_one, about, nprocs=n, join=False, start_method="spawn")
-        found: dict[int, object] = {}
+        found, refused = {}, {}
         try:
             with _said_once():
                 while not running.join(0.1):
-                    _collect(results, found)
+                    _collect(results, found, refused)
         except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
-            _collect(results, found)
-            raise _reason(error, n, found) from None
-        _collect(results, found)
+            _collect(results, found, refused)
+            raise _reason(error, n, refused) from None
+        finally:
+            for process in running.processes:  # still there after Ctrl-C
+                process.terminate()
+        _collect(results, found, refused)
     return [found[rank] for rank in range(n)]
 
 
@@ -91,12 +93,11 @@ def _one(rank: int, n, tp, pp, kind, where, results, function, given) -> None:
         results.put((rank, "gave", function(Mesh(tp, pp), *given)))
         dist.barrier()
         dist.destroy_process_group()
-    except ConnectionError:
+    except Unanswered:
         time.sleep(60)  # somebody else ended; whoever started all of us says so, and ends this one
         sys.exit(1)
     except (ValueError, OSError) as error:
-        kind = "ValueError" if isinstance(error, ValueError) else "OSError"
-        results.put((rank, kind, str(error)))
+        results.put((rank, "refused", error))
         sys.exit(1)
 
 
@@ -112,17 +113,16 @@ def _said_once() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _collect(results, found: dict[int, object]) -> None:
+def _collect(results, found: dict[int, object], refused: dict[int, Exception]) -> None:
     while not results.empty():
         rank, how, what = results.get()
-        found[rank] = what if how == "gave" else REFUSALS[how](what)
+        (found if how == "gave" else refused)[rank] = what
 
 
-def _reason(error: Exception, n: int, found: dict[int, object]) -> Exception:
+def _reason(error: Exception, n: int, refused: dict[int, Exception]) -> Exception:
     """What a process refused, or in which way it ended."""
-    for what in found.values():
-        if isinstance(what, Exception):
-            return what
+    if refused:
+        return refused[min(refused)]
     rank = error.error_index
     if isinstance(error, mp.ProcessRaisedException):
         lines = error.msg.strip().splitlines()

@@ -115,6 +115,10 @@ def _demo(args, _rest) -> int:
 
 
 def _generate(args, _rest) -> int:
+    if (args.tp, args.pp) != (1, 1):
+        from kvlab.shell import spread
+
+        return spread.run(args)
     from kvlab.shell import answer
 
     return answer.run(args)

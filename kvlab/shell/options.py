@@ -67,6 +67,8 @@ def _to_answer(command: Command) -> None:
     generate.add_argument("--policy", metavar="NAME", help="thin the prompt: snapkv, h2o, ...")
     generate.add_argument("--budget", type=_budget, help="tokens it keeps (256), or a share (0.5)")
     generate.add_argument("--sparsity", type=float, help="of keys and values, in packed rows")
+    generate.add_argument("--tp", type=int, default=1, metavar="N", help="processes for each layer")
+    generate.add_argument("--pp", type=int, default=1, metavar="N", help="stages of layers")
     generate.add_argument("--stats", action="store_true", help="also say times and bytes")
     generate.add_argument("--json", action="store_true")
     _model_arguments(generate)
