@@ -196,6 +196,7 @@ def test_a_place_is_marked_where_it_is():
         assert large.svg.count(">you are here<") == 1 and f"You are here: {said}." in large.alt
         small = schematics.whole(POCKET, here, small=True)
         assert small.title.startswith(f"You are here: {said}") and small.alt == large.alt
+        assert ("goes in again" in small.svg) == (here == "loop")  # the loop has its arrow
     assert "you are here" not in schematics.whole(POCKET).svg
 
 

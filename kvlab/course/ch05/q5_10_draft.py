@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
 
-from kvlab.checkpoint import load
-from kvlab.course.author import Exercise, LentModel, tiny_model
+from kvlab.course.author import Exercise, LentModel, pocket_model, tiny_model
 
 Q = Exercise(
     "5.10",
@@ -59,7 +58,7 @@ tokenizer.pieces(check_draft(model, prompt, draft, model.config.eos_ids[0]))
     imports=("torch",),
     size=lambda case: len(case["prompt"]) + len(case["draft"]),
 )
-
+_tiny = lru_cache(8)(tiny_model)  # one model a case, of which nothing is changed
 N_FREE = 6
 
 
@@ -68,7 +67,7 @@ def case(rng):
     """A draft that is wrong in its middle, and that the model would go on with as the draft does."""
     while True:
         seed = rng.randrange(2**31)
-        drawn, model = random.Random(seed), tiny_model(seed)
+        drawn, model = random.Random(seed), _tiny(seed)
         prompt = [drawn.randrange(61) for _ in range(rng.randint(3, 6))]
         free = _written(model, prompt, N_FREE)
         n_right = rng.randint(1, 3)
@@ -132,99 +131,93 @@ def longest_common_beginning(model, prompt, draft, eos):
 # --- laws ---
 
 
-SETTLED, PLACES = "tokens that the call settles", "positions of the tokens read, call by call"
-
-
 def _driven(answer, what, case) -> dict[str, Any]:
-    """What came of each draft, and which positions each call read."""
-    seen = {}
-    for name, (inner, *given) in what(case).items():
-        model = LentModel(inner)
-        seen[f"{name}{SETTLED}"] = answer(model, *given)
-        seen[f"{name}{PLACES}"] = [places for _, places in model.calls]
-    return seen
+    """What came of a draft, and which positions each call read."""
+    inner, *given = what(case)
+    model = LentModel(inner)
+    settled = answer(model, *given)
+    return {
+        "tokens that the call settles": settled,
+        "positions of the tokens read, call by call": [places for _, places in model.calls],
+    }
 
 
 def _of_right(what):
     """The tokens of the slow way, and the positions of one call."""
 
     def expected(case, _outcome):
-        seen = {}
-        for name, (inner, *given) in what(case).items():
-            prompt, draft, _ = given
-            seen[f"{name}{SETTLED}"] = token_by_token(LentModel(inner), *given)
-            seen[f"{name}{PLACES}"] = [list(range(len(prompt) + len(draft)))]
-        return seen
+        inner, *given = what(case)
+        return {
+            "tokens that the call settles": token_by_token(LentModel(inner), *given),
+            "positions of the tokens read, call by call": [[*range(len(given[0]) + len(given[1]))]],
+        }
 
     return expected
 
 
 def _drawn(case):
-    return {"": (tiny_model(case["_seed"]), case["prompt"], case["draft"], case["eos"])}
+    return _tiny(case["_seed"]), case["prompt"], case["draft"], case["eos"]
 
 
-def _edges(case):
-    inner, prompt, eos = tiny_model(case["_seed"]), case["prompt"], case["eos"]
-    free, one = _written(inner, prompt, N_FREE), _written(inner, prompt[:1], 3)
-    return {
-        "all right: ": (inner, prompt, free[:3], eos),
-        "no draft: ": (inner, prompt, [], eos),
-        "wrong at once: ": (inner, prompt, [eos, *free[1:3]], -1),
-        "wrong at its end: ": (inner, prompt, [*free[:2], eos], -1),
-        "a prompt of one token: ": (inner, prompt[:1], one[:2], -1),
-    }
+def _from(give):
+    """A law's prompt, draft and eos, of the prompt, what the model writes, and an id it never does."""
+
+    def what(case):
+        inner, prompt = _tiny(case["_seed"]), case["prompt"]
+        return inner, *give(prompt, _written(inner, prompt, N_FREE), case["eos"])
+
+    return what
 
 
-def _ends(case):
-    inner, prompt, never = tiny_model(case["_seed"]), case["prompt"], case["eos"]
-    free = _written(inner, prompt, N_FREE)
-    wrong = [free[0], never, *free[2:4]]
-    return {
-        "an eos that is right, with right tokens behind it: ": (inner, prompt, free[:5], free[2]),
-        "an eos that is right, at the end of the draft: ": (inner, prompt, free[:3], free[2]),
-        "an eos that is wrong: ": (inner, prompt, wrong, never),
-        "an eos of the model's own, in the place of a wrong token: ": (inner, prompt, wrong, free[1]),
-        "an eos of the model's own, behind the draft: ": (inner, prompt, free[:2], free[2]),
-        "an eos in the prompt: ": (inner, prompt, free[:3], prompt[0]),
-    }  # fmt: skip
-
-
-@cache
-def _pocket() -> tuple[Any, Any]:
-    return load("pocket", dtype="float64")
+def _one_token(case):
+    inner, prompt = _tiny(case["_seed"]), case["prompt"][:1]
+    return inner, prompt, _written(inner, prompt, 2), -1
 
 
 CAPITALS = {"France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Germany": "Berlin"}
 
 
-def _capitals(case):
-    rng = random.Random(case["_seed"])
-    inner, tokenizer = _pocket()
-    eos, given = inner.config.eos_ids[0], {}
-    asked, other = rng.sample(sorted(CAPITALS), 2)
-    for name, country in (("answer", asked), ("answer about another country", other)):
-        prompt = tokenizer.encode(f"User: What is the capital of {asked}?\nAssistant:")
-        told = f" The capital of {country} is {CAPITALS[country]}."
-        draft = [*tokenizer.encode(told, special=False), eos]
-        given[f"the pocket model, and the {name}: "] = (inner, prompt, draft, eos)
-    return given
+def _capitals(which):
+    """The right answer to a question, or the answer to the same about another country."""
+
+    def what(case):
+        countries = random.Random(case["_seed"]).sample(sorted(CAPITALS), 2)
+        inner, tokenizer = pocket_model()
+        eos, told = inner.config.eos_ids[0], countries[which]
+        prompt = tokenizer.encode(f"User: What is the capital of {countries[0]}?\nAssistant:")
+        answer = f" The capital of {told} is {CAPITALS[told]}."
+        return inner, prompt, [*tokenizer.encode(answer, special=False), eos], eos
+
+    return what
 
 
-def _told(case):
-    _, tokenizer = _pocket()
-    *_, (_, prompt, draft, _) = _capitals(case).values()
-    return f"{tokenizer.decode(prompt)!r} and the draft {tokenizer.decode(draft)!r}"
-
-
-for says, what, shows in (
-    ("a draft that is wrong in its middle, in one call", _drawn, None),
-    ("all right, no draft, wrong at once or at its end, a prompt of one token", _edges, None),
-    ("an eos in the draft, behind it, in the prompt", _ends, None),
-    ("the pocket model and its capitals", _capitals, _told),
-):
-    Q.law(says, expect=_of_right(what), shows=shows)(
-        lambda answer, case, what=what: _driven(answer, what, case)
-    )
+for says, what in {
+    "a draft that is wrong in its middle, in one call": _drawn,
+    "all of the draft is right": _from(lambda prompt, free, never: (prompt, free[:3], never)),
+    "no draft": _from(lambda prompt, free, never: (prompt, [], never)),
+    "wrong at once": _from(lambda prompt, free, never: (prompt, [never, *free[1:3]], -1)),
+    "wrong at its end": _from(lambda prompt, free, never: (prompt, [*free[:2], never], -1)),
+    "a prompt of one token": _one_token,
+    "an eos that is right, with right tokens behind it": _from(
+        lambda prompt, free, never: (prompt, free[:5], free[2])
+    ),
+    "an eos that is right, at the end of the draft": _from(
+        lambda prompt, free, never: (prompt, free[:3], free[2])
+    ),
+    "an eos that is wrong": _from(
+        lambda prompt, free, never: (prompt, [free[0], never, *free[2:4]], never)
+    ),
+    "an eos of the model's own, in the place of a wrong token": _from(
+        lambda prompt, free, never: (prompt, [free[0], never, *free[2:4]], free[1])
+    ),
+    "an eos of the model's own, behind the draft": _from(
+        lambda prompt, free, never: (prompt, free[:2], free[2])
+    ),
+    "an eos in the prompt": _from(lambda prompt, free, never: (prompt, free[:3], prompt[0])),
+    "the pocket model, and the right answer": _capitals(0),
+    "the pocket model, and the answer about another country": _capitals(1),
+}.items():
+    Q.law(says, expect=_of_right(what))(lambda answer, case, what=what: _driven(answer, what, case))
 
 
 # --- what goes wrong: each changes one thing of this ---

@@ -27,7 +27,7 @@ layers of one head each, no norms, no MLP, no positions.
   layer's input.
 - Logits are the last layer's output times `embed_VC`, transposed.
 
-Return three things: the first new token (the likeliest, as an `int`), and the keys and values of every layer,
+Return three things: the first new token (the likeliest, a whole number), and the keys and values of every layer,
 `k_LSD` and `v_LSD`. Roughly 12 lines.
 
 For example
@@ -60,7 +60,7 @@ GIVES = ("the first new token", "k_LSD", "v_LSD")
 
 @Q.case
 def case(rng):
-    """A small model that guesses another token after the first one than after the last."""
+    """A small model that guesses another token after the last one than after others."""
     n_layers = rng.choice([2, 3])
     n_tokens, head_dim, width = rng.sample([4, 5, 6, 7, 8, 9], 3)
     vocab = rng.choice([13, 17, 19])
@@ -78,8 +78,9 @@ def case(rng):
             normal(n_layers, head_dim, width) * width**-0.5 * 2,
             normal(n_layers, width, head_dim) * head_dim**-0.5,
         )
-        guessed = [token_by_token(text_S, *weights)[0] for text_S in (tokens_S[:1], tokens_S)]
-        if guessed[0] != guessed[1]:
+        picked = [{}, {"after": 0}, {"after": -2}, {"logits": _mean}, {"logits": torch.neg}]
+        guessed = [_prefill(tokens_S, *weights, **how)[0] for how in picked]
+        if len(set(guessed)) == len(picked):
             return {"tokens_S": tokens_S, **dict(zip(WEIGHTS, weights, strict=True))}
 
 
@@ -143,7 +144,9 @@ def by_torchs_attention(tokens, embed, w_q, w_k, w_v, w_o):
 # --- laws ---
 
 
-Q.agrees("the same as token by token", "tokens_S", *WEIGHTS, gives=GIVES)
+@Q.law("the same as token by token")
+def _(answer, case):
+    return _call(answer, case, case["tokens_S"])
 
 
 @Q.law("a prompt of one token")
@@ -154,11 +157,17 @@ def _(answer, case):
 @Q.law("a model of one layer")
 def _(answer, case):
     embed_VC, *weights = (case[name] for name in WEIGHTS)
-    return named(answer(case["tokens_S"], embed_VC, *(w[:1] for w in weights)), *GIVES)
+    return _named(answer(case["tokens_S"], embed_VC, *(w[:1] for w in weights)))
 
 
 def _call(answer, case, tokens_S):
-    return named(answer(tokens_S, *(case[name] for name in WEIGHTS)), *GIVES)
+    return _named(answer(tokens_S, *(case[name] for name in WEIGHTS)))
+
+
+def _named(value):
+    """What came, keys and values first: where they are wrong, the token is a consequence."""
+    first, k_LSD, v_LSD = named(value, *GIVES).values()
+    return dict(zip(GIVES[1:] + GIVES[:1], (k_LSD, v_LSD, first), strict=True))
 
 
 @Q.law("one token more changes nothing that was kept before")
@@ -177,7 +186,7 @@ def _(answer, case):
 @Q.law("decode can go on from what was kept")
 def _(answer, case):
     """One decode step of ours on what was kept, and the answer's own reading of the longer text."""
-    first, k_LSD, v_LSD = _call(answer, case, case["tokens_S"]).values()
+    k_LSD, v_LSD, first = _call(answer, case, case["tokens_S"]).values()
     embed_VC, w_q, w_k, w_v, w_o = (case[name] for name in WEIGHTS)
     x_C = embed_VC[first]
     for layer in range(len(w_k)):
@@ -185,11 +194,15 @@ def _(answer, case):
         v_TD = torch.cat((v_LSD[layer], (w_v[layer] @ x_C)[None]))
         x_C = x_C + _attended(x_C, w_q[layer], w_o[layer], k_TD, v_TD)
     decoded = int((embed_VC @ x_C).argmax())
-    again, *_ = _call(answer, case, torch.cat((case["tokens_S"], torch.tensor([first])))).values()
+    *_, again = _call(answer, case, torch.cat((case["tokens_S"], torch.tensor([first])))).values()
     return {"the second new token": Near(decoded).of(again), "_decoded": decoded}
 
 
 # --- what goes wrong: each changes one thing of this ---
+
+
+def _mean(logits_SV):
+    return logits_SV.mean(0, keepdim=True)
 
 
 def _prefill(
@@ -209,6 +222,7 @@ def _prefill(
     only_embedded=False,
     onto_embedded=False,
     over_all=False,
+    logits=lambda logits_SV: logits_SV,
     keep=lambda q_LSD, k_LSD, v_LSD: (k_LSD, v_LSD),
 ):
     n, _, head_dim, width = len(tokens_S), *w_k_LDC.shape
@@ -222,7 +236,7 @@ def _prefill(
         below_SC = embed_VC[tokens_S] if onto_embedded else x_SC
         x_SC = below_SC + out_SC if residual else out_SC
         each_layers.append((q_SD, k_SD, v_SD))
-    logits_SV = x_SC @ embed_VC.T
+    logits_SV = logits(x_SC @ embed_VC.T)
     token = int((logits_SV if over_all else logits_SV[after]).argmax())
     return token, *keep(*map(torch.stack, zip(*each_layers, strict=True)))
 
@@ -240,6 +254,16 @@ Q.mistakes(
         "the whole prompt.": {"after": 0},
         "argmax runs over the logits after all tokens and counts through them, so it may even be no token "
         "at all. Take those after the last one.": {"over_all": True},
+        "the token comes from the logits after the last but one. What follows that is in the prompt "
+        "already; take those after the last one.": {"after": -2},
+        "the token comes from the mean of the logits. Those after the last token alone saw the whole "
+        "prompt.": {"logits": _mean},
+        "a token sees the one that comes after it: hide all that come after, which is triu(1).": {
+            "hide": lambda ones_SS: ones_SS.triu(2)
+        },
+        "scores are divided by the head width D, and not by its root.": {
+            "root": lambda head_dim, width: head_dim
+        },
         "the mixture is added to the embeddings in every layer. It is added to what went into this "
         "layer.": {"onto_embedded": True},
         "queries are kept in the place of keys. A query is used once, by its own token; later "

@@ -28,7 +28,7 @@ matrices of all layers together) and `head` (numbers in the head, C times V).
 - Each call makes logits after **one** token, its last: 2 FLOP for each number in `head`.
 - Attention takes 4 x `head_dim` FLOP for each pair of a query and a slot, in each of `n_heads` heads of each
   layer. A call with S new tokens and T slots (the new ones among them) has S x T pairs: count the whole
-  rectangle, as torch's counter does.
+  rectangle, as torch's counter does, though the mask throws nearly half of it away in a prompt.
 
 Return a dict with the whole numbers (`int`) `naive_keys`, `cached_keys` (keys computed in each layer, one for each token that passes), `naive_flops` and
 `cached_flops`. Roughly 10 lines. For 17 and 4 the keys are 74 and 20.
@@ -133,16 +133,28 @@ def _counted(n_prompt: int, n_new: int, **sizes: int) -> dict[str, int]:
     }
 
 
-def _asked(answer, case, n_prompt, n_new):
-    got = answer(n_prompt, n_new, case["sizes"])
+def _asked(answer, case, n_prompt, n_new, names=COUNTS, sizes=None):
+    got = answer(n_prompt, n_new, sizes or case["sizes"])
     if not isinstance(got, dict) or set(got) != set(COUNTS):
-        raise NotData(f"your code returned {brief(got)}; expected a dict with {', '.join(COUNTS)}.")
-    for name in COUNTS:
+        raise NotData(
+            f"your code returned {_returned(got)}; expected a dict with {', '.join(COUNTS)}."
+        )
+    for name in names:
         if type(got[name]) is float:
             raise NotData(
                 f"your code returned {name} as {got[name]}, a float; expected a whole number (int)."
             )
     return got
+
+
+def _returned(got):
+    """What came in place of the four numbers, in a few words."""
+    if not isinstance(got, dict):
+        return brief(got)
+    lacking = [name for name in COUNTS if name not in got]
+    more = [brief(name) for name in got if name not in COUNTS]
+    told = {"without": lacking, "with": more}
+    return "a dict " + " and ".join(f"{how} {', '.join(n)}" for how, n in told.items() if n)
 
 
 for name in COUNTS:
@@ -151,13 +163,22 @@ for name in COUNTS:
     def _(answer, case, name=name):
         lengths = case["n_prompt"], case["n_new"]
         counted = _counted(*lengths, **case["_model"])
-        return {name: Near(counted[name]).of(_asked(answer, case, *lengths)[name])}
+        return {name: Near(counted[name]).of(_asked(answer, case, *lengths, [name])[name])}
 
 
 @Q.law("a prompt of one token, and one new token")
 def _(answer, case):
     got, counted = _asked(answer, case, 1, 1), _counted(1, 1, **case["_model"])
     return {name: Near(counted[name]).of(got[name]) for name in COUNTS}
+
+
+LARGE = {"n_layers": 32, "n_heads": 32, "head_dim": 128, "matrices": 6979321856, "head": 525336576}
+
+
+@Q.law("a large model", shows=lambda case: f"count_work(500, 20, {LARGE})")
+def _(answer, case):
+    """The numbers of Llama-3.1-8B, which 32 bits cannot hold."""
+    return _asked(answer, case, 500, 20, sizes=LARGE)
 
 
 @Q.law("a step without a cache is a prefill")
@@ -185,6 +206,7 @@ def _work(
     pairs=lambda S, T: S * T,
     per_pair=4,
     per_number=2,
+    per_matrix=None,
     logits=lambda S: 1,
     grows=True,
     reads_last=False,
@@ -194,8 +216,9 @@ def _work(
 
     def flops(S, T):
         attention = per_pair * sizes["head_dim"] * sizes["n_heads"] * sizes["n_layers"]
-        products = S * sizes["matrices"] + logits(S) * sizes["head"]
-        return per_number * products + attention * pairs(S, T)
+        products = (per_matrix or per_number) * S * sizes["matrices"]
+        products += per_number * logits(S) * sizes["head"]
+        return products + attention * pairs(S, T)
 
     texts = [n_prompt + (i if grows else 0) + reads_last for i in range(n_new)]
     steps = [(1, slots(n_prompt + i)) for i in range(n_new - 1 + reads_last)]
@@ -205,6 +228,16 @@ def _work(
         "naive_flops": sum(flops(T, T) for T in texts),
         "cached_flops": flops(n_prompt, n_prompt) + sum(flops(S, T) for S, T in steps),
     }
+
+
+def _head_once(n_prompt, n_new, sizes):
+    found, more = _work(n_prompt, n_new, sizes), 2 * sizes["head"] * (n_new - 1)
+    return found | {n: found[n] - more for n in ("naive_flops", "cached_flops")}
+
+
+def _as(number):
+    """The right numbers, in a type that does not hold them."""
+    return lambda *given: {name: number(n) for name, n in _work(*given).items()}
 
 
 def _keys_of_all_layers(n_prompt, n_new, sizes):
@@ -232,6 +265,16 @@ Q.mistakes(
         "the head is left out: each call makes logits after its last token.": {
             "logits": lambda S: 0
         },
+        "the head is counted once for the whole answer. Each call makes logits.": _head_once,
+        "2 FLOP for each number of `matrices`: it is multiplied, and the product added.": {
+            "per_matrix": 1
+        },
+        "numbers of 32 bits end at two thousand millions. Python's own int does not end, and int64 is enough.": (
+            _as(lambda n: (n + 2**31) % 2**32 - 2**31)
+        ),
+        "float32 has seven digits, and these numbers have more. Count in whole numbers.": _as(
+            lambda n: int(torch.tensor(n, dtype=torch.float32))
+        ),
         "attention is counted for one head. Each layer has n_heads.": {
             "misread": lambda sizes: {"n_heads": 1}
         },

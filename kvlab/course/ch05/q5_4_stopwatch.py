@@ -27,8 +27,8 @@ Take `n` pairs of readings, one of each, and return `(slow_seconds, fast_seconds
 seconds of a run of each, and the median of the `n` ratios slow over fast, one for each pair. The devices that
 you meet are not kind: the first run of each takes longer; some runs are disturbed and take much too
 long, or too short; one device gets slower with every run, another one all at once. So that neither is always the
-later one, `slow` comes first in one pair and `fast` in the next, in turn. `n` may be even, or 1. Besides the `n` readings run
-each of them once, or a few times, to warm up, and no more. Roughly 15 lines.
+later one, each of them comes first in every other pair. No reading is thrown away: the median takes care of those that are too long. `n` may be
+even, or 1. Besides the `n` readings run each of them once to warm up, or two or three times, and no more. Roughly 15 lines.
 """,
     hints=(
         "Four things can go wrong: a cold start, a clock read too early, disturbed runs, a "
@@ -119,7 +119,7 @@ class Device(Lent):
     `run` returns before the work is done. With `disturbed`, some runs of each work take eight times
     as long and some a fifth. With `drifts`, each run takes longer than the one before it by the
     case's share; with `drops_after`, every run behind that many takes three times as long. With
-    `uneven`, neighbouring runs take up to seven times as long as one another, in no order.
+    `uneven`, some runs take hundreds of times as long as their neighbours, in no order.
     """
 
     lends = ("now", "run", "synchronize")
@@ -172,7 +172,7 @@ class Device(Lent):
         if count == 0:
             return seconds + self._cold
         if self._uneven:
-            return seconds * (1 + 3 * len(self.ran) % 7)
+            return seconds * (1 + (3 * len(self.ran) % 7) ** 3)
         if self._disturbed and (count + 2 * phase) % 6 == 3:
             return seconds * 8
         if self._disturbed and (count + 4 * phase) % 9 == 5:
@@ -213,6 +213,18 @@ def _(answer, case):
     device = Device(case)
     _timed(answer, case, device, 1)
     return {"calls of device.now()": AtLeast(2).of(device.looks)}
+
+
+@Q.law("n runs of each, and few more", shows=_watched())
+def _(answer, case):
+    device, n = Device(case, queues=True), case["n"]
+    found = _timed(answer, case, device)
+    return {
+        "_found": found,
+        "runs of the slow work, at least": AtLeast(n + 1).of(device.runs[case["slow"]]),
+        "runs of the fast work, at least": AtLeast(n + 1).of(device.runs[case["fast"]]),
+        "runs of both": AtMost(2 * n + 6).of(sum(device.runs.values())),
+    }
 
 
 _finds("the first run is cold, and one pair is asked for", n=1, cold=True)
@@ -284,23 +296,20 @@ def _(answer, case):
     return seen
 
 
-@Q.law("n runs of each, and few more", shows=_watched())
-def _(answer, case):
-    device, n = Device(case, queues=True), case["n"]
-    found = _timed(answer, case, device)
-    return {
-        "_found": found,
-        "runs of the slow work, at least": AtLeast(n + 1).of(device.runs[case["slow"]]),
-        "runs of the fast work, at least": AtLeast(n + 1).of(device.runs[case["fast"]]),
-        "runs of both": AtMost(2 * n + 6).of(sum(device.runs.values())),
-    }
-
-
 # --- what goes wrong: each changes one thing of this ---
 
 
 def _ratios(slow, fast):
     return [s / f for s, f in zip(slow, fast, strict=True)]
+
+
+def _first_over_second(slow, fast):
+    ratios = _ratios(slow, fast)
+    return statistics.median(1 / r if i % 2 else r for i, r in enumerate(ratios))
+
+
+def _without_long_ones(seconds):
+    return [s for s in seconds if s < 2 * statistics.median(seconds)]
 
 
 def _stopwatch(
@@ -310,6 +319,7 @@ def _stopwatch(
     n,
     *,
     warms=2,  # how many of the two works
+    warms_each=False,
     waits_before=True,
     waits_behind=True,
     now=None,
@@ -321,6 +331,8 @@ def _stopwatch(
     for work in (slow, fast)[:warms]:
         device.run(work)
     for work in order(slow, fast, n):
+        if warms_each:
+            device.run(work)
         if waits_before:
             device.synchronize()
         start = now()
@@ -364,6 +376,15 @@ Q.mistakes(
         "pair. Divide within each pair, in the order in which they were taken.": {
             "ratio": lambda slow, fast: statistics.median(_ratios(sorted(slow), sorted(fast)))
         },
+        "readings that are too long are thrown away, and what is left are no pairs. Keep all of them: the "
+        "median stands in the middle however long some are.": {
+            "middle": lambda seconds: statistics.median(_without_long_ones(seconds)),
+            "ratio": lambda slow, fast: statistics.median(
+                s / f for s, f in zip(_without_long_ones(slow), _without_long_ones(fast))
+            ),
+        },
+        "each reading is warmed up for. Only the first run is cold: warm up each work once, before the "
+        "first reading.": {"warms_each": True},
         "nothing is run before the first reading, so it times the start-up.": {"warms": 0},
         "only one of the two works is warmed up. Each has a cold first run.": {"warms": 1},
         "the mean follows every outlier. The median does not.": {
@@ -383,6 +404,8 @@ Q.mistakes(
             "middle": statistics.median_high,
             "ratio": lambda slow, fast: statistics.median_high(_ratios(slow, fast)),
         },
+        "the ratio is that of the first run over the second, which is upside down in every other pair: slow over "
+        "fast in each.": {"ratio": _first_over_second},
         "the ratio is upside down: slow over fast says how many times as fast the second is.": {
             "ratio": lambda slow, fast: statistics.median(_ratios(fast, slow))
         },

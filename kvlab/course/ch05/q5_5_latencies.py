@@ -244,6 +244,8 @@ Q.mistakes(
         "TTFT and to nothing else.": {
             "tpot": lambda began, came, before: (came[-1] - began) / len(came)
         },
+        "TPOT begins with `sent`. The wait for the first token belongs to TTFT: TPOT is the mean of the gaps between "
+        "tokens.": {"tpot": lambda began, came, before: (came[-1] - began) / (len(came) - 1)},
         "TPOT is divided by N. N tokens have N - 1 gaps.": {
             "tpot": lambda began, came, before: (came[-1] - came[0]) / len(came)
         },

@@ -1,6 +1,8 @@
 """6.1: a cache that takes its memory once.
 
 L layers, B rows of the batch, G key/value heads, S new tokens, T slots, D head width.
+
+Long because a cache goes wrong in many ways, and each of them is named.
 """
 
 from __future__ import annotations
@@ -132,6 +134,16 @@ def _(answer, case):
     return {**seen, "the type of what read returns": sorted(kinds)}
 
 
+@Q.law("a layer without tokens")
+def _(answer, case):
+    """A new cache, and one that was reset."""
+    cache = cache_with(answer, case, [])
+    seen = read_all(cache, case, "of a new cache: ")
+    fill(cache, rows(case))
+    cache.call("reset")
+    return seen | read_all(cache, case, "after reset: ")
+
+
 @Q.law("each layer counts its own tokens")
 def _(answer, case):
     """In the middle of a step, when layer 0 already has the new tokens and the others do not."""
@@ -148,6 +160,20 @@ def _(answer, case):
     k, v = kv(case, too_many, torch.Generator().manual_seed(case["_seed"] + 9))
     raised = raised_by(cache.call, "append", 0, k, v)
     return {"raised when one token too many came": raised, **read_all(cache, case)}
+
+
+@Q.law("too many tokens change no number in a free slot")
+def _(answer, case):
+    """Old numbers lie there after a reset, and a view that was read before it shows them."""
+    cache, chunks = cache_with(answer, case, rows(case)), rows(case, salt=1)
+    view = cache.hold("read", 0)
+    cache.call("reset")
+    fill(cache, chunks[:1])
+    k, v = kv(case, case["capacity"], torch.Generator().manual_seed(case["_seed"] + 9))
+    raised = raised_by(cache.call, "append", 0, k, v)
+    k, v = view.now()
+    name = "layer 0, read before reset, looked at after a refused append"
+    return {"raised when too many came": raised, f"{name}, k_BGTD": k, f"{name}, v_BGTD": v}
 
 
 @Q.law("the last slot can be filled")
@@ -168,8 +194,11 @@ def _(answer, case):
     early = [cache.hold("read", layer) for layer in range(case["n_layers"])]
     fill(cache, first[1:])
     cache.call("reset")
-    fill(cache, second[:1])
     seen = {}
+    for layer, view in enumerate(early):
+        k, _ = view.now()
+        seen[f"layer {layer}, read before reset, looked at before anything is appended, k_BGTD"] = k
+    fill(cache, second[:1])
     for layer, view in enumerate(early):
         k, v = view.now()
         seen[f"layer {layer}, read before reset, looked at after it, k_BGTD"] = k
@@ -253,6 +282,21 @@ def _grows(self, layer, k_BGSD, v_BGSD):
     KVCache.append(self, layer, k_BGSD, v_BGSD)
 
 
+def _writes_then_raises(self, layer, k_BGSD, v_BGSD):
+    start = self.used[layer]
+    free = self.capacity - start
+    self.k[layer, :, :, start : start + k_BGSD.shape[2]] = k_BGSD[:, :, :free]
+    self.v[layer, :, :, start : start + k_BGSD.shape[2]] = v_BGSD[:, :, :free]
+    if k_BGSD.shape[2] > free:
+        raise ValueError("the cache is full")
+    self.used[layer] += k_BGSD.shape[2]
+
+
+def _one_memory(self, *shape):
+    KVCache.__init__(self, *shape)
+    self.v = self.k
+
+
 def _token_by_token(self, layer, k_BGSD, v_BGSD):
     for k_BG1D, v_BG1D in zip(k_BGSD.split(1, dim=2), v_BGSD.split(1, dim=2), strict=True):
         KVCache.append(self, layer, k_BG1D, v_BG1D)
@@ -293,6 +337,22 @@ Q.mistakes(
         "refuse instead.": {"append": _grows},
         "too many tokens are written as far as they fit before the error comes. Check first, then "
         "write.": {"append": _token_by_token},
+        "too many tokens are written as far as there is room, though the counter stays. Check first, then write: a "
+        "refused append changes no number.": {"append": _writes_then_raises},
+        "a layer without tokens has keys and values as well, of no slot: the slices [..., :0, :], not None.": {
+            "read": lambda self, layer: (
+                KVCache.read(self, layer) if self.used[layer] else (None, None)
+            )
+        },
+        "keys and values lie in one and the same tensor (self.k = self.v = ...). Each needs memory of its "
+        "own.": {"__init__": _one_memory},
+        "reset sets the counter of layer 0 alone.": {
+            "reset": lambda self: self.used.__setitem__(0, 0)
+        },
+        "reset clears all the memory. It has to set the counters to 0 and nothing else: an earlier view still shows "
+        "the old numbers.": {
+            "reset": lambda self: (KVCache.reset(self), self.k.zero_(), self.v.zero_())
+        },
         "reset clears the numbers but not the counters, so old slots still count as used.": {
             "reset": lambda self: (self.k.zero_(), self.v.zero_())
         },

@@ -38,8 +38,9 @@ position must come out as if the text had been read at once.
     hints=(
         "How far into the text is the first row of x_BSC? The past knows: it has one slot per "
         "token already read.",
-        "Positions: torch.arange(n_past, n_past + n_new). Turn the new queries and keys by them, "
-        "then put the new keys behind the past ones with torch.cat along the slots.",
+        "positions = torch.arange(n_past, n_past + n_new), and cos, sin = rope_angles(positions[None], D, 10000.0, "
+        "torch.float64): [None] is the axis of the texts. Turn the new queries and keys by them, then put the new keys behind "
+        "the past ones with torch.cat along the slots.",
         "The query at position p may use slot t if t <= p: mask = torch.arange(n_past + n_new) <= "
         "positions[:, None], of shape (S, T). Repeat each KV head for its query heads with "
         "repeat_interleave(H // G, dim=1), then scores, masked_fill(~mask, -inf), softmax, mix.",
@@ -138,7 +139,10 @@ def by_einsum(x, w_q, w_k, w_v, k_past, v_past):
 
 
 def _call(answer, case, x_BSC, k_BGTD, v_BGTD):
-    got = answer(x_BSC, case["w_q"], case["w_k"], case["w_v"], k_BGTD, v_BGTD)
+    return _outcome(answer(x_BSC, case["w_q"], case["w_k"], case["w_v"], k_BGTD, v_BGTD))
+
+
+def _outcome(got):
     seen = named(got, "out_BHSD", "k_BGTD", "v_BGTD")
     for name, value in seen.items():
         if not isinstance(value, Tensor) or value.dim() != 4:
@@ -168,6 +172,15 @@ def _(answer, case):
         out_BHSD, k_BGTD, v_BGTD = _call(answer, case, x_BSC, k_BGTD, v_BGTD).values()
         outs.append(out_BHSD)
     return {"out_BHSD": torch.cat(outs, dim=2), "k_BGTD": k_BGTD, "v_BGTD": v_BGTD}
+
+
+@Q.law("one text, one head")
+def _(answer, case):
+    """A batch of one, one key/value head, and as many query heads."""
+    x_BSC, head_dim = case["x_BSC"][:1], case["_head_dim"]
+    past = [x_BGTD[:1, :1] for x_BGTD in _past(case, 1)]
+    matrices = (case[name][:head_dim] for name in ("w_q", "w_k", "w_v"))
+    return _outcome(answer(x_BSC, *matrices, *past))
 
 
 @Q.law("the past is used as it is")

@@ -24,24 +24,24 @@ Somebody hands you a generator and says that it uses a cache. Find out. All you 
 `outputs_ND, rows = subject.run(poison)`
 
 which generates `n_new` tokens behind a prompt of `n_prompt`, and returns the attention output behind
-each new token and the number of token rows whose key was computed. With `poison=j` slot j of the cache
+each new token and the number of keys that were computed, one for each token that passes. With `poison=j` slot j of the cache
 (0 to `capacity - 1`) is overwritten with noise right after the prompt was read; with `None` nothing is.
 The slots behind the prompt are empty when they are poisoned, and the run writes over those that it needs. Runs
 with the same poison give the same bits: any difference counts.
 
-Return one of four verdicts:
+Return one of four verdicts, the first one that fits:
 
 | verdict | what is going on |
 |---|---|
-| `"reuses"` | every prompt row is computed once and used |
-| `"recomputes"` | more rows are computed than a cache needs, be it one |
-| `"ignores a row"` | the right number of rows, but some prompt row is never looked at |
+| `"recomputes"` | more keys are computed than a cache needs, be it one |
+| `"ignores a row"` | the right number of keys, but some token of the prompt is never looked at |
 | `"reads an empty slot"` | a slot that holds nothing changes the output |
+| `"reuses"` | every token of the prompt is computed once and used |
 """,
     hints=(
         "Same tokens prove nothing: somebody who computes everything again gets them too. What can "
         "you count, and what can you break, that tells the two apart?",
-        "With a cache, P prompt tokens and N new ones need P + N - 1 projected rows: the last new "
+        "With a cache, P prompt tokens and N new ones need P + N - 1 keys: the last new "
         "token is never fed. If the count is right, poison slots one at a time and see whether the "
         "outputs move.",
         "honest, rows = subject.run(None). More rows than P + N - 1: 'recomputes'. A prompt slot j "
@@ -58,7 +58,10 @@ SUBJECTS = {
     "recomputes": "recomputes",
     "recomputes one row": "recomputes",
     "recomputes two rows": "recomputes",
+    "recomputes and never looks into the cache": "recomputes",
+    "recomputes one row and reads an empty slot": "recomputes",
     "ignores a row": "ignores a row",
+    "ignores a row and reads an empty slot": "ignores a row",
     "ignores the first row": "ignores a row",
     "ignores the prompt's last row": "ignores a row",
     "looks at one row in its first step alone": "reuses",
@@ -161,18 +164,18 @@ class Subject(Lent):
             start = self._first_row(step, stop)
             rows += stop - start
             k_TD[start:stop], v_TD[start:stop] = (self._x_TC[start:stop] @ w for w in self._w_kv)
-            if step == 0 and poison is not None:
+            if step == 0 and poison is not None and "never looks" not in self._kind:
                 k_TD[poison], v_TD[poison] = self._noise
             score_T = k_TD @ (self._x_TC[stop - 1] @ self._w_q) / k_TD.shape[1] ** 0.5
             out_D = score_T.masked_fill(~self._seen(stop), float("-inf")).softmax(0) @ v_TD
-            outs.append(out_D + 1e-9 * v_TD[self._glimpsed()].sum(0))
+            outs.append(out_D + 1e-13 * v_TD[self._glimpsed()].sum(0))
         return [torch.stack(outs), rows]
 
     def _first_row(self, step: int, stop: int) -> int:
         """Where a step begins to compute: the prompt's start, the newest token, or before it."""
-        if step == 0 or self._kind == "recomputes":
+        if step == 0 or self._kind == "recomputes" or "never looks" in self._kind:
             return 0
-        again = {"recomputes one row": 1, "recomputes two rows": 2}.get(self._kind, 0)
+        again = 1 if "recomputes one row" in self._kind else 2 * ("two rows" in self._kind)
         return stop - 2 if step <= again else stop - 1
 
     def _glimpsed(self) -> list[int]:
@@ -183,8 +186,8 @@ class Subject(Lent):
     def _seen(self, stop: int) -> torch.Tensor:
         """The slots that a step looks at."""
         slots_T = torch.arange(self._capacity)
-        if self._kind == "reads an empty slot":
-            return slots_T >= 0
+        if self._kind.endswith("reads an empty slot") and "hardly" not in self._kind:
+            return (slots_T >= 0) & ((slots_T != self._blind) | ("ignores" not in self._kind))
         now = stop == self._n_prompt + self._when
         if self._kind.startswith(("ignores", "hardly looks")) or (
             self._kind.startswith("looks") and not now
@@ -212,20 +215,13 @@ def _differs(a_ND, b_ND):
 
 
 def _audit(
-    subject,
-    n_prompt,
-    n_new,
-    capacity,
-    *,
-    allowed=lambda n_prompt, n_new: n_prompt + n_new - 1,
-    exact=False,
-    prompt_slots=range,
-    used=_differs,
-    empty_slots=range,
+    subject, n_prompt, n_new, capacity, *, allowed=lambda n_prompt, n_new: n_prompt + n_new - 1,
+    exact=False, rows_last=False, prompt_slots=range, used=_differs, empty_slots=range,
     empty=_differs,
-):
+):  # fmt: skip
     honest_ND, rows = subject.run(None)
-    if rows > allowed(n_prompt, n_new):
+    too_many = rows > allowed(n_prompt, n_new)
+    if too_many and not rows_last:
         return "recomputes"
     if exact and rows < allowed(n_prompt, n_new):
         return "ignores a row"
@@ -235,7 +231,7 @@ def _audit(
     for slot in empty_slots(n_prompt, capacity):
         if empty(subject.run(slot)[0], honest_ND):
             return "reads an empty slot"
-    return "reuses"
+    return "recomputes" if too_many else "reuses"
 
 
 def _poisons_what_the_run_fills(subject, n_prompt, n_new, capacity):
@@ -255,6 +251,8 @@ Q.mistakes(
         "gets through. A cache needs P + N - 1.": {"allowed": lambda p, n: p * n},
         "the rows are not counted. Poison alone does not show who computes again: the first output "
         "behind the prompt is made from the poisoned slot.": {"allowed": lambda p, n: math.inf},
+        "the count is asked last. Who computes everything again need not look into the cache at all, and is no one who "
+        "ignores a row: the first verdict that fits.": {"rows_last": True},
         "only slot 0 is poisoned. The row that is ignored may be another.": {
             "prompt_slots": lambda n: range(1)
         },
@@ -270,8 +268,8 @@ Q.mistakes(
         "no proof that a row is ignored.": _poisons_what_the_run_fills,
         "small moves are overlooked, as torch.allclose does. Runs with the same poison give the same "
         "bits, so any difference counts.": {
-            "used": lambda a_ND, b_ND: not torch.allclose(a_ND, b_ND, rtol=0, atol=1e-7),
-            "empty": lambda a_ND, b_ND: not torch.allclose(a_ND, b_ND, rtol=0, atol=1e-7),
+            "used": lambda a_ND, b_ND: not torch.allclose(a_ND, b_ND, rtol=0, atol=1e-12),
+            "empty": lambda a_ND, b_ND: not torch.allclose(a_ND, b_ND, rtol=0, atol=1e-12),
         },
         "slot 0 is never poisoned. The row that is ignored may be the first one.": {
             "prompt_slots": lambda n: range(1, n)

@@ -162,6 +162,8 @@ def _generate(
     *,
     pos=lambda n_prompt, i: n_prompt + i,
     prompt_cache=True,
+    decode_cache=True,
+    first=0,
     drop=0,
     again=False,
     row=-1,
@@ -170,15 +172,16 @@ def _generate(
 ):
     batch, n_prompt = tokens_BS.shape
     cache = model.new_cache(batch, 2 * (n_prompt + n_new))
-    pos_BS = torch.arange(drop, n_prompt).expand(batch, n_prompt - drop)
+    pos_BS = torch.arange(drop, n_prompt).expand(batch, n_prompt - drop) + first
     logits_BSV = model(tokens_BS[:, drop:], pos_BS, cache if prompt_cache else None)
     if again:
         logits_BSV = model(tokens_BS[:, -1:], torch.full((batch, 1), n_prompt), cache)
     new = [logits_BSV[:, row].argmax(-1)]
     for i in range(n_new - 1 + extra):
         cache = model.new_cache(batch, 1) if anew else cache
-        pos_B1 = torch.full((batch, 1), pos(n_prompt, i) + again)
-        new.append(model(new[-1][:, None], pos_B1, cache)[:, -1].argmax(-1))
+        pos_B1 = torch.full((batch, 1), pos(n_prompt, i) + again + first)
+        held = cache if decode_cache else None
+        new.append(model(new[-1][:, None], pos_B1, held)[:, -1].argmax(-1))
     return torch.stack(new[:n_new], dim=1)
 
 
@@ -247,6 +250,10 @@ Q.mistakes(
         "has P.": {"pos": lambda n_prompt, i: n_prompt + i + 1},
         "positions in decode are one too few: the first new token is put where the prompt's last "
         "one stands.": {"pos": lambda n_prompt, i: n_prompt + i - 1},
+        "the new tokens are fed without the cache. Hand it over in every call: model(token, pos, cache).": {
+            "decode_cache": False
+        },
+        "positions begin at 1. The first token of the text stands at position 0.": {"first": 1},
         "the prompt is read without the cache, so decoding has no past but its own tokens.": {
             "prompt_cache": False
         },

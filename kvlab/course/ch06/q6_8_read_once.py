@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -24,8 +25,8 @@ read alone, but let the model read the story only once.
 `story` is a list of ids, `questions` a list of such lists, which go on where the story ends. `model` is as in 6.4: `model.new_cache(1, capacity)`
 makes a cache, and `model(tokens_BS, pos_BS, cache)` reads tokens at their positions and returns logits_BSV. This cache has a method besides:
 `cache.rewind(length)` forgets all tokens from `length` on. Return a list with one list of ids for each question: always the likeliest token, until
-that is `eos`, which is the answer's last token then, and `n_new` tokens at most. No token that nobody needs is read, the last one of an answer among them. Without
-questions the answer is an empty list. About 15 lines.
+that is `eos`, which is the answer's last token then, and `n_new` tokens at most. No token that nobody needs is read, the last one of an answer among them; but each question is read,
+also one that was asked before. Without questions the answer is an empty list, and the story is not read. About 15 lines.
 
 With a story of 17 tokens and two questions of 10, each answered by 3 tokens, the model reads 17 + 12 + 12 tokens. The last cases are the
 pocket model's.
@@ -43,6 +44,7 @@ pocket model's.
     imports=("torch",),
     size=lambda case: len(case["story"]) + sum(map(len, case["questions"])),
 )
+_tiny = lru_cache(8)(tiny_model)  # one model a case, of which nothing is changed
 
 
 @Q.case
@@ -54,7 +56,7 @@ def case(rng):
         story = [drawn.randrange(61) for _ in range(rng.randint(5, 9))]
         lengths = rng.sample([2, 3, 4, 5], 3)
         questions = [[drawn.randrange(61) for _ in range(n)] for n in lengths]
-        free = read_alone(LentModel(tiny_model(seed)), story, questions, n_new, -1)
+        free = read_alone(LentModel(_tiny(seed)), story, questions, n_new, -1)
         ends = [said[at] for said in free for at in range(1, n_new - 1)]
         for eos in rng.sample(ends, len(ends)):
             places = [said.index(eos) if eos in said else None for said in free]
@@ -156,52 +158,45 @@ ANSWER, PLACES = "answer to question {}, as ids", "positions of the tokens read,
 
 def _driven(answer, what, case) -> dict[str, Any]:
     """The answers, and at which positions tokens were read, one after the other."""
-    seen = {}
-    for name, (inner, *given) in what(case).items():
-        model = Model(inner)
-        came = answer(model, *given)
-        came = came if isinstance(came, list) else [came]
-        seen[f"{name}number of answers"] = len(came)
-        seen |= {f"{name}{ANSWER.format(i)}": one for i, one in enumerate(came)}
-        seen[f"{name}{PLACES}"] = [at for _, pos in model.calls for at in pos]
-    return seen
+    inner, *given = what(case)
+    model = Model(inner)
+    came = answer(model, *given)
+    came = came if isinstance(came, list) else [came]
+    seen = {"number of answers": len(came)}
+    seen |= {ANSWER.format(i): one for i, one in enumerate(came)}
+    return seen | {PLACES: [at for _, pos in model.calls for at in pos]}
 
 
 def _of_right(what):
     """The answers of the slow way, with the positions that an honest one reads."""
 
     def expected(case, _outcome):
-        seen = {}
-        for name, (inner, *given) in what(case).items():
-            (story, questions), answers = given[:2], read_alone(LentModel(inner), *given)
-            places, start = list(range(len(story))) if questions else [], len(story)
-            for question, said in zip(questions, answers, strict=True):
-                places += range(start, start + len(question) + len(said) - 1)
-            seen[f"{name}number of answers"] = len(answers)
-            seen |= {f"{name}{ANSWER.format(i)}": one for i, one in enumerate(answers)}
-            seen[f"{name}{PLACES}"] = places
-        return seen
+        inner, *given = what(case)
+        (story, questions), answers = given[:2], read_alone(LentModel(inner), *given)
+        places, start = list(range(len(story))) if questions else [], len(story)
+        for question, said in zip(questions, answers, strict=True):
+            places += range(start, start + len(question) + len(said) - 1)
+        seen = {"number of answers": len(answers)}
+        seen |= {ANSWER.format(i): one for i, one in enumerate(answers)}
+        return seen | {PLACES: places}
 
     return expected
 
 
-def _several(case):
-    inner = tiny_model(case["_seed"])
-    return {"": (inner, case["story"], case["questions"], case["n_new"], case["eos"])}
+def _from(give):
+    """A law's questions and the rest, of a case's story, questions and numbers; -1 is never written."""
+
+    def what(case):
+        given = (case[name] for name in ("story", "questions", "n_new", "eos"))
+        return _tiny(case["_seed"]), *give(*given)
+
+    return what
 
 
-def _edges(case):
-    inner, never = tiny_model(case["_seed"]), -1
-    story, questions, n_new = case["story"], case["questions"], case["n_new"]
-    first = read_alone(LentModel(inner), story, questions[:1], 1, never)[0][0]
-    return {
-        "one token each: ": (inner, story, questions, 1, never),
-        "never an eos: ": (inner, story, questions[:2], n_new, never),
-        "eos at once: ": (inner, story, questions[:1], n_new, first),
-        "a story of one token: ": (inner, story[:1], questions, n_new, never),
-        "the same question twice: ": (inner, story, [questions[1]] * 2, n_new, never),
-        "no question: ": (inner, story, [], n_new, case["eos"]),
-    }
+def _eos_at_once(case):
+    inner, given = _tiny(case["_seed"]), (case["story"], case["questions"][:1])
+    first = read_alone(LentModel(inner), *given, 1, -1)[0][0]
+    return inner, *given, case["n_new"], first
 
 
 NAMES = ("Anna", "Tom", "Lucy", "Peter", "Ruth", "Quinn")
@@ -218,14 +213,22 @@ def _passwords(case):
         for name in names
     ]
     eos = model.config.eos_ids[0]
-    return {"the pocket model: ": (model, tokenizer.encode(f"Facts: {told}"), questions, 12, eos)}
+    return model, tokenizer.encode(f"Facts: {told}"), questions, 12, eos
 
 
-for says, what in (
-    ("answers as if each question were alone, and the story read once", _several),
-    ("one token, no eos, eos at once, a short story, no question", _edges),
-    ("the pocket model and its passwords", _passwords),
-):
+for says, what in {
+    "answers as if each question were alone, and the story read once": _from(lambda *given: given),
+    "answers of one token": _from(lambda story, asked, n_new, eos: (story, asked, 1, -1)),
+    "an eos that never comes": _from(lambda story, asked, n, eos: (story, asked[:2], n, -1)),
+    "an eos at once": _eos_at_once,
+    "a story of one token": _from(lambda story, asked, n, eos: (story[:1], asked, n, -1)),
+    "questions of one token": _from(
+        lambda story, asked, n, eos: (story, [q[:1] for q in asked], n, -1)
+    ),
+    "the same question twice": _from(lambda story, asked, n, eos: (story, [asked[1]] * 2, n, -1)),
+    "no question": _from(lambda story, asked, n, eos: (story, [], n, eos)),
+    "the pocket model and its passwords": _passwords,
+}.items():
     Q.law(says, expect=_of_right(what))(lambda answer, case, what=what: _driven(answer, what, case))
 
 
@@ -234,7 +237,7 @@ for says, what in (
 
 def _answer(
     model, story, questions, n_new, eos, *, back=lambda n: n, start=lambda n, done: n, anew=False,
-    ends=True, shown=True, feeds_last=False, reads_story=True, rewinds=True,
+    ends=True, shown=True, feeds_last=lambda ended: False, reads_story=True, rewinds=True,
 ):  # fmt: skip
     room = len(story) + sum(map(len, questions)) + (len(questions) + 1) * (n_new + 1)
     cache, answers, done = model.new_cache(1, 2 * room), [], 0
@@ -255,7 +258,7 @@ def _answer(
         said = [read(question, at)]
         while len(said) < n_new and not (ends and said[-1] == eos):
             said.append(read(said[-1:], at + len(question) + len(said) - 1))
-        if feeds_last:
+        if feeds_last(said[-1] == eos):
             read(said[-1:], at + len(question) + len(said) - 1)
         done += len(question) + len(said) - 1
         answers.append([t for t in said if shown or t != eos])
@@ -287,7 +290,10 @@ Q.mistakes(
         "the answer goes on behind eos.": {"ends": False},
         "eos belongs to the answer, as its last token.": {"shown": False},
         "the last token of each answer is read as well, though nobody asks what follows it.": {
-            "feeds_last": True
+            "feeds_last": lambda ended: True
+        },
+        "where n_new ends an answer its last token is read for nothing.": {
+            "feeds_last": lambda ended: not ended
         },
     },
 )

@@ -185,7 +185,17 @@ def _strip(config: ModelConfig, here: str | None, title: str | None, alt: str) -
         if i < len(_SHORT) - 1:
             sheet.arrow((x + wide, y + 17), (x + wide + gap, y + 17), width=1.5)
         x += wide + gap
+    if here == "loop":
+        _again(sheet, y + 34, x - gap - _SHORT["sampling"] / 2)
+        return sheet.done(y + 120)
     return sheet.done(y + 94)
+
+
+def _again(sheet: Sheet, y: float, last: float) -> None:
+    """The way of the new token, from below the last box around the cache to the first."""
+    first, low = MARGIN + _SHORT["tokens"] / 2, y + 68
+    sheet.arrow((last, y), (last, low), (first, low), (first, y), role="query", width=3)
+    sheet.text(last - 12, low - 9, "the new token goes in again", anchor="end", size=12)
 
 
 def _frame(sheet, x: float, y: float, config: ModelConfig, gap: float, marked) -> None:
