@@ -45,7 +45,7 @@ class Engine:
             config.n_layers, config.n_kv_heads, n_blocks, size, config.head_dim,
             dtype=model.dtype, device=model.device,
         )  # fmt: skip
-        self.latest: dict[Request, int] = {}  # how many tokens of each the latest step computed
+        self.latest: dict[Request, int] = {}  # how many tokens of each were in the latest step
         self._pick: dict[Request, Pick] = {}
 
     def add(
@@ -103,6 +103,7 @@ class Engine:
         What fails on the way leaves every request as it was before the step.
         """
         plan = self.scheduler.plan()
+        self.latest = plan.n_tokens
         try:
             self.store.copy(plan.copies)
             self.store.clear(self._begun(plan))
@@ -113,7 +114,6 @@ class Engine:
             self._forget(self.scheduler.abandon())
             raise
         self._forget(self.scheduler.commit(tokens))
-        self.latest = plan.n_tokens
         return [(r, t) for r, t in tokens.items() if t is not None and r.finish != "cancelled"]
 
     def run(self) -> None:

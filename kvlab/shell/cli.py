@@ -61,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
             "fetch": _fetch,
             "demo": _demo,
             "generate": _generate,
+            "serve": _serve,
+            "torture": _torture,
             "eval": _eval,
             "prune-report": _prune_report,
             "serve-bench": _serve_bench,
@@ -122,6 +124,18 @@ def _generate(args, _rest) -> int:
     from kvlab.shell import answer
 
     return answer.run(args)
+
+
+def _serve(args, _rest) -> int:
+    from kvlab.shell import serving
+
+    return serving.serve(args)
+
+
+def _torture(args, _rest) -> int:
+    from kvlab.shell import serving
+
+    return serving.torture(args)
 
 
 def _eval(args, _rest) -> int:

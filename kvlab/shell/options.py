@@ -26,6 +26,7 @@ def parser_of(runs: Mapping[str, Callable]) -> argparse.ArgumentParser:
 
     _to_start(command)
     _to_answer(command)
+    _to_serve(command)
     _to_measure(command)
     _to_serve(command)
     _to_look_around(command)
@@ -72,6 +73,31 @@ def _to_answer(command: Command) -> None:
     generate.add_argument("--stats", action="store_true", help="also say times and bytes")
     generate.add_argument("--json", action="store_true")
     _model_arguments(generate)
+
+
+def _to_serve(command: Command) -> None:
+    serve = command("serve", "one model for many clients: OpenAI's completions and chat")
+    add = serve.add_argument
+    add("--host", default="127.0.0.1", help="default: this machine alone can reach it")
+    add("--port", type=int, default=8000, help="default: 8000; 0: any that is free")
+    add("--api-key", metavar="KEY", help="that clients must give; also KVLAB_API_KEY")
+    add("--open", action="store_true", help="without a key where others can reach it")
+    add("--name", help="what the model is called; default: as --model says")
+    add("--blocks", type=int, help="default: for 16 whole contexts, at most 1 GiB")
+    add("--block-size", type=int, default=16, metavar="N", help="tokens in a block; default: 16")
+    add("--budget", type=int, default=512, help="tokens that a step computes; default: 512")
+    add("--policy", default="chunked", help="chunked, prefill_first, decode_first, fair, ...")
+    add("--max-running", type=int, default=64, metavar="N", help="requests in a step; default: 64")
+    add("--patience", type=float, default=30, help="seconds for answers under way at the end")
+    _model_arguments(serve)
+
+    torture = command("torture", "put a server that speaks OpenAI's interface to the test")
+    torture.add_argument("url", metavar="URL", help="of a server of yours: http://127.0.0.1:8000")
+    torture.add_argument("--model", default="", metavar="NAME", help="default: its first")
+    torture.add_argument("--key", help="its API key; also KVLAB_API_KEY")
+    torture.add_argument("--case", action="append", metavar="NAME", help="this alone; again: more")
+    torture.add_argument("--seconds", type=float, default=120, help="for one answer; default: 120")
+    torture.add_argument("--json", action="store_true")
 
 
 def _to_measure(command: Command) -> None:

@@ -1,0 +1,72 @@
+"""`kvlab serve` and `kvlab torture`: a model for many clients, and a server put to the test."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+NEEDS = 'It needs more than the engine: pip install ".[serve]" in the project\'s folder'
+
+
+def serve(args: Namespace) -> int:
+    """Serve until told to stop. Returns 0."""
+    try:
+        from kvlab.serve import running
+        from kvlab.serve.worker import Worker
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{NEEDS} ({error.name} is missing).") from None
+    from kvlab.checkpoint import load
+    from kvlab.serve.engine import Engine
+    from kvlab.serve.policies import POLICIES
+
+    key = args.api_key or os.environ.get("KVLAB_API_KEY") or None
+    if args.policy not in POLICIES:
+        raise ValueError(f"There is no policy {args.policy!r}; there are {', '.join(POLICIES)}.")
+    listener = running.listening(args.host, args.port, key=key, is_open=args.open)
+    model, tokenizer = load(args.model, device=args.device, dtype=args.dtype)
+    engine = Engine(
+        model, n_blocks=args.blocks or running.n_blocks_for(model, args.block_size),
+        size=args.block_size, policy=POLICIES[args.policy], budget=args.budget,
+        max_running=args.max_running,
+    )  # fmt: skip
+    name = args.name or Path(args.model).name.removesuffix(".gguf")
+    hosts = running.LOCAL if running.is_local(args.host) and key is None else None
+    worker = Worker(engine)
+    server = running.Server(
+        worker, tokenizer, name, key=key, hosts=hosts, patience=args.patience
+    )  # fmt: skip
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    mb = engine.store.allocated_bytes / 1e6
+    print(f"{name} at http://{shown}:{port}/v1; {mb:,.0f} MB for keys and values. "
+          "Ctrl-C ends it.", file=sys.stderr, flush=True)  # fmt: skip
+    try:
+        server.run(sockets=[listener])
+    finally:
+        worker.close()
+    return 0
+
+
+def torture(args: Namespace) -> int:
+    """Put a server to the test. Returns 1 if it failed a case, else 0."""
+    try:
+        from kvlab.serve.torture import running
+        from kvlab.serve.torture.target import Target
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{NEEDS} ({error.name} is missing).") from None
+
+    if not args.url.startswith(("http://", "https://")):
+        raise ValueError(f"The address is {args.url!r:.80}; expected http://HOST:PORT.")
+    key = args.key or os.environ.get("KVLAB_API_KEY") or None
+    outcomes = []
+    for outcome in running.run(Target(args.url, args.model, key, args.seconds), args.case or ()):
+        outcomes.append(outcome)
+        if not args.json:
+            print(running.as_line(outcome), flush=True)
+    if args.json:
+        print(json.dumps([dataclasses.asdict(outcome) for outcome in outcomes], indent=1))
+    return int(any(outcome.verdict == "failed" for outcome in outcomes))
