@@ -28,7 +28,7 @@ def parser_of(runs: Mapping[str, Callable]) -> argparse.ArgumentParser:
     _to_answer(command)
     _to_serve(command)
     _to_measure(command)
-    _to_serve(command)
+    _to_serve_bench(command)
     _to_look_around(command)
     _to_grade(command)
     _to_learn_and_write(command)
@@ -134,7 +134,7 @@ def _to_measure(command: Command) -> None:
     _model_arguments(prune)
 
 
-def _to_serve(command: Command) -> None:
+def _to_serve_bench(command: Command) -> None:
     bench = command("serve-bench", "the same requests under each policy: who is served in time")
     bench.add_argument(
         "--policies", default="all", metavar="NAMES", help='"chunked,fair", or "all"'
