@@ -78,6 +78,12 @@ def listening(host: str, port: int, *, key: str | None, is_open: bool) -> socket
         raise OSError(f"{host}, port {port}: {error.strerror or error}.") from None
 
 
+def address_of(listener: socket.socket) -> str:
+    """Where a socket listens, as a client names it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def is_local(host: str) -> bool:
     """Whether only this machine reaches an address."""
     if host == "localhost":

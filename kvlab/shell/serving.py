@@ -32,22 +32,18 @@ def serve(args: Namespace) -> int:
         )
     listener = running.listening(args.host, args.port, key=key, is_open=args.open)
     model, tokenizer = load(args.model, device=args.device, dtype=args.dtype)
+    n_blocks = args.blocks or running.n_blocks_for(model, args.block_size)
     engine = Engine(
-        model, n_blocks=args.blocks or running.n_blocks_for(model, args.block_size),
-        size=args.block_size, policy=POLICIES[args.policy], budget=args.budget,
-        max_running=args.max_running,
+        model, n_blocks=n_blocks, size=args.block_size, policy=POLICIES[args.policy],
+        budget=args.budget, max_running=args.max_running,
     )  # fmt: skip
     name = args.name or Path(args.model).name.removesuffix(".gguf")
     hosts = running.LOCAL if running.is_local(args.host) and key is None else None
     worker = Worker(engine)
-    server = running.Server(
-        worker, tokenizer, name, key=key, hosts=hosts, patience=args.patience
-    )  # fmt: skip
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    mb = engine.store.allocated_bytes / 1e6
-    print(f"{name} at http://{shown}:{port}/v1; {mb:,.0f} MB for keys and values. "
-          "Ctrl-C ends it.", file=sys.stderr, flush=True)  # fmt: skip
+    server = running.Server(worker, tokenizer, name, key=key, hosts=hosts, patience=args.patience)
+    where, mb = running.address_of(listener), engine.store.allocated_bytes / 1e6
+    said = f"{name} at {where}/v1; {mb:,.0f} MB for keys and values. Ctrl-C ends it."
+    print(said, file=sys.stderr, flush=True)
     try:
         server.run(sockets=[listener])
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import threading
 from collections.abc import Callable
@@ -140,9 +141,12 @@ def usage_adds_up(target: Target) -> None:
 
 def _left(target: Target, before_first: bool, stream: bool) -> None:
     before = target.blocks()
-    sock = _asking(target, max_tokens=400, stream=stream, temperature=1, seed=1)
-    if not before_first:
-        sock.recv(1) if stream else _wait_for_work(target, before)
+    asked = {"prompt": "The king and the queen. " * 30, "max_tokens": 400, "stream": stream}
+    sock = _asking(target, **asked, temperature=1, seed=1)
+    if not before_first and stream:
+        sock.recv(1)
+    elif not before_first:
+        _wait_for_work(target, sock, before)
     sock.close()
     target.whole(max_tokens=2)
     if before is not None:
@@ -150,11 +154,16 @@ def _left(target: Target, before_first: bool, stream: bool) -> None:
         until(lambda: target.blocks() <= before, seconds, "Its blocks were never given back.")
 
 
-def _wait_for_work(target: Target, before: float | None) -> None:
-    if before is not None:
-        until(lambda: target.blocks() != before, 5, "The request held no blocks within 5 seconds.")
-    else:
-        threading.Event().wait(0.5)
+def _wait_for_work(target: Target, sock: socket.socket, before: float | None) -> None:
+    """Until the request holds blocks, or is answered already; half a second if nothing says so."""
+    if before is None:
+        select.select([sock], [], [], 0.5)
+        return
+    said = "The request neither held blocks nor was answered."
+    until(
+        lambda: target.blocks() != before or bool(select.select([sock], [], [], 0)[0]),
+        target.seconds, said,
+    )  # fmt: skip
 
 
 def _asking(target: Target, **asked: Any) -> socket.socket:
