@@ -427,6 +427,24 @@ ROWS = {
         lambda: parallel.Mesh(2),
     ],
     "parallel.Messages": RESULT,
+    "parallel.Split": RESULT,
+    "parallel.Devices": [
+        lambda: parallel.Devices(0, 1, 1, 1),
+        lambda: parallel.Devices(1, "a", 1, 1),
+        lambda: parallel.Devices(1, 1, 0, 1),
+        lambda: parallel.Devices(1, 1, 1, None),
+        lambda: parallel.Devices(1, 1, 1, 1, -1),
+    ],
+    "parallel.Workload": [
+        lambda: parallel.Workload(0),
+        lambda: parallel.Workload(1, "a"),
+        lambda: parallel.Workload(bytes_per_number=1.5),
+    ],
+    "parallel.plan": [
+        lambda: parallel.plan(None, parallel.Devices(1, 1, 1, 1), parallel.Workload()),
+        lambda: parallel.plan(CONFIG, 4, parallel.Workload()),
+        lambda: parallel.plan(CONFIG, parallel.Devices(1, 1, 1, 1), 3),
+    ],
     "parallel.added": "adds up what `exchanged` gives",
     "parallel.exchanged": [
         lambda: parallel.exchanged(None),

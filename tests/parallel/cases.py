@@ -52,6 +52,14 @@ PAIRS = [
 ]
 
 
+class Apart(Mesh):
+    """A place in a mesh of which the other processes are not there: for sizes, not for answers."""
+
+    def __init__(self, tp, pp, stage, rank):
+        self.tp, self.pp, self.size, self.stage, self.tp_rank = tp, pp, tp * pp, stage, rank
+        self.rank = stage * tp + rank
+
+
 def model_of(name, **more):
     """A whole model, nothing in it at its default."""
     model = tiny_model(3, n_layers=N_LAYERS, **{**MODELS[name], **more})
