@@ -62,7 +62,6 @@ CH02: Reasons = {
     },
     "2.5": {
         "weights_LHST[:, :, -1].mean((0, 1)).tolist() -> weights_LHST[:, :, -1].mean((0, 1))": "a row of numbers is sorted in the same order as a list of them.",
-        "logits(None).log_softmax(-1) -> logits(None)  in  full_V = logits(None).log_softmax(-1)": "with unnormalised weights the divergence is multiplied by a positive number and moved by a constant: the order stays.",
         "1 -> 0  in  full_V = logits(None).log_softmax(-1)": "the logits have one axis: the last one is number 0.",
         "1 -> 0  in  missed = [float((full_V.exp() * (full_V - logits(t).log_soft": "the logits have one axis: the last one is number 0.",
     },

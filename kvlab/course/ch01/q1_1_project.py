@@ -76,6 +76,14 @@ def _(answer, case):
     return seen | {f"_{name}": value for name, value in last.items()}
 
 
+@Q.law("queries, keys and values as wide as an embedding")
+def _(answer, case):
+    """Square matrices are transposed, too."""
+    x_SC, *weights = (case[name] for name in _GIVEN)
+    n = min(min(w.shape) for w in weights)
+    return named(answer(x_SC[:, :n], *(w[:n, :n] for w in weights)), *_GIVES)
+
+
 # --- what goes wrong ---
 
 Q.mistakes(

@@ -139,6 +139,10 @@ Q.mistakes(
         },
         "transposed: rows are those who ask, columns those who are asked. Row s belongs to query "
         "s.": lambda *given: scaled_scores(*given).T,
+        "the matrices have shape (D, C), outputs first, as PyTorch stores them; x @ w would need (C, D). "
+        "Transpose them: w.T.": lambda x_SC, w_q, w_k: (
+            (x_SC @ w_q) @ (x_SC @ w_k).T / w_q.shape[0] ** 0.5
+        ),
         "queries are (S, D), and so are keys: (T, D). To compare each with each, the second has to "
         "be (D, T): k_TD.T.": lambda x_SC, w_q, w_k: (
             (x_SC @ w_q.T) @ (x_SC @ w_k.T) / w_q.shape[0] ** 0.5

@@ -13,7 +13,7 @@ Q = Exercise(
     minutes=15,
     difficulty=2,
     statement=r"""
-Turn each row of scores into weights: $e^{s_t} / \sum_u e^{s_u}$. Scores may be as large as ±10,000. A score
+Turn each row of scores into weights: $e^{s_t} / \sum_u e^{s_u}$. Scores may be of any size, ±10,000 for instance. A score
 of minus infinity means "hidden" and gets the weight 0; a row in which everything is hidden gets zeros only.
 torch's own softmax and its relatives may not be used. About five lines.
 
@@ -96,6 +96,13 @@ def _(answer, case):
     return {"weights_ST": answer(huge_ST.masked_fill(case["_hidden_ST"], float("-inf")))}
 
 
+@Q.law("hidden scores beside very low ones")
+def _(answer, case):
+    hidden = float("-inf")
+    rows = [[-10000.0, hidden], [hidden, -5000.0], [-9990.0, -10000.0]]
+    return {"weights_ST": answer(torch.tensor(rows, dtype=torch.float64))}
+
+
 @Q.law("hidden scores among ordinary ones")
 def _(answer, case):
     hidden_ST = case["_hidden_ST"]
@@ -115,11 +122,11 @@ def _(answer, case):
 
 @Q.law("each row adds up to 1, or to 0 where all is hidden")
 def _(answer, case):
-    """To the last digits but rounding: a small number in the denominator shows."""
+    """To nine digits: a number in the denominator that is not very small shows."""
     hidden_ST = case["scores_ST"].masked_fill(case["_hidden_ST"], float("-inf"))
     total_S = matrix(answer(hidden_ST), "weights_ST").sum(1)
     some_S = (~case["_hidden_ST"]).any(1).double()
-    return {"sums of rows, total_S": Near(some_S, rtol=0.0, atol=1e-13).of(total_S)}
+    return {"sums of rows, total_S": Near(some_S, rtol=0.0, atol=1.5e-9).of(total_S)}
 
 
 @Q.law("one row, and one score a row")
@@ -193,6 +200,12 @@ Q.mistakes(
         "of it, or use amax.": {"top": lambda scores_ST: scores_ST.max(1, keepdim=True)},
         "a row of nothing but minus infinity gives nan: infinity minus infinity. It should be all "
         "zeros.": {"top": lambda scores_ST: scores_ST.amax(1, keepdim=True)},
+        "minus infinity is replaced by a number such as -10,000, and a score that is really as low then "
+        "gets as much as a hidden one. Keep minus infinity: its exponential is 0.": lambda scores_ST: (
+            _softmax(scores_ST.masked_fill(scores_ST == float("-inf"), -1e4)).masked_fill(
+                (scores_ST == float("-inf")).all(1, keepdim=True), 0.0
+            )
+        ),
         "a row in which everything is hidden comes out as equal shares. That is what a large "
         "negative number in place of minus infinity gives, or 1 / T in place of nan. It should be "
         "all zeros.": lambda scores_ST: _softmax(scores_ST.clamp(min=-1e9)),

@@ -116,6 +116,13 @@ def _(answer, case):
     }
 
 
+@Q.law("as many queries as keys, and values as wide as keys")
+def _(answer, case):
+    n = min(len(case["q_SD"]), len(case["k_TD"]))
+    k_TD = case["k_TD"][:n]
+    return {"out_SE": answer(case["q_SD"][:n], k_TD, k_TD.flip(1))}
+
+
 # --- what goes wrong: most change one thing of this ---
 
 

@@ -94,15 +94,23 @@ def by_least_squares(wanted, unwanted, others, length):
 def _key(answer, case):
     key_D = answer(*(case[name] for name in ("wanted_ND", "unwanted_ND", "others_TD", "length")))
     d = case["others_TD"].shape[1]
-    if not isinstance(key_D, Tensor) or key_D.shape != (d,) or not key_D.isfinite().all():
-        raise NotData(f"your code returned {brief(key_D)}; expected {d} finite numbers: key_D.")
+    if isinstance(key_D, list) and all(isinstance(x, int | float) for x in key_D):
+        key_D = torch.tensor(key_D, dtype=torch.float64)
+    if isinstance(key_D, Tensor) and key_D.shape == (d,) and not key_D.isfinite().all():
+        raise NotData(
+            "key_D has a number in it that is nan or infinite. Was a vector of zeros divided by its norm?"
+        )
+    if not isinstance(key_D, Tensor) or key_D.shape != (d,):
+        raise NotData(
+            f"your code returned {brief(key_D)}; expected a tensor of {d} numbers: key_D."
+        )
     return key_D.double()
 
 
 @Q.law("the key is not longer than allowed")
 def _(answer, case):
     key_D = _key(answer, case)
-    allowed = AtMost(case["length"] * (1 + 1e-9))
+    allowed = AtMost(case["length"] * (1 + 1e-6))
     return {"length of the key": allowed.of(key_D.norm().item()), "_key_D": key_D}
 
 
@@ -157,6 +165,19 @@ Q.mistakes(
         "and with its own noise.": {"direction": lambda wanted_ND, others_TD: wanted_ND[0]},
         "the direction is the difference of one wanted and one unwanted query, with the noise of "
         "both. Noise goes away in the mean of each kind.": _one_of_each,
+        "the key points away from the mean of the unwanted queries, and with that away from what the wanted "
+        "ones share with them. Point along what tells the two apart: the one mean minus the "
+        "other.": lambda wanted_ND, unwanted_ND, others_TD, length: (
+            -unwanted_ND.mean(0) / unwanted_ND.mean(0).norm() * length
+        ),
+        "the two means are added up: that is what both kinds have in common, so both pick the key. Subtract "
+        "them.": lambda wanted_ND, unwanted_ND, others_TD, length: _along(
+            wanted_ND,
+            unwanted_ND,
+            others_TD,
+            length,
+            direction=lambda wanted_ND, _: wanted_ND.mean(0) + unwanted_ND.mean(0),
+        ),
         "the key is equally loud in every channel. That is a direction like any other; who picks "
         "it is left to chance.": {
             "direction": lambda wanted_ND, others_TD: torch.ones_like(wanted_ND[0])

@@ -112,11 +112,11 @@ Q.agrees("same as query by query", *_GIVEN, gives="out_BHSD")
 
 @Q.law("what no query may see can be anything")
 def _(answer, case):
-    """Once as it is, and once with loud keys and values wherever no query may look."""
+    """Once as it is, and once with very loud keys and values wherever no query may look."""
     unseen_BT = ~_allowed(case["pos_BT"][:, None], case["q_pos_BS"][..., None]).any(1)
     loud = {
-        name: case[name].masked_fill(unseen_BT[:, None, :, None], 50.0)
-        for name in ("k_BHTD", "v_BHTD")
+        name: case[name].masked_fill(unseen_BT[:, None, :, None], by)
+        for name, by in (("k_BHTD", 5e4), ("v_BHTD", 50.0))
     }
     loud_BHSD = answer(*({**case, **loud}[name] for name in _GIVEN))
     calm_BHSD = answer(*(case[name] for name in _GIVEN))
@@ -128,6 +128,29 @@ def _(answer, case):
     """The last query of text 0, whose slots stand in another order than its positions."""
     q, k, v, q_pos, pos = (case[name][:1] for name in _GIVEN)
     return {"out_BHSD": answer(q[:, :1, -1:], k[:, :1], v[:, :1], q_pos[:, -1:], pos)}
+
+
+def _one_text(answer, case, q_pos, pos):
+    """One text, with these positions of its queries and slots."""
+    q, k, v = (case[name][:1] for name in _GIVEN[:3])
+    q_pos_BS, pos_BT = torch.tensor([q_pos]), torch.tensor([pos])
+    n, t = len(q_pos), len(pos)
+    return {"out_BHSD": answer(q[:, :, :n], k[:, :, :t], v[:, :, :t], q_pos_BS, pos_BT)}
+
+
+@Q.law(
+    "all that a query might use was thrown away",
+    shows=lambda _: "one text, q_pos_BS [[2]], pos_BT [[-1, 3, 4]]",
+)
+def _(answer, case):
+    return _one_text(answer, case, [2], [-1, 3, 4])
+
+
+@Q.law(
+    "much was thrown away", shows=lambda _: "one text, q_pos_BS [[4, 700]], pos_BT [[500, 0, 3]]"
+)
+def _(answer, case):
+    return _one_text(answer, case, [4, 700], [500, 0, 3])
 
 
 # --- what goes wrong: each changes one thing of this ---
@@ -165,12 +188,36 @@ def _counted(pos, q_pos, first):
     return torch.arange(n_slots) <= torch.arange(first, first + n_new)[:, None]
 
 
+def _divided_again(q, k, v, q_pos, pos):
+    allowed = _allowed(pos[:, None, None, :], q_pos[:, None, :, None])
+    weight = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).masked_fill(~allowed, 0.0)
+    return (weight / weight.sum(-1, keepdim=True)).nan_to_num(0.0) @ v
+
+
+def _blind_by_position(q, k, v, q_pos, pos):
+    out = _attend(q, k, v, q_pos, pos, hidden=-1e9)
+    return out.masked_fill((q_pos < 0)[:, None, :, None], 0.0)
+
+
 Q.mistakes(
     _attend,
     {
         "the scores are not divided by the square root of D.": {"scale": False},
         "the mask comes after the softmax, so what is hidden still counts in the denominator.": {
             "mask_after": True
+        },
+        "the mask comes after the softmax, and the rest is divided again. Next to a hidden score that is very large "
+        "all others are rounded to 0. Mask the scores, before the softmax.": _divided_again,
+        "only queries of padding give zeros here. A query of a token may have nothing to see as well, when all that it "
+        "might use was thrown away.": _blind_by_position,
+        "position 0 is taken for padding: the rule begins with 0 <=.": {
+            "allows": lambda pos, q_pos: (pos > 0) & (pos <= q_pos)
+        },
+        "padding is hidden by its position, and the rest by counting slots. Compare positions in both halves of the "
+        "rule.": {
+            "allows": lambda pos, q_pos: (
+                (pos >= 0) & _counted(pos, q_pos, pos.shape[-1] - q_pos.shape[-2])
+            )
         },
         "rows and columns are counted from the top left instead of comparing positions.": {
             "allows": lambda pos, q_pos: _counted(pos, q_pos, first=0)

@@ -30,7 +30,7 @@ possible there.
 
 Return the first leak as `[i, j]`: of all leaks, in whichever text, the smallest i, and for that i the smallest j. Of
 `[3, 4]` and `[0, 5]` that is `[0, 5]`. Return `None` if there is none. A move of more than 1e-9 counts; less is rounding. Try texts of `n_tokens` tokens, `n_texts` at
-a time: some bugs show only there. The check lends you thirty functions, and a false alarm is as wrong as a miss. Not every
+a time: some bugs show only there. The check lends you thirty-four functions and one more, and a false alarm is as wrong as a miss. Not every
 change is seen by all of them: one takes each token's mean away first. Roughly 12 lines.
 
 An example: off by one, each query sees one token too many. The answer is `[0, 1]`.
@@ -105,15 +105,22 @@ def pair_by_pair(attention, n_texts, n_tokens, width):
 def _suspects(case) -> dict[str, tuple[Attention, list[int] | None]]:
     """By name: an attention function, and its first leak."""
     n, row, head = case["n_tokens"], case["_row"], Head(case["width"], case["_seed"])
-    clean, values = head.one_by_one, head.values
+    clean, values = head.masked(square), head.values
     far, near, nearer = {0: n - 2}, {2: 3}, {0: 2}  # a row that sees a later token
     return {
-        "query by query": (clean, None),
+        "query by query": (head.one_by_one, None),
         "masked before the softmax": (head.masked(square), None),
         "masked after and divided again": (lambda x: _divided_again(head, x), None),
         "all minus what comes later": (head.all_minus_later, None),
         "a window of three": (head.masked(window), None),
         "only what is before itself": (head.masked(lambda n: square(n, -1)), None),
+        "rounds by the next token": (lambda x: clean(x) + 1e-10 * _next(x.tanh()), None),
+        "channel 1 alone sees the next token": (lambda x: _channels(head, x, [0, 1]), [0, 1]),
+        "two channels see it, one up and one down": (lambda x: _channels(head, x, [1, -1]), [0, 1]),
+        "one channel of the next token is seen": (
+            lambda x: clean(x) + 0.2 * _next(x.tanh())[..., 1:2],
+            [0, 1],
+        ),
         "masked after the softmax": (head.masked_after, [0, 1]),
         "off by one": (head.masked(off_by_one), [0, 1]),
         "hidden scores set to 0": (head.masked(square, hidden=0.0), [0, 1]),
@@ -182,10 +189,31 @@ def _at(out_BSC, row, more_BC):
     return out_BSC
 
 
-def _across(head, row, token):
-    """Causal, but that one row sees a token of the text before its own."""
+def _channels(head, x_BSC, by):
+    """Causal, but that the first channels move so with the next token."""
+    out_BSC, next_BS = (
+        head.masked(square)(x_BSC),
+        _next(x_BSC.tanh().mean(-1, keepdim=True))[..., 0],
+    )
+    for channel, much in enumerate(by):
+        out_BSC[..., channel] += 0.2 * much * next_BS
+    return out_BSC
+
+
+def _across(head, row, token, away=1):
+    """Causal, but that one row sees a token of another text, so many texts before its own.
+
+    With more than one between, the first texts see nothing.
+    """
     clean = head.masked(square)
-    return lambda x: _at(clean(x), row, 0.2 * head.values(x).roll(1, 0)[:, token])
+
+    def attention(x_BSC):
+        seen_BC = 0.2 * head.values(x_BSC).roll(away, 0)[:, token]
+        if away > 1:
+            seen_BC[:away] = 0
+        return _at(clean(x_BSC), row, seen_BC)
+
+    return attention
 
 
 def _wrapped_window(n):
@@ -222,7 +250,7 @@ def _said(found):
     return [found]
 
 
-@Q.law("thirty suspects, six of them clean")
+@Q.law("thirty-four suspects, seven of them clean")
 def _(answer, case):
     suspects = _suspects(case)
     order = list(suspects)
@@ -233,6 +261,12 @@ def _(answer, case):
         f'first leak of the suspect "{kind}"': Near(_said(first)).of(_said(found[kind]))
         for kind, (_, first) in suspects.items()
     }
+
+
+@Q.law("three texts, of which the third sees the first", shows=lambda _: "3 texts of 4 tokens")
+def _(answer, case):
+    across = _across(Head(case["width"], case["_seed"]), 2, 1, away=2)
+    return {"first leak": Near(_said([2, 1])).of(_said(answer(lent(across), 3, 4, case["width"])))}
 
 
 # --- what goes wrong: each changes one thing of this ---
@@ -288,6 +322,15 @@ Q.mistakes(
         "only.": lambda attention, n_texts, n_tokens, width: _detect(attention, n_texts, 4, width),
         "only the text that was changed is looked at. A batch may mix its texts.": {
             "across": False
+        },
+        "only channel 0 of the outputs is looked at. A leak may show in any channel.": {
+            "far": lambda moved_BSC: moved_BSC[..., :1].abs()
+        },
+        "the moves of a row's channels are added up with their signs, and may cancel. Take the largest absolute one.": {
+            "far": lambda moved_BSC: moved_BSC.sum(-1, keepdim=True).abs()
+        },
+        "only channel 0 of a token is changed. A function may look at another one: change the whole token.": {
+            "along": lambda c_C: (c_C == 1).double()
         },
         "tokens of text 0 are changed, and of no other. A leak may go from a later text to an "
         "earlier one only.": {"texts": [0]},

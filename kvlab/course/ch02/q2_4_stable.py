@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 from kvlab.course.author import Exercise, Near
@@ -75,7 +77,7 @@ def _suspects(case) -> dict[str, tuple[Attention, bool]]:
     n, head = case["n_tokens"], Head(case["width"], case["_seed"])
 
     def drifting(by):
-        return lambda x: head.one_by_one(x) + by * x.shape[1]
+        return lambda x: head.masked(square)(x) + by * x.shape[1]
 
     return {
         "causal": (head.masked(square), True),
@@ -96,17 +98,22 @@ def _suspects(case) -> dict[str, tuple[Attention, bool]]:
         "moves by a thousandth": (drifting(1e-3), False),
         "moves by a ten-millionth": (lambda x: 10 + drifting(1e-7)(x), False),
         "moves by fifty billionths, near 0": (lambda x: 0 * x + 5e-8 * x.shape[1], False),
+        "rounds by the text's length": (drifting(5e-11), True),
+        "channel 1 alone rises": (lambda x: _in_channel_1(head, x), False),
+        "a row moves when the next but one is added": (lambda x: _two_ahead(head, x), False),
+        "moves in this text alone": (lambda x: _this_text_alone(head, x, case["_x_SC"]), False),
         "one channel rises, another falls": (lambda x: _against(head, x), False),
         "moves in the middle": (lambda x: _beside(head, x, n), False),
-        "positions counted from the end": (
-            lambda x: _causal(head, x, 1 + 0.2 * torch.arange(x.shape[1], 0, -1).double()),
-            False,
-        ),
+        "positions counted from the end": (lambda x: _causal(head, x, _from_the_end(x)), False),
         "scores divided by the text's length": (
             lambda x: _causal(head, x, 4 / x.shape[1] ** 0.5),
             False,
         ),
     }
+
+
+def _from_the_end(x_BSC):
+    return 1 + 0.2 * torch.arange(x_BSC.shape[1], 0, -1).double()
 
 
 def _open_blocks(block):
@@ -119,9 +126,28 @@ def _open_blocks(block):
     return allowed
 
 
+def _in_channel_1(head, x_BSC):
+    out_BSC = head.masked(square)(x_BSC)
+    out_BSC[..., 1] += 0.1 * x_BSC.shape[1]
+    return out_BSC
+
+
+def _two_ahead(head, x_BSC):
+    """Each row also has the value of the token after the next."""
+    out_BSC = head.masked(square)(x_BSC)
+    out_BSC[:, :-2] += head.values(x_BSC)[:, 2:]
+    return out_BSC
+
+
+def _this_text_alone(head, x_BSC, text_SC):
+    """Stable in every text but the one that begins so."""
+    out_BSC = head.masked(square)(x_BSC)
+    return out_BSC + 0.1 * x_BSC.shape[1] if torch.equal(x_BSC[0, 0], text_SC[0]) else out_BSC
+
+
 def _against(head, x_BSC):
     """Two channels move by as much, one up and one down: their mean stays."""
-    out_BSC, by = head.one_by_one(x_BSC), 0.1 * x_BSC.shape[1]
+    out_BSC, by = head.masked(square)(x_BSC), 0.1 * x_BSC.shape[1]
     out_BSC[..., 0] += by
     out_BSC[..., 1] -= by
     return out_BSC
@@ -129,7 +155,7 @@ def _against(head, x_BSC):
 
 def _beside(head, x_BSC, whole):
     """Causal, but in texts that are shorter than `whole` the rows in the middle are off."""
-    out_BSC = head.one_by_one(x_BSC)
+    out_BSC = head.masked(square)(x_BSC)
     if x_BSC.shape[1] < whole:
         out_BSC[:, 1:-1] += 0.3
     return out_BSC
@@ -145,7 +171,7 @@ def _of_one_text(function):
     return lambda x_SC: function(x_SC[None])[0]
 
 
-@Q.law("twenty-two suspects, six of them stable")
+@Q.law("twenty-six suspects, seven of them stable")
 def _(answer, case):
     return {
         f'old rows stay, the suspect "{kind}"': Near(stays).of(
@@ -164,6 +190,14 @@ def _(answer, case):
         name = f"old rows stay, off in texts of {off} token{'s' * (off > 1)} alone"
         seen[name] = Near(off == n + 1).of(answer(away, case["_x_SC"]))
     return seen
+
+
+@Q.law("a text of one token: nothing was there before it")
+def _(answer, case):
+    head = Head(case["width"], case["_seed"])
+    return {
+        "old rows stay": Near(True).of(answer(lent(_of_one_text(head.values)), case["_x_SC"][:1]))
+    }
 
 
 # --- what goes wrong: each changes one thing of this ---
@@ -199,6 +233,11 @@ def _changes_the_last_token(attention, x_SC):
     return bool(_near(attention(changed_SC)[:-1], attention(x_SC)[:-1]))
 
 
+def _token_before_alone(attention, x_SC):
+    rows = [attention(x_SC[:n]) for n in range(1, len(x_SC) + 1)]
+    return all(bool(_near(new[-2], old[-1])) for old, new in pairwise(rows))
+
+
 def _back(x_SC, n):
     return x_SC[n:]
 
@@ -216,6 +255,14 @@ Q.mistakes(
         "of each beginning only the last row is compared. All of its rows have to stay.": {
             "same": lambda old, new: _near(old[-1], new[-1])
         },
+        "only channel 0 is compared. All numbers of a row have to stay.": {
+            "same": lambda old, new: _near(old[:, 0], new[:, 0])
+        },
+        "each row is compared once, with the text one token longer. It may move when a later one is added: compare all of its "
+        "rows at every length.": _token_before_alone,
+        "another text is tried, not the one that was given. A function may move rows in some texts alone.": lambda attention, x_SC: (
+            _stable(attention, x_SC.flip(0) * 0.5)
+        ),
         "a token is changed, not added. A function that depends on the text's length is not found "
         "that way.": _changes_tokens,
         "only the last token is changed, and none is added. Cut the text instead: x_SC[:n], for "

@@ -1,5 +1,7 @@
 """2.5: attention against need. L layers, H heads, S queries, T slots, V vocabulary."""
 
+from math import exp
+
 import torch
 
 from kvlab.course.author import Exercise, LentFunction, Near, named
@@ -18,7 +20,7 @@ Rank the context words of a prompt in two ways. The last token asks; the context
 - *By attention*: the weight that the **last** token gives to a position, averaged over all layers and heads.
   `weights_LHST` has them all (S and T are both `n_tokens`).
 - *By need*: the KL divergence, in nats, from the full prediction to the one with that position hidden. `logits(None)`
-  gives the next token's logits with nothing hidden, `logits(t)` with position t hidden from the last token.
+  gives the next token's logits_V with nothing hidden, `logits(t)` with position t hidden from the last token.
 
 $$\mathrm{KL} = \sum_{\text{tokens}} p \, (\ln p - \ln p'), \quad p \text{ full}, \; p' \text{ with } t \text{ hidden}$$
 
@@ -66,9 +68,10 @@ def _some_words(rng):
     return {"weights_LHST": weights_LHST, "n_tokens": n_tokens, "_logits_TV": logits_TV}
 
 
-def _given(case, more=0.0):
+def _given(case, more=0.0, times=1.0):
     """What an answer is called with; to each reading's logits another multiple of `more` is added.
 
+    Before that they are multiplied by `times`.
     Its second function gives the next token's logits, by the position that is hidden.
     """
     rows_TV, n_tokens = case["_logits_TV"], case["n_tokens"]
@@ -77,7 +80,7 @@ def _given(case, more=0.0):
         if hidden is not None and not 0 <= hidden < n_tokens:
             raise ValueError(f"position {hidden} was to be hidden; there are 0 to {n_tokens - 1}")
         row = n_tokens if hidden is None else hidden
-        return rows_TV[row] + more * row
+        return times * rows_TV[row] + more * row
 
     return case["weights_LHST"], LentFunction(logits), n_tokens
 
@@ -98,13 +101,11 @@ def rank_words(weights_LHST, logits, n_tokens):
 def by_hand(weights_LHST, logits, n_tokens):
     """Sums over layers, heads and tokens, one by one."""
     looked_at, missed = [], []
-    full_V = logits(None).softmax(-1).tolist()
+    full_V = logits(None).log_softmax(-1).tolist()
     for t in range(n_tokens - 1):
         looked_at.append(sum(float(w) for layer in weights_LHST for w in layer[:, -1, t]))
-        other_V = logits(t).softmax(-1)
-        missed.append(
-            sum(p * float(torch.log(p / q)) for p, q in zip(full_V, other_V, strict=True))
-        )
+        other_V = logits(t).log_softmax(-1).tolist()
+        missed.append(sum(exp(p) * (p - q) for p, q in zip(full_V, other_V, strict=True)))
     context = range(n_tokens - 1)
     return [sorted(context, key=lambda t, of=of: -of[t]) for of in (looked_at, missed)]
 
@@ -137,6 +138,11 @@ def _(answer, case):
     shifted = named(answer(*_given(case, more=3.0)), *_GIVES)
     same = named(answer(*_given(case)), *_GIVES)
     return {name: Near(same[name]).of(shifted[name]) for name in _GIVES} | {"_same": same}
+
+
+@Q.law("logits so far apart that probabilities are rounded to 0")
+def _(answer, case):
+    return {"by need": named(answer(*_given(case, times=300.0)), *_GIVES)["by need"]}
 
 
 @Q.law("two tokens, of which one is context")
