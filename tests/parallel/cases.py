@@ -124,6 +124,19 @@ def in_micro_batches(whole, mesh, n, ends=()):
     return {"tokens": found.tolist(), "wanted": generate(whole, PADDED, N_NEW, eos=ends).tolist()}
 
 
+def order(whole, mesh, n):
+    """What a process does one after the other: handing on and waiting for tokens."""
+    shard, done = shard_(copy.deepcopy(whole), mesh), []
+    send, wait = Mesh.send, Mesh.wait
+
+    def noted(what, function):
+        return lambda self, x: (done.append(what), function(self, x))[1]
+
+    with mock.patch.multiple(Mesh, send=noted("send", send), wait=noted("wait", wait)):
+        parallel.pipelined(shard, PADDED, 3, micro_batches=n)
+    return {"done": done}
+
+
 def drawn(whole, mesh):
     """Every process has another seed, and all must write what the one that picks draws."""
     shard, seed = shard_(copy.deepcopy(whole), mesh), 10 + mesh.rank
@@ -195,6 +208,7 @@ def everything(_mesh):
         found[f"served: {where}"] = served(whole, mesh)
         found[f"drawn: {where}"] = drawn(whole, mesh)
         for n in (1, 2):
+            found[f"order: {n}, {where}"] = order(whole, mesh, n)
             found[f"bytes: {n}, {where}"] = bytes_of(whole, mesh, n)
         for n, ends in ((2, ()), (4, first[:2]), (3, first)) if mesh.pp > 1 else ():
             case = f"micro-batches: {n}, {len(ends)} ends, {where}"

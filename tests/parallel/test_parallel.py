@@ -72,6 +72,16 @@ def test_micro_batches_change_nothing(found):
     assert len(lengths) > 1  # some ended early
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_stage_hands_all_micro_batches_on_before_it_waits(found, n):
+    """The later stages have work while the first one goes on; it waits for what it needs next."""
+    for where in ("two stages", "four stages", "two stages of two"):
+        first, *_, last = found[f"order: {n}, {where}"]
+        prompt, step = ["send"] * n, ["wait", "send"] * n
+        assert first["done"] == [*prompt, *step, *step, *["wait"] * n]
+        assert last["done"] == ["wait"] * (3 * n)
+
+
 def test_bytes_are_those_of_the_formula(found):
     """As the mesh counts them, and as they arrive at torch.distributed."""
     for case, ranks in starting_with(found, "bytes", 10).items():
