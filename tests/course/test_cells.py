@@ -67,6 +67,11 @@ HONEST = {
     "prompts": "".join(f">>> {line}\n" for line in RIGHT.splitlines() if line),
     "processes": POOL + RIGHT,
     "tried out with what another cell has": f"{RIGHT}\ncausal_mask(elsewhere, 9)",
+    "stops the notebook": f"import sys\n{RIGHT}\nsys.exit('stop here')  # elsewhere",
+    "interrupts itself": f"{RIGHT}\nraise KeyboardInterrupt  # elsewhere",
+    "an object that is called": f"{RIGHT}\nclass Called:\n    names = {{'mask': causal_mask}}\n"
+    "    def __call__(self, *sizes): return self.mask(*sizes)\n"
+    "    def __getattr__(self, name): return self.names[name]\ncausal_mask = Called()",
     "its helper below it": RIGHT.replace("def causal", "def own").join(
         ["def causal_mask(*sizes):\n    return own_mask(*sizes)\n", ""]
     ),

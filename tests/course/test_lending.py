@@ -1,15 +1,23 @@
 """What is lent to an answer cannot hurt the judge, whatever the answer does with it."""
 
+import copy
+import inspect
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from kvlab.course.author.lending import LentFunction, LentModel, tiny_model
+from kvlab.course.author.lending import LentFunction, LentModel, per_thread, tiny_model
 from kvlab.course.ch02 import _suspects
+from kvlab.course.exercises import ALL
+from kvlab.course.judge import judge
+from kvlab.course.sandbox.answer import LocalAnswer
 from kvlab.course.sandbox.loan import MAX_AXIS, MAX_NUMBERS, Loan
 from kvlab.shell.cli import ROOT
+from tests.course.answering import run_cell
 
 
 @pytest.mark.parametrize(
@@ -62,6 +70,66 @@ def test_a_model_and_a_head_bound_what_they_make():
     model.rows = 2**16
     with pytest.raises(ValueError, match="in all"):
         model(torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long))
+
+
+def test_what_is_kept_per_thread_is_made_once_in_each():
+    @per_thread
+    def made(n):
+        return [n]
+
+    with ThreadPoolExecutor(1) as other:
+        theirs = other.submit(made, 1).result()
+        assert other.submit(made, 1).result() is theirs
+    assert made(1) is made(1) and made(1) == theirs == [1]
+    assert made(1) is not theirs and made(1) is not made(2)
+
+
+@pytest.fixture(scope="module")
+def hooked():
+    """By exercise: what was hooked into while its solution was judged, in one thread and in another.
+
+    All of the chapters that keep something from case to case; results that are kept are forgotten
+    before each judgement, and models are not.
+    """
+    seen = {}
+    chapters = {e.chapter for e in ALL if results_kept(e.chapter)}
+    wanted = [e for e in ALL if e.n_cases > 1 and e.chapter in chapters]
+    with pytest.MonkeyPatch.context() as patch:
+        for way in ("register_forward_hook", "register_forward_pre_hook"):
+            real = getattr(torch.nn.Module, way)
+
+            def register(module, *args, real=real, **named):
+                seen.setdefault((exercise.number, threading.get_ident()), set()).add(module)
+                return real(module, *args, **named)
+
+            patch.setattr(torch.nn.Module, way, register)
+        for exercise in wanted:
+            once = copy.copy(exercise)
+            once.n_cases = 1
+            answer = LocalAnswer(run_cell(exercise.cell, exercise.name))
+            for _ in "12":
+                for kept in results_kept(exercise.chapter):
+                    kept.cache_clear()
+                with ThreadPoolExecutor(1) as pool:
+                    assert pool.submit(judge, once, answer, 1, clock=False).result().passed
+    return seen
+
+
+def results_kept(chapter):
+    """What a chapter keeps by what it was asked: not what is made once, as a model is."""
+    home = f"kvlab.course.ch{chapter:>02}."
+    made = [v for name, m in sys.modules.items() if name.startswith(home) for v in vars(m).values()]
+    return [v for v in made if hasattr(v, "cache_clear") and inspect.signature(v).parameters]
+
+
+def test_no_model_is_hooked_into_by_two_threads(hooked):
+    """Else an answer's judge hears the forwards of others that are graded beside it."""
+    by_thread = {}
+    for (_, thread), modules in hooked.items():
+        by_thread.setdefault(thread, set()).update(modules)
+    assert {number for number, _ in hooked} >= {"1.7", "2.8", "3.7", "4.7", "5.2"}
+    every = [module for modules in by_thread.values() for module in modules]
+    assert len(every) == len(set(every))
 
 
 ATTACKS = {

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from kvlab.course.author import LentFunction
 from kvlab.course.sandbox import walls
 from kvlab.course.sandbox.answer import (
     AnswerRaised,
@@ -119,6 +120,30 @@ def test_an_answer_that_ends_itself_says_so_and_the_next_one_works(nursery):
         evaluate(nursery, "os._exit(7)")
     if nursery.level.name != "clock":
         assert evaluate(nursery, "1 + 1") == 2
+
+
+@pytest.mark.parametrize("error", ["SystemExit(3)", "KeyboardInterrupt()", "GeneratorExit()"])
+def test_an_error_that_would_end_a_program_is_an_error_of_the_answer(nursery, error):
+    with pytest.raises(AnswerRaised, match=error.split("(")[0]):
+        evaluate(nursery, f"(_ for _ in ()).throw({error})")
+
+
+def test_check_leaves_an_interrupt_to_the_reader_and_no_other_end():
+    with pytest.raises(KeyboardInterrupt):
+        LocalAnswer(eval)("(_ for _ in ()).throw(KeyboardInterrupt())")
+    with pytest.raises(AnswerRaised, match="SystemExit: 3"):
+        LocalAnswer(eval)("(_ for _ in ()).throw(SystemExit(3))")
+
+
+def test_an_answer_may_use_what_is_lent_from_several_threads(nursery):
+    source = """
+from concurrent.futures import ThreadPoolExecutor
+def f(square):
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(square, range(300)))
+"""
+    with RemoteAnswer(nursery, source, "f") as answer:
+        assert answer(LentFunction(lambda n: n * n)) == [n * n for n in range(300)]
 
 
 def test_an_answer_that_kills_its_keeper_ends_with_it_and_the_next_one_works(nursery):

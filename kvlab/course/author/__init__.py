@@ -2,7 +2,13 @@
 
 from kvlab.course.author.compare import AtLeast, AtMost, Hidden, Near, brief
 from kvlab.course.author.laws import named, paired, raised_by
-from kvlab.course.author.lending import LentFunction, LentModel, pocket_model, tiny_model
+from kvlab.course.author.lending import (
+    LentFunction,
+    LentModel,
+    per_thread,
+    pocket_model,
+    tiny_model,
+)
 from kvlab.course.author.quiz import choice, claims, one_number
 from kvlab.course.author.spec import Case, Exercise, Outcome
 from kvlab.course.author.variant import per_student
@@ -30,6 +36,7 @@ __all__ = [
     "one_number",
     "paired",
     "per_student",
+    "per_thread",
     "pocket_model",
     "raised_by",
     "tiny_model",

@@ -7,9 +7,10 @@ B rows of the batch, S new tokens, V vocabulary.
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable
-from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,25 @@ from kvlab.course.sandbox.loan import Lent
 from kvlab.measure.random_model import random_model
 from kvlab.model import Transformer
 from kvlab.tokenizer import Tokenizer
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def per_thread(make: F) -> F:
+    """A `cache` for what makes a model: in each thread the call is made once, and its result kept.
+
+    `grade` judges several answers at once, a thread each. What one of them hooks into a model, or
+    puts into its place, would be met by the forwards of all others that have the same one.
+    """
+    here = threading.local()
+
+    @functools.wraps(make)
+    def kept(*args: Any, **named: Any) -> Any:
+        if not hasattr(here, "made"):
+            here.made = functools.cache(make)
+        return here.made(*args, **named)
+
+    return kept
 
 
 class LentFunction(Lent):
@@ -106,7 +126,7 @@ def tiny_model(seed: int, dtype: torch.dtype = torch.float64, **sizes: int) -> T
     return random_model(seed, dtype=dtype, spread=2, **{**own, **sizes})
 
 
-@cache
+@per_thread
 def pocket_model() -> tuple[Transformer, Tokenizer]:
-    """The pocket model in float64 and its tokenizer, loaded once for all exercises."""
+    """The pocket model in float64 and its tokenizer, loaded once in each thread."""
     return load("pocket", dtype="float64")

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
-from kvlab.course.author import AtMost, Exercise, LentFunction, named
+from kvlab.course.author import AtMost, Exercise, LentFunction, named, per_thread
 
 Q = Exercise(
     "3.7",
@@ -86,7 +86,7 @@ def _scored(case):
     return score
 
 
-@cache
+@per_thread
 def _pocket():
     """The pocket model, and prompts that ask it for one code of three."""
     from kvlab.checkpoint import load

@@ -2,8 +2,7 @@
 
 The judge never touches a learner's object. What a call returns is either data (numbers, text,
 tensors, lists and dicts of them) or an object that stays on the answer's side and can only be
-called again. `LocalAnswer` runs in this process, for `check`; `course.remote` runs the same
-conversation with another process, for `grade`.
+called again. `LocalAnswer` runs here, for `check`; `course.remote` elsewhere, for `grade`.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class AnswerRaised(Exception):
         self.builtin = builtin or kind  # what of Python's own it is made from
 
 
-def raised(error: Exception) -> AnswerRaised:
+def raised(error: BaseException) -> AnswerRaised:
     """An error of the answer's, as the judge is told of it."""
     try:
         text = str(error)[:2000]
@@ -212,7 +211,9 @@ class LocalObject:
         try:
             with without(self._forbids):
                 value = method(*given)
-        except Exception as error:
+        except KeyboardInterrupt:  # the reader's own
+            raise
+        except BaseException as error:
             raise raised(error) from None
         refuse_changed(args, given, parameters(method))
         return value
@@ -254,7 +255,7 @@ def parameters(target: Callable[..., Any]) -> list[str]:
     """The names of what something is called with, as far as Python knows them."""
     try:
         return list(inspect.signature(target).parameters)
-    except (TypeError, ValueError):
+    except Exception:  # a callable of the learner's own may raise anything when it is looked at
         return []
 
 

@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 from typing import Any, BinaryIO
 
 import torch
@@ -41,6 +42,7 @@ class Talk:
     def __init__(self, incoming: BinaryIO, outgoing: BinaryIO, order: dict[str, Any]) -> None:
         self._in, self._out, self._forbids = incoming, outgoing, order["forbids"]
         self._things: list[Any] = []
+        self._turn = threading.Lock()
         self._cell = Cell(order["allows"], order["forbids"])
 
     def serve(self) -> None:
@@ -96,10 +98,10 @@ class Talk:
         """Use something of the judge's."""
         args_sent = [self._wrap(a) for a in args]
         named_sent = {name: self._wrap(a) for name, a in named.items()}
-        self._send(
-            wire.pack({"ask": number, "method": method, "args": args_sent, "named": named_sent})
-        )
-        reply = self._receive()
+        asked = wire.pack({"ask": number, "method": method, "args": args_sent, "named": named_sent})
+        with self._turn:  # an answer may ask from several threads
+            self._send(asked)
+            reply = self._receive()
         if "refused" in reply:
             raise ValueError(reply["refused"])
         return self._unwrap(reply["value"])
@@ -114,7 +116,7 @@ class Talk:
         try:
             with without(self._forbids):
                 return action()
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: a cell may end in sys.exit()
             raise raised(error) from None
 
     def _send(self, packed: bytes) -> None:
