@@ -148,6 +148,7 @@ ROWS = {
         lambda: prune.Elements(knorm, 1.0),
         lambda: prune.Elements(knorm, 0.5, None),
         lambda: prune.Elements(knorm, 0.5, "per_token"),
+        lambda: prune.Elements(knorm, 0.5, len),
     ],
     "Evict": [
         lambda: prune.Evict(None, 9),
@@ -223,6 +224,8 @@ ROWS = {
         lambda: kvlab.Probe(MODEL, 3),
         lambda: kvlab.Probe(MODEL, keep=3),
         lambda: kvlab.Probe(MODEL, keep="everything"),
+        lambda: kvlab.Probe(MODEL, keep=[torch.ones(2), "q"]),
+        lambda: kvlab.Probe(MODEL, keep=[["q"], 3]),
     ],
     "check": COURSE,
     "hint": COURSE,
@@ -345,6 +348,7 @@ ROWS = {
         lambda: quality.Prompts([[]], [[1, 2]], [1], "unseen"),
         lambda: quality.Prompts([[1]], [[1, 2]], [MODEL], "unseen"),
         lambda: quality.Prompts([1], [[1, 2]], [1], "unseen"),
+        lambda: quality.Prompts(torch.ones(1, 3), torch.ones(1, 3), [3], "unseen"),
         lambda: quality.Prompts(torch.eye(2).to_sparse(), [[1, 2]], [1], "unseen"),
     ],
     "quality.Question": RESULT,
@@ -366,6 +370,7 @@ ROWS = {
     "quality.asked": [
         lambda: quality.asked(None, None, None),
         lambda: quality.asked(kvlab.load("pocket")[1], [3], True),
+        lambda: quality.asked(kvlab.load("pocket")[1], [], torch.ones(2)),
     ],
     "quality.at_bytes": [
         lambda: quality.at_bytes((), "a", SHAPE),
@@ -378,6 +383,7 @@ ROWS = {
         lambda: quality.bootstrap(["a"]),
         lambda: quality.bootstrap([]),
         lambda: quality.bootstrap([1.0], draws=0),
+        lambda: quality.bootstrap([1.0, 2.0], draws=2**40),
     ],
     "quality.check_names": [
         lambda: quality.check_names(3),

@@ -9,6 +9,8 @@ import torch
 
 from kvlab import checks
 
+MOST_DRAWN = 10**8  # numbers, all draws together: 800 MB
+
 
 @checks.takes(n_right=checks.named(checks.whole, None), n=checks.named(checks.whole, None))
 def wilson(n_right: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -28,6 +30,11 @@ def bootstrap(values: Sequence[float], draws: int = 1000, seed: int = 0) -> tupl
     """
     if not len(values):
         raise ValueError("There are no values to draw from; expected at least one.")
+    if draws * len(values) > MOST_DRAWN:
+        raise ValueError(
+            f"{draws:,} draws of {len(values):,} values were asked for; expected at most "
+            f"{MOST_DRAWN // len(values):,} draws of so many."
+        )
     x = torch.tensor(list(values), dtype=torch.float64)
     draw = torch.Generator().manual_seed(seed)
     means = x[torch.randint(len(x), (draws, len(x)), generator=draw)].mean(1)

@@ -61,13 +61,13 @@ class Probe:
         checks.listed("keep", (keep,) if isinstance(keep, str) else keep)
         if cache is not None:
             checks.has("cache", cache, "bytes_read", "a cache that counts bytes, as KVCache")
-        keep = {keep} if isinstance(keep, str) else set(keep)
-        unknown = keep - set(_TAPS)
+        keep = [keep] if isinstance(keep, str) else list(keep)
+        unknown = [checks.shown(x) for x in keep if not isinstance(x, str) or x not in _TAPS]
         if unknown:
             raise ValueError(
-                f"A probe was asked to keep {', '.join(sorted(unknown))}; it knows "
-                f"{', '.join(_TAPS)}."
+                f"A probe was asked to keep {', '.join(unknown)}; it knows {', '.join(_TAPS)}."
             )
+        keep = set(keep)
         self._model, self._cache, self._keep = model, cache, keep
         self._listening: ExitStack | None = None
         self._at: dict[str, int] = {}

@@ -68,8 +68,15 @@ class Elements:
             )
         checks.functions(select=self.select)
         object.__setattr__(self, "select", as_rule(self.select))
-        if self.rule is not None:
-            _check_rule(self.rule)
+        try:
+            rule = self.rule
+        except TypeError as error:
+            raise ValueError(
+                f"select is {checks.shown(self.select)}; expected a function of the sparsity that "
+                f"gives a rule, like per_token ({error})."
+            ) from error
+        if rule is not None:
+            _check_rule(rule)
 
     @property
     def rule(self) -> Rule | None:

@@ -45,7 +45,7 @@ class Prompts:
         for text, rest, n in zip(self.texts, self.rests, self.scored, strict=True):
             checks.listed("A text", text), checks.listed("A rest", rest)
             checks.whole("An entry of scored", n, None)
-            if not text or not 0 < n < len(rest):
+            if not len(text) or not 0 < n < len(rest):
                 raise ValueError(
                     f"A prompt of {len(text)} tokens came with a rest of {len(rest)} and {n} to "
                     "score; expected a text, and at least one more token fed than scored."
@@ -63,7 +63,7 @@ def _tokenizer(name: str, value: object) -> None:
         raise ValueError(f"{name} is {checks.shown(value)}; expected a Tokenizer.")
 
 
-@checks.takes(tokenizer=_tokenizer, questions=checks.listed, first=checks.ids)
+@checks.takes(tokenizer=_tokenizer, questions=checks.listed, visible=bool, first=checks.ids)
 def asked(
     tokenizer: Tokenizer, questions: Sequence[Question], visible: bool, first: Sequence[int] = ()
 ) -> Prompts:
