@@ -127,7 +127,10 @@ def _failure(
     elif again:  # the call that failed need not be with the case's own
         called = describe({n: v for n, v in again.items() if isinstance(v, PLAIN)}) or called
     text = _on(law, called, text)
-    return Verdict(exercise, "failed", text, mistake, drawn, again or inputs, bool(again))
+    how = recall.by_hand(exercise.name, again)
+    return Verdict(
+        exercise, "failed", text, mistake, drawn, inputs if again is None else again, how
+    )
 
 
 def _on(law: Law, called: str, text: str) -> str:

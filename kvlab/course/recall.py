@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from kvlab.course import retold
 from kvlab.course.author.spec import Case, Exercise, Outcome, Run
 from kvlab.course.sandbox.answer import Answer, LocalAnswer, LocalObject
 
@@ -63,9 +64,9 @@ class _Replayed:
 def call(
     exercise: Exercise, run: Run, answer: LocalAnswer, case: Case, wrong: Callable[[Outcome], str]
 ) -> Case | None:
-    """The call's arguments, by the names that the answer has for them.
+    """The call's arguments, by the names that the answer has for them; of a class, its calls.
 
-    None for a class, for what does not go wrong twice alike, and for an answer without such names.
+    None for what does not go wrong twice alike, and for an answer without such names.
 
     `wrong` names the first value of an outcome that is not what it should be, "" if all are.
     """
@@ -73,7 +74,7 @@ def call(
     try:
         name = wrong(run(seen, case))
     except _Other:
-        return None
+        return retold.calls(exercise, run, answer, case, wrong)
     except Exception:  # in the last call, or at the law that took its result apart
         return _named(answer, seen.calls[-1]) if seen.calls else None
     if not name or not seen.calls:
@@ -86,6 +87,14 @@ def call(
         except Exception:  # this one is not it: without it the law gets nowhere
             continue
     return _named(answer, seen.calls[-1])
+
+
+def by_hand(name: str, kept: Case | None) -> str:
+    """How the author of an answer of this name makes again what is kept; "" if nothing is."""
+    if isinstance(kept, retold.Calls):
+        lent = ", `verdict.case.lent` what was lent" if retold.lent_in(kept.steps) else ""
+        return f"`verdict.case.on({name})`; `verdict.case` shows the calls{lent}"
+    return f"`{name}(**verdict.case)`" if kept else ""
 
 
 def _asked(args: tuple[Any, ...], answer: Answer, _: Case) -> Any:

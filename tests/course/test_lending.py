@@ -86,7 +86,7 @@ def test_what_is_kept_per_thread_is_made_once_in_each():
 
 @pytest.fixture(scope="module")
 def hooked():
-    """By exercise: what was hooked into while its solution was judged, in one thread and in another.
+    """By exercise and thread: what was hooked into while its solution was judged, in two threads.
 
     All of the chapters that keep something from case to case; results that are kept are forgotten
     before each judgement, and models are not.

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from kvlab import check
-from kvlab.course.author import spec
+from kvlab.course import retold
+from kvlab.course.author import Lent, raised_by, spec
 from kvlab.course.exercises import ALL, find
 from kvlab.course.judge import judge
 from kvlab.course.sandbox.answer import LocalAnswer
+from tests.course.answering import run_cell
 from tests.course.test_judge import small
 
 
@@ -120,6 +122,151 @@ def named_as(exercise, answer):
 
     named.__signature__ = asked
     return named
+
+
+CLASSES = [e for e in ALL if e.n_cases > 1 and isinstance(e.wrong[0].answer, type)]
+
+
+@pytest.mark.parametrize("which", [0, -1], ids=["first mistake", "last mistake"])
+@pytest.mark.parametrize("exercise", CLASSES, ids=lambda e: e.number)
+def test_every_question_for_a_class_keeps_calls_that_go_wrong_again(exercise, which):
+    wrong = exercise.wrong[which].answer
+    verdict = judge(exercise, LocalAnswer(wrong), 1, clock=False, recalls=True)
+    assert f"`verdict.case.on({exercise.name})`" in repr(verdict) and verdict.case.steps
+    assert f" = {exercise.name}(" in repr(verdict.case)
+    theirs, right = (
+        after(verdict.case, kind) for kind in (wrong, run_cell(exercise.cell, exercise.name))
+    )
+    assert theirs != right
+    assert theirs == after(verdict.case, wrong), "each time anew"
+
+
+def after(case, kind):
+    """What the last call gives, and what is lent then, as texts."""
+    try:
+        given = case.on(kind)
+    except Exception as error:
+        given = type(error)
+    return repr([as_lists(given), *[vars(one) for one in case.lent]])
+
+
+def as_lists(value):
+    if isinstance(value, torch.Tensor):
+        return [str(value.dtype), list(value.shape), value.tolist()]
+    return [as_lists(v) for v in value] if isinstance(value, (tuple, list)) else value
+
+
+class Counter:
+    """The right answer of a small exercise: counts, and keeps what it was given."""
+
+    def __init__(self, start):
+        self.n, self.rows_S = start, torch.zeros(2)
+
+    def add(self, n):
+        self.n += n
+        return self.n
+
+    def view(self):
+        return self.rows_S
+
+    def fork(self):
+        return type(self)(self.n)
+
+
+def the_class(run, changes, right=Counter):
+    one = small(name="Counter", laws=laws(run), cases=lambda rng: {"n": 3, "_seed": 1})
+    one.laws = [spec.Law("it counts", run, spec.ByRightAnswer(one, run, 0, 0))]
+    one.solution(right)
+    kind = type("Mine", (right,), changes)
+    return judge(one, LocalAnswer(kind), 1, recalls=True), kind
+
+
+def test_calls_end_at_the_one_that_failed():
+    def run(answer, case):
+        counter = answer.make(case["n"])
+        return {f"after {n}": counter.call("add", n) for n in range(6)}
+
+    verdict, mine = the_class(run, {"add": lambda self, n: n if n > 2 else Counter.add(self, n)})
+    assert repr(verdict.case) == "x0 = Counter(3)\nx0.add(0)\nx0.add(1)\nx0.add(2)\nx0.add(3)"
+    assert (verdict.case.on(mine), verdict.case.on(Counter)) == (3, 9)
+    assert verdict.case == {"n": 3} and verdict.case.steps[-1].args == (3,)
+    with pytest.raises(ValueError, match="given a Mine; expected Counter itself"):
+        verdict.case.on(mine(3))
+
+
+def test_calls_of_objects_that_objects_make_and_of_what_is_held():
+    def run(answer, case):
+        one = answer.make(case["n"])
+        held, twin = one.hold("view"), one.make("fork")
+        return {"twin": twin.call("add", 1), "one": one.call("add", 1), "rows_S": held.now()}
+
+    verdict, mine = the_class(run, {"add": lambda self, n: self.rows_S.add_(1) is None or 4})
+    assert repr(verdict.case) == (
+        "x0 = Counter(3)\nx1 = x0.view()\nx2 = x0.fork()\nx2.add(1)\nx0.add(1)\nx1"
+    )
+    assert verdict.case.on(mine).tolist() == [1, 1] and verdict.case.on(Counter).tolist() == [0, 0]
+
+
+def test_calls_end_at_an_error_which_comes_again():
+    def run(answer, case):
+        counter = answer.make(case["n"])
+        refused = spec_raised(counter)
+        return {"refused": refused, "sum": counter.call("add", 1) + counter.call("add", 2)}
+
+    def spec_raised(counter):
+        return raised_by(counter.call, "add", "a")
+
+    def add(self, n):
+        return Counter.add(self, n) if n != 1 else self.missing
+
+    verdict, mine = the_class(run, {"add": add})
+    assert repr(verdict.case) == "x0 = Counter(3)\nx0.add('a')\nx0.add(1)"
+    with pytest.raises(AttributeError, match="missing"):
+        verdict.case.on(mine)
+    assert verdict.case.on(Counter) == 4, "the error before it is passed over, as by the law"
+
+
+def test_what_is_lent_is_one_thing_in_all_calls_and_as_it_was():
+    def run(answer, case):
+        book = Book()
+        answer.make(book).call("add", book)
+        return {"pages": book.pages}
+
+    wrong = {"add": lambda self, book: book.turn() + book.turn()}
+    one, mine = the_class(run, wrong, Reader)
+    assert repr(one.case) == "x0 = Counter(book)\nx0.add(book)" and one.case.on(mine) == 5
+    assert one.case.on(mine) == 5 and [book.pages for book in one.case.lent] == [3]
+    assert "`verdict.case.lent` what was lent" in repr(one)
+
+
+class Reader:
+    """Turns a page at the beginning, and another in each call."""
+
+    def __init__(self, book):
+        book.turn()
+
+    def add(self, book):
+        return book.turn()
+
+
+class Book(Lent):
+    lends = ("turn",)
+
+    def __init__(self):
+        self.pages = 0
+
+    def turn(self):
+        self.pages += 1
+        return self.pages
+
+
+def test_a_law_that_calls_for_ever_keeps_the_case_alone():
+    def run(answer, case):
+        counter = answer.make(case["n"])
+        return {"sum": [counter.call("add", 1) for _ in range(retold.MOST + 1)][-1]}
+
+    verdict, _ = the_class(run, {"add": lambda self, n: 0})
+    assert verdict.case == {"n": 3} and not verdict.again
 
 
 def test_check_says_how_to_make_the_call_again():

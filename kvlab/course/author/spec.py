@@ -268,7 +268,7 @@ class Verdict:
     """What the judge found.
 
     `state` is "passed", "failed", "not answered", "too noisy", "no cell", "not judged" (the judge's
-    fault) or "error" (the sandbox's); `case`: what failed, `again`: as `answer(**case)` takes it.
+    fault) or "error" (the sandbox's); `case`: what failed, `again`: how to make that happen again.
     """
 
     exercise: Exercise
@@ -277,7 +277,7 @@ class Verdict:
     mistake: str | None = None
     picture: str = ""
     case: Case | None = field(default=None, compare=False)
-    again: bool = field(default=False, compare=False)
+    again: str = field(default="", compare=False)
     held: int = field(default=0, compare=False)  # laws
 
     @property
@@ -289,7 +289,7 @@ class Verdict:
         lines = [f"{self.exercise.number} {self.exercise.title}: {state}.", self.message]
         lines += [f"This is a known mistake: {self.mistake}"] if self.mistake else []
         if self.state == "failed":
-            by_hand = f"Again by hand: `{self.exercise.name}(**verdict.case)`. " * self.again
+            by_hand = self.again and f"Again by hand: {self.again}. "
             inputs = by_hand or "The inputs that failed: `verdict.case`. " * bool(self.case)
             lines += [f'{inputs}For a nudge: hint("{self.exercise.number}")']
         return "\n".join(line for line in lines if line)

@@ -15,7 +15,7 @@ is, and, if it can tell, which well-known mistake you made.
   each answer runs alone.
 - Stuck? Call `hint("6.1")`. There are three to each question, from a nudge to nearly the answer.
 - A call of torch that is new to you? [A dozen of them](../docs/torch.md), each shown on four numbers.
-- A failed check keeps what failed: `audit(**verdict.case)` makes that very call again, lent objects and all. Of a class, it has the sizes.
+- A failed check keeps what failed: `audit(**verdict.case)` makes that very call again, lent objects and all. Of a class, it has its calls: `verdict.case.on(KVCache)`.
 - Everything is in float64, so that right answers agree to nine digits.
 
 Letters: L layers, B rows of the batch, H query heads, G key/value heads, S new tokens, T slots, D width

@@ -15,7 +15,7 @@ can tell, which well-known mistake you made.
   each answer runs alone.
 - Stuck? Call `hint("10.1")`. There are three to each question, from a nudge to nearly the answer.
 - A call of torch that is new to you? [A dozen of them](../docs/torch.md), each shown on four numbers.
-- A failed check keeps what failed: `keep_elements(**verdict.case)` makes that very call again, lent objects and all. Of a class, it has the sizes.
+- A failed check keeps what failed: `keep_elements(**verdict.case)` makes that very call again, lent objects and all. Of a class, it has its calls: `verdict.case.on(DenseWindow)`.
 - Everything is in float64. A mask is a tensor of `True` (stays) and `False` (goes).
 
 Letters: G key/value heads, H query heads, R = H / G query heads that share a KV head, T tokens, S new tokens, W

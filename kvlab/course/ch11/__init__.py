@@ -15,7 +15,7 @@ and, if it can tell, which well-known mistake you made.
   each answer runs alone.
 - Stuck? Call `hint("11.1")`. There are three to each question, from a nudge to nearly the answer.
 - A call of torch that is new to you? [A dozen of them](../docs/torch.md), each shown on four numbers.
-- A failed check keeps what failed: `compare(**verdict.case)` makes that very call again, lent objects and all. Of a class, it has the sizes.
+- A failed check keeps what failed: `compare(**verdict.case)` makes that very call again, lent objects and all. Of a class, it has its calls: `verdict.case.on(PackedRows)`.
 - Where nothing else is said numbers are in float64, so that right answers agree to nine digits.
 
 Letters: B rows of the batch, G key/value heads, R query heads that share one, T slots, D width of one head, N kept
