@@ -9,7 +9,8 @@ from kvlab.course.grading.grade import Rules, grade_all
 from kvlab.course.grading.submissions import find_submissions, passed_over
 
 GRADED = ["ann/06.ipynb", "bob/06.IPYNB", "cy/a b (2).ipynb", "cy/06-Copy1.ipynb", "d/x\ny.ipynb"]
-TOLD = [".eve/06.ipynb", "fay/.06.ipynb", "gus/06.ipynb.txt", "hal/06.ipynb (1)", "i/.j/k.IpyNb"]
+TOLD = [".eve/06.ipynb", "fay/.06.ipynb", "gus/06.ipynb.txt", "hal/06.ipynb (1)", "i/.j/k.IpyNb",
+        "kim/answers.ZIP", "lea/06.tar.gz"]  # fmt: skip
 NOBODYS = ["ann/.ipynb_checkpoints/06.ipynb", "._06.ipynb", "bob/.~06.ipynb", ".git/06.ipynb",
            "notes.txt", "jo/answer.py"]  # fmt: skip
 
@@ -30,8 +31,17 @@ def test_each_is_graded_or_told_or_nobodys(folder, capsys):
         )
     said = capsys.readouterr().err
     assert passed_over(folder) == sorted(TOLD)
-    assert f"{folder}: 5 files are hidden, or without the ending .ipynb, and not graded" in said
-    assert all(name in said for name in TOLD)
+    assert (
+        f"{folder}: 7 files are hidden, packed, or without the ending .ipynb, and not graded"
+        in said
+    )
+    assert all(name in said for name in sorted(TOLD)[:5]) and said.rstrip().endswith("...")
+
+
+def test_a_folder_of_packed_ones_says_what_to_do(tmp_path):
+    (tmp_path / "ann.zip").write_text("?")
+    with pytest.raises(ValueError, match="Unpack first what is packed there, as ann.zip"):
+        find_submissions([tmp_path])
 
 
 def test_linked_ones_get_a_note(folder, tmp_path):

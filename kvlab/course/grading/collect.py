@@ -57,7 +57,7 @@ def collected(given: Sequence[str | Path]) -> Iterator[Collected]:
         if plain:
             found.submissions.update(find_submissions(plain))
         for path in plain:
-            _tell(path, passed_over(path), "hidden, or without the ending .ipynb, and")
+            _tell(path, passed_over(path), "hidden, packed, or without the ending .ipynb, and")
         for n, path in enumerate(zips):
             into = Path(folder, str(n))
             into.mkdir()

@@ -17,7 +17,9 @@ def find_submissions(paths: Sequence[str | Path]) -> dict[str, Path]:
     for given in map(Path, paths):
         inside = _notebooks_in(given) if given.is_dir() else [given]
         if not inside:
-            raise ValueError(f"{given} has no notebook (*.ipynb) in it or below it.")
+            first = next((n for n in passed_over(given) if n.lower().endswith(_PACKED)), "")
+            unpack = f" Unpack first what is packed there, as {first}." if first else ""
+            raise ValueError(f"{given} has no notebook (*.ipynb) in it or below it.{unpack}")
         for path in inside:
             inner = path.relative_to(given) if given.is_dir() else Path(path.name)
             plain = name = re.sub(r"\.ipynb$", "", inner.as_posix(), flags=re.I)
@@ -48,16 +50,19 @@ def _notebooks_in(folder: Path) -> list[Path]:
 # What Jupyter, macOS and version control put beside notebooks, which nobody hands in.
 _NOBODYS = (".ipynb_checkpoints", ".git", ".Trash", ".cache", ".virtual_documents")
 
+_PACKED = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz")
+
 
 def passed_over(folder: Path) -> list[str]:
-    """What may be a submission and is not graded: hidden, or of another ending."""
+    """What may be a submission and is not graded: hidden, packed, or of another ending."""
     found = []
     for home, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(_NOBODYS)]
         here = Path(home).relative_to(folder)
         hidden = any(part.startswith(".") for part in here.parts)
         for name in files:
-            ours = ".ipynb" in name.lower() and not name.startswith(("._", ".~"))
+            likely = ".ipynb" in name.lower() or name.lower().endswith(_PACKED)
+            ours = likely and not name.startswith(("._", ".~"))
             if ours and (hidden or name.startswith(".") or not name.lower().endswith(".ipynb")):
                 found.append((here / name).as_posix())
     return sorted(found)
