@@ -135,6 +135,22 @@ def test_check_leaves_an_interrupt_to_the_reader_and_no_other_end():
         LocalAnswer(eval)("(_ for _ in ()).throw(SystemExit(3))")
 
 
+def test_what_is_lent_is_given_the_same_in_check_and_in_grade(nursery):
+    """Arrays, numbers of numpy's and views are data, whoever asks."""
+    enough_said(nursery)
+    source = """
+import collections, numpy as np, torch
+def f(lent):
+    kinds = [np.ones(2), np.int64(3), np.float32(0.5), (1, 2), collections.deque([1]), range(2),
+             torch.nn.Parameter(torch.ones(1)), torch.ones(2, 2).T]
+    return [lent(one) for one in kinds] + [lent(x=np.ones(1))]
+"""
+    names, lent = {}, LentFunction(lambda x: f"{type(x).__name__} {x}")
+    exec(source, names)
+    with RemoteAnswer(nursery, source, "f") as answer:
+        assert answer(lent) == LocalAnswer(names["f"])(lent)
+
+
 def test_an_answer_may_use_what_is_lent_from_several_threads(nursery):
     source = """
 from concurrent.futures import ThreadPoolExecutor

@@ -85,8 +85,7 @@ class Answer(Protocol):
 def as_data(value: Any) -> Any:
     """A value as plain data, tensors copied; what is like a list or a dict becomes one.
 
-    A type of the learner's own, even one derived from a tensor or a number, is refused: such a
-    thing could claim to be equal to everything.
+    A type of the learner's own, of a tensor or a number too, is refused: it could equal everything.
     """
     if value is None or _is(value, bool, int, float, str):
         if type(value) is int and value.bit_length() > MAX_BITS:
@@ -97,8 +96,7 @@ def as_data(value: Any) -> Any:
         if value.layout != torch.strided or value.is_quantized or value.is_complex():
             raise NotData(f"your code returned a {value.dtype} tensor of an unusual kind.")
         return value.detach().to("cpu", copy=True).contiguous()
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and _derived(value, numpy.ndarray, numpy.generic):
+    if (numpy := sys.modules.get("numpy")) and _derived(value, numpy.ndarray, numpy.generic):
         return _from_numpy(numpy, value)
     for kind, items in _LISTS.items():
         if _derived(value, kind):
@@ -225,7 +223,9 @@ class LocalObject:
         return as_argument(value)
 
     def _use(self, number: int, method: str, args: Sequence[Any], named: dict[str, Any]) -> Any:
-        return self._lend(self._loan.use(number, method, args, named))
+        own = {n: a if isinstance(a, Borrowed) else as_data(a) for n, a in named.items()}
+        given = [a if isinstance(a, Borrowed) else as_data(a) for a in args]  # as over a wire
+        return self._lend(self._loan.use(number, method, given, own))
 
 
 class LocalHeld:
