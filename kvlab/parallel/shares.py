@@ -40,17 +40,17 @@ def check(config: ModelConfig, tp: int, pp: int) -> None:
     Raises: ValueError that says of what there are too few.
     """
     checks.kind("config", config, ModelConfig, "a ModelConfig, as model.config")
-    there = {
-        "tp": (tp, "query heads", config.n_heads),
-        "tp ": (tp, "numbers inside the MLP", config.intermediate_size),
-        "tp  ": (tp, "tokens in the vocabulary", config.vocab_size),
-        "pp": (pp, "layers", config.n_layers),
-    }
-    for name, (asked, what, most) in there.items():
-        if checks.whole(name.strip(), asked) > most:
+    there = [
+        ("tp", tp, "query heads", config.n_heads),
+        ("tp", tp, "numbers inside the MLP", config.intermediate_size),
+        ("tp", tp, "tokens in the vocabulary", config.vocab_size),
+        ("pp", pp, "layers", config.n_layers),
+    ]
+    for name, asked, what, most in there:
+        if checks.whole(name, asked) > most:
             raise ValueError(
-                f"A model was to be cut into {name.strip()} = {asked} parts, and it has {most} "
-                f"{what}; expected at most that many."
+                f"A model was to be cut into {name} = {asked} parts, and it has {most} {what}; "
+                "expected at most that many."
             )
 
 
