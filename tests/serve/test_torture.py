@@ -1,6 +1,7 @@
 """The torture kit: our server passes all of it, and a bad server is told what is bad."""
 
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -38,6 +39,29 @@ def test_a_key_a_case_and_what_is_not_there(echo, capsys):
         assert "does not answer /v1/models" in capsys.readouterr().err
     for line in (["127.0.0.1:1"], [echo.url, "--case", "nonsense"]):
         assert cli.main(["torture", *line]) == 1
+
+
+def test_the_server_of_llama_cpp_is_told_something_of_each_case(tmp_path):
+    """A model of random weights; what a trained one showed stands in docs/serving.md."""
+    llama_cpp = pytest.importorskip("xllamacpp", reason="needs xllamacpp (llama.cpp)")
+    pytest.importorskip("gguf", reason="needs gguf")
+    from tests.test_gguf_file import wide, write
+
+    params = llama_cpp.CommonParams()
+    params.model.path = str(write(tmp_path / "m.gguf", wide("llama"), "F16"))
+    params.verbosity, params.n_ctx, params.n_parallel = -1, 1024, 2
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        params.port = free.getsockname()[1]
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    server = llama_cpp.Server(params)
+    names = [
+        "several_answers", "object_types", "leaves_before_first", "malformed_json",
+        "beyond_context", "unknown_model",
+    ]  # fmt: skip
+    found = verdicts(Target(server.listening_address), *names)
+    assert {name for name, (verdict, _) in found.items() if verdict == "failed"} == {
+        "unknown_model"
+    }
 
 
 class Careless(BaseHTTPRequestHandler):
