@@ -25,6 +25,8 @@ from kvlab.course.sandbox.answer import (
 )
 
 PRIVATE = "a private case"
+# What an outcome holds where there is none. They begin with a space, which no value's name does.
+RAISED, NOT_DATA = " raised", " not data"
 PLAIN = (torch.Tensor, int, float, str, list, tuple, dict, type(None))  # not what is lent
 
 
@@ -140,15 +142,15 @@ def _on(law: Law, called: str, text: str) -> str:
 def _fault(law: Law, case: Case, outcome: Outcome) -> tuple[str, str, str]:
     """What is wrong with an outcome, a picture of it, and which value it is; empty texts if nothing
     is."""
-    if "raised" in outcome:
+    if RAISED in outcome:
         where = f" ({outcome['where']})" if outcome["where"] else ""
         return (
-            f"your code raised {outcome['raised']}{where}.{explained(outcome['raised'])}",
+            f"your code raised {outcome[RAISED]}{where}.{explained(outcome[RAISED])}",
             "",
             "raised",
         )
-    if "not data" in outcome:
-        return outcome["not data"], "", "not data"
+    if NOT_DATA in outcome:
+        return outcome[NOT_DATA], "", "not data"
     for name, expected in law.expect(case, outcome).items():
         value = came(outcome[name])
         wrong = difference(name, value, expected)
@@ -163,14 +165,14 @@ def _outcome(law: Law, answer: Answer, case: Case) -> Outcome:
     except AnswerRaised as raised:
         if is_stub(raised):
             raise NotAnswered from None
-        return {"raised": str(raised), "kind": raised.kind, "where": raised.where}
+        return {RAISED: str(raised), "kind": raised.kind, "where": raised.where}
     except NotData as bad:
-        return {"not data": str(bad)}
+        return {NOT_DATA: str(bad)}
     except (Stopped, Unavailable):
         raise
     except Exception as error:  # a law may take an answer's result apart without looking first
         found = narrow(error) or f"{type(error).__name__}: {error}"
-        return {"not data": f"your code returned something of another form ({found})."}
+        return {NOT_DATA: f"your code returned something of another form ({found})."}
 
 
 def _known_mistake(exercise: Exercise, law: Law, case: Case, outcome: Outcome) -> str | None:
@@ -198,8 +200,8 @@ def _holds(laws: Sequence[Law], answer: Callable[..., Any], case: Case) -> bool:
 
 
 def _same_outcome(a: Outcome, b: Outcome) -> bool:
-    if "raised" in a or "raised" in b:
-        return a.get("raised") == b.get("raised")
+    if RAISED in a or RAISED in b:
+        return a.get(RAISED) == b.get(RAISED)
     if a.keys() != b.keys():
         return False
     return all(_same(name, came(a[name]), came(b[name])) for name in a)

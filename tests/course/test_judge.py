@@ -286,3 +286,16 @@ def test_what_is_neither_is_named(odd):
     source = f"import numpy as np\ndef sum_rows(x):\n    return {odd}\n"
     law = spec.Law("x", lambda a, c: {"x": a(1)}, lambda c, _: {"x": 1})
     assert "; expected " in local(small(laws=(law,)), source).message
+
+
+@pytest.mark.parametrize("name", ["raised", "not data"])
+def test_a_laws_value_may_have_any_name(name):
+    """Also one of those by which the judge might note that there was no value."""
+    law = spec.Law("doubles", lambda a, c: {name: a(c["x"])}, lambda c, _: {name: 2 * c["x"]})
+    exercise = replace(BY_NUMBER["2.1"], laws=(law,), cases=lambda rng: {"x": 3}, wrong=())
+    exercise = replace(exercise, size=lambda case: 1, clock=None)
+    right = judge(exercise, LocalAnswer(lambda x: 2 * x), 1)
+    wrong = judge(exercise, LocalAnswer(lambda x: x), 1)
+    assert (
+        right.passed and wrong.state == "failed" and f"{name}: expected 6, got 3" in wrong.message
+    )
