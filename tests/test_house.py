@@ -238,3 +238,9 @@ def test_every_room_has_its_tests():
         assert (TESTS / f"test_{module}.py").is_file(), module
     for wing in WINGS:
         assert any((TESTS / wing).glob("test_*.py")), wing
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest imports them by their names alone, and would collect only one of them."""
+    names = [path.name for path in (PACKAGE.parent / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

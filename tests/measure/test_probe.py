@@ -191,7 +191,7 @@ def test_nothing_is_left_behind_even_after_an_error():
 
 def test_something_else_to_keep_or_to_watch_is_refused():
     model = tiny_model()
-    with pytest.raises(ValueError, match=r"keep logits; it knows queries, keys, values, weights"):
+    with pytest.raises(ValueError, match=r"keep .logits.; it knows queries, keys, values, weights"):
         Probe(model, keep=("logits",))
     step = compiled_decode(model, model.new_cache(1, 4))
     with pytest.raises(ValueError, match="given a CompiledDecode; expected a Transformer"):
