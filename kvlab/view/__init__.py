@@ -3,6 +3,7 @@
 from kvlab.view.attention_grid import AttentionGrid
 from kvlab.view.bytes import StepBytes
 from kvlab.view.cache_grid import CacheGrid
+from kvlab.view.live_roofline import LiveRoofline
 from kvlab.view.panel import Panel
 from kvlab.view.pruning import Pruning
 from kvlab.view.query_dial import QueryDial
@@ -11,6 +12,7 @@ from kvlab.view.timeline import Timeline
 __all__ = [
     "AttentionGrid",
     "CacheGrid",
+    "LiveRoofline",
     "Panel",
     "Pruning",
     "QueryDial",

@@ -55,6 +55,12 @@ DRAWN = {
         for prompt, new in ((17, 4), (1, 1), (1, 2), (2000, 512), (10**7, 10**7), (3, 13))
         for cached in (True, False)
     },
+    "guesses": lambda: schematics.guesses(" The", [" a", " b", " c"], [" a", " b", " d", " e"]),
+    "guesses, all right": lambda: schematics.guesses("a", ["b"], ["b", "c"]),
+    "guesses, none": lambda: schematics.guesses("a", [], ["b"]),
+    "guesses, many and strange": lambda: schematics.guesses(
+        LONG, ["W" * 40, "\n", "<b>&", "", "一" * 20, "f", "g", "h"], [*"abcdefgh", LONG]
+    ),
     "cache": lambda: schematics.cache_in_memory(POCKET, 24, 17),
     "cache, full": lambda: schematics.cache_in_memory(POCKET, 8, 8),
     "cache, empty": lambda: schematics.cache_in_memory(POCKET, 1, 0),
@@ -214,6 +220,18 @@ def test_the_mask_is_a_triangle_or_a_rectangle_that_ends_in_one():
     assert [float(w) for w in widths] == [34, 68, 102, 136]
 
 
+def test_guesses_are_used_up_to_the_first_wrong_one():
+    drawn = schematics.guesses("x", ["a", "b", "c"], ["a", "z", "c", "d"])
+    assert drawn.title == "Of 3 guesses 1 can be used, and one call gives 2 tokens"
+    assert "then comes 'z'" in drawn.alt
+    words = [words for words, _ in boxes(drawn)]
+    assert words.count("=") == 1 and words.count("≠") == 1
+    assert schematics.guesses("x", ["a"], ["b", "c"]).title.startswith("Of 1 guess 0 can be used")
+    every = schematics.guesses("x", ["a", "b"], ["a", "b", "c"])
+    assert every.title.endswith("one call gives 3 tokens")
+    assert "forgotten" not in every.svg and "forgotten" in drawn.svg
+
+
 def test_phases_count_keys_as_the_formula_does():
     plain, cached = schematics.phases(17, 4, cached=False), schematics.phases(17, 4)
     assert "of 74 keys, 54 had been computed before" in plain.title
@@ -270,6 +288,9 @@ REFUSED = [
                                                 (65,), (60, 5), (1, True))),
     *(lambda n=n: schematics.phases(*n) for n in ((0, 1), (1, 0), (1.0, 2), (1, None), (True, 1),
                                                   (1, 1, 2), (10**8, 1), (1, 10**8))),
+    *(lambda g=g: schematics.guesses(*g) for g in (
+        (None, [], ["a"]), ("a", "b", ["b", "c"]), ("a", [1], ["b", "c"]), ("a", ["b"], ["b"]),
+        ("a", ["b"] * 9, ["b"] * 10), ("a", ["b"], None))),
     lambda: schematics.cache_in_memory(None, 4, 2),
     *(lambda n=n: schematics.cache_in_memory(POCKET, *n) for n in (
         (0, 0), (4, 5), (4, -1), (None, 1), (4, 1.5), (10**10, 0))),

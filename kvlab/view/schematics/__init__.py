@@ -7,6 +7,7 @@ says it to who cannot see it, and `save` writes it as SVG.
 from kvlab.view.schematics.attention import mask, meeting
 from kvlab.view.schematics.calls import phases
 from kvlab.view.schematics.drawing import Drawing
+from kvlab.view.schematics.guessing import guesses
 from kvlab.view.schematics.heads import building
 from kvlab.view.schematics.layers import block
 from kvlab.view.schematics.memory import cache_in_memory
@@ -19,6 +20,7 @@ __all__ = [
     "block",
     "building",
     "cache_in_memory",
+    "guesses",
     "mask",
     "meeting",
     "phases",
