@@ -251,14 +251,14 @@ IDEAS: tuple[Idea, ...] = (
     Idea(
         "attention's work in decode is proportional to the history",
         "C",
-        (11, "A whole step gains less"),
-        ("11.6",),
+        (7, "Attention grows, the MLP does not"),
+        ("7.4",),
     ),
     Idea(
         "phases are bound by different things",
         "A B C",
-        (5, "Take the causes away"),
-        ("5.3", "5.9"),
+        (7, "Take the causes away"),
+        ("5.3", "5.9", "7.3"),
     ),
     Idea(
         "longer contexts within limits of memory",
