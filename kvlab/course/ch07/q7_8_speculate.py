@@ -1,4 +1,7 @@
-"""7.8: guesses checked in one call, and the same tokens. P prompt tokens, V vocabulary."""
+"""7.8: guesses checked in one call, and the same tokens. P prompt tokens, V vocabulary.
+
+Long because an honest check of the same guesses is a part of the question.
+"""
 
 from __future__ import annotations
 

@@ -21,16 +21,7 @@ def guesses(
     to the first that is wrong, and one word of the model's own after them.
     Raises: ValueError for more than 8 guesses, or for another number of words than one more.
     """
-    checks.kind("newest", newest, str, "a token's text")
-    for name, words in (("guessed", guessed), ("says", says)):
-        checks.kind(name, words, (list, tuple), "a list of tokens' texts")
-        for word in words:
-            checks.kind(f"a token of {name}", word, str, "its text")
-    if len(guessed) > _MOST or len(says) != len(guessed) + 1:
-        raise ValueError(
-            f"{len(guessed)} guesses and {len(says)} words of the model came; expected at most "
-            f"{_MOST} guesses, and one word more than there are guesses."
-        )
+    _check(newest, guessed, says)
     hits = [g == s for g, s in zip(guessed, says, strict=False)]
     right = hits.index(False) if False in hits else len(hits)
     came = counted(right + 1, "token")
@@ -53,6 +44,20 @@ def guesses(
         if i < len(guessed):
             _compared(sheet, x + wide / 2, x + pitch + wide / 2, top + _TALL, below, i, right)
     return sheet.done(_legend(sheet, below + 66, len(guessed), right))
+
+
+def _check(newest: object, guessed: object, says: object) -> None:
+    """Refuse what is no call with guesses."""
+    checks.kind("newest", newest, str, "a token's text")
+    for name, words in (("guessed", guessed), ("says", says)):
+        checks.kind(name, words, (list, tuple), "a list of tokens' texts")
+        for word in words:
+            checks.kind(f"a token of {name}", word, str, "its text")
+    if len(guessed) > _MOST or len(says) != len(guessed) + 1:
+        raise ValueError(
+            f"{len(guessed)} guesses and {len(says)} words of the model came; expected at most "
+            f"{_MOST} guesses, and one word more than there are guesses."
+        )
 
 
 def _guesses(n: int) -> str:
