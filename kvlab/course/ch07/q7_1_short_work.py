@@ -114,6 +114,8 @@ class Device(Lent):
     def run(self, r: int) -> None:
         if isinstance(r, bool) or not isinstance(r, int) or not 1 <= r <= MOST:
             raise ValueError(f"run was given {str(r)[:40]}; expected a whole number, 1 to {MOST}")
+        if len(self.asked) > 200:
+            raise ValueError("more than 200 readings are beyond any need here")
         takes = r * self._seconds
         self._long += takes >= 100 * self._tick
         if self._disturbed and self._long % 3 == 0 and takes >= 100 * self._tick:
