@@ -170,7 +170,9 @@ CH06: Reasons = {
 
 CH07: Reasons = {
     "7.1": {},
-    "7.2": {},
+    "7.2": {
+        "range(n) -> range(n + 1)  in  for _ in range(n):": "one reading more, to warm up, is welcome.",
+    },
     "7.3": {},
     "7.4": {
         "T - mean_T -> T + mean_T  in  products = sum((T - mean_T) * (ms - mean_ms) for T, ms in zi": "the other factor adds up to 0, so that a constant in this one makes no difference.",
