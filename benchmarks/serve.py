@@ -76,7 +76,7 @@ class Bench:
 
     def engine(self, *, pool: type[BlockPool] = BlockPool, **how) -> Engine:
         engine = Engine(self.model, n_blocks=600, size=16, **how)
-        engine.pool.__class__ = pool
+        engine.pool = engine.scheduler.pool = pool(600, 16)
         return engine
 
     def served(self, asked: Sequence[tuple[list[int], int]], **how) -> Answers:

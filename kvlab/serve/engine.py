@@ -47,6 +47,7 @@ class Engine:
         )  # fmt: skip
         self.latest: dict[Request, int] = {}  # how many tokens of each were in the latest step
         self._pick: dict[Request, Pick] = {}
+        self._copies: list[tuple[int, int]] = []  # of blocks, that a step which failed left undone
 
     def add(
         self,
@@ -105,7 +106,9 @@ class Engine:
         plan = self.scheduler.plan()
         self.latest = plan.n_tokens
         try:
-            self.store.copy(plan.copies)
+            self._copies += plan.copies
+            self.store.copy(self._copies)
+            self._copies.clear()
             self.store.clear(self._begun(plan))
             written = plan.written
             logits_BV = self._logits(plan) if plan.n_tokens else None

@@ -117,7 +117,8 @@ class Scheduler:
     def abandon(self) -> list[Request]:
         """Forget the planned step, which was not computed: its tokens stay pending.
 
-        Its copies must have been made. Returns those that were cancelled meanwhile.
+        Its copies must still be made, before anything is written. Returns those that were cancelled
+        meanwhile.
         """
         self._step = None
         ended = [r for r in self.running if r.finish is not None]

@@ -155,7 +155,10 @@ class Worker:
 
     def _lost(self, requests: Sequence[Request]) -> list[tuple[Choice, Written]]:
         told = []
-        for choice in (self._choices[r] for r in requests if r in self._choices):
+        for request in (r for r in requests if r in self._choices):
+            choice = self._choices[request]
+            if request.error:
+                print(f"kvlab serve: a request failed: {request.error}", file=sys.stderr)
             self._end(choice, "error")
             why = "The engine failed in the step that computed this answer."
             told.append((choice, Written(finish="error", why=why)))

@@ -157,6 +157,20 @@ def test_a_step_that_fails_leaves_everybody_as_they_were(monkeypatch):
     assert requests[1].finish == "cancelled" and engine.pool.counts.used == 0
 
 
+def test_a_copy_that_a_failed_step_left_undone_is_made_before_the_next(monkeypatch):
+    model = tiny_model(seed=6)
+    engine = Engine(model, n_blocks=40, size=4)
+    one = engine.add("one", [1, 2, 3, 4, 5, 6], 8)
+    engine.step()
+    two = engine.fork(one, "two")
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.store, "copy", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            engine.step()
+    engine.run()
+    assert one.answer == two.answer == alone(model, one.prompt, 8)
+
+
 def test_one_that_fails_fails_alone():
     """Infinite numbers in one request's blocks reach nobody else, now or later."""
     model = tiny_model(seed=8)
