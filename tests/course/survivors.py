@@ -224,22 +224,22 @@ CH10: Reasons = {
 }
 
 CH11: Reasons = {
-    "11.1": {
+    "12.1": {
         'i % 2 == 0 -> i % 2 != 0  in  order = ("slow", "fast") if i % 2 == 0 else ("fast", "slow")': "which of the two begins the first pair is left open.",
         '0 -> 1  in  order = ("slow", "fast") if i % 2 == 0 else ("fast", "slow")': "which of the two begins the first pair is left open.",
     },
-    "11.2": {
+    "12.2": {
         "order_BGN[..., None].expand(-1, -1, -1, x_BGTD.shape[-1]) -> order_BGN[..., None].expand(-1, -1, -1, x_BGTD.shape[-1])": "two neighbouring arguments are both -1.",
         "order_BGN[..., None].expand(-1, -1, -1, x_BGTD.shape[-1]) -> order_BGN[..., None].expand(-1, -1, -1, x_BGTD.shape[-1]) (2)": "two neighbouring arguments are both -1.",
         "(~keep_BGT).byte() -> ~keep_BGT  in  order_BGN = (~keep_BGT).byte().argsort(dim=-1, stable=True)[": "on a processor torch sorts stably whether it is asked to or not, so no case can tell.",
         "True -> False  in  order_BGN = (~keep_BGT).byte().argsort(dim=-1, stable=True)[": "on a processor torch sorts stably whether it is asked to or not, so no case can tell.",
     },
-    "11.3": {
+    "12.3": {
         "channels_BG1N.expand(-1, -1, k_BGTD.shape[2], -1) -> channels_BG1N.expand(-1, -1, k_BGTD.shape[2], -1)": "two neighbouring arguments are both -1.",
         "channels_BG1N.expand(-1, -1, q_BGRD.shape[2], -1) -> channels_BG1N.expand(-1, -1, q_BGRD.shape[2], -1)": "two neighbouring arguments are both -1.",
         "-2 -> 2  in  scores_BGRT = q_BGRN @ narrow_BGTN.transpose(-1, -2) / q_BGR": "counted from the front it is the same axis.",
     },
-    "11.4": {
+    "12.4": {
         "-1 -> 1  in  self.values_TN = x_TD.gather(-1, kept_TN)": "counted from the front it is the same axis.",
         "-1 -> 1  in  bits_TD = torch.zeros(x_TD.shape, dtype=torch.uint8).scatter": "counted from the front it is the same axis.",
         "-1 -> 1  in  return dense_TD.scatter_(-1, places_TN, values_TN)": "counted from the front it is the same axis.",
@@ -250,7 +250,7 @@ CH11: Reasons = {
         "-1 -> 1  in  kept_TN = x_TD.abs().topk(n, dim=-1).indices.sort(-1).values (2)": "counted from the front it is the same axis.",
         "-1 -> 1  in  self.marks_TX = (bits_TD.unflatten(-1, (-1, 8)) * worth).sum (2)": "counted from the front it is the same axis.",
     },
-    "11.5": {},
+    "12.5": {},
 }
 
 SURVIVORS: Reasons = {**CH01, **CH02, **CH03, **CH04, **CH05, **CH06, **CH07, **CH10, **CH11}
@@ -287,12 +287,12 @@ SECOND: Reasons = {
         "0.5 -> -0.5  in  a_T = torch.softmax(q_RWD @ k_TD.T / width**0.5, -1).mean((0": "the score is the learner's choice: any that halves the error passes.",
         "score.flatten().tolist() -> score.flatten()  in  keep[sorted(range(score.numel()), key=score.flatten().tolist": "a row of numbers is sorted in the same order as a list of them.",
     },
-    "11.4": {
+    "12.4": {
         "marks_TX.tolist() -> marks_TX  in  for values, marks in zip(values_TN, marks_TX.tolist(), stric": "bytes() takes a row of small whole numbers as it takes a list of them.",
         "True -> False  in  for values, marks in zip(values_TN, marks_TX.tolist(), stric": "the two that are taken together are of one length.",
         "self.width // 8 -> self.width / 8  in  while n * self.size + self.width // 8 >= self.width * self.s": "the rows' width is a multiple of 8.",
         "range(self.width) -> range(self.width + 1)  in  row[[j for j in range(self.width) if number >> j & 1]] = val": "marks have no bit behind the last channel.",
         "row[j].item() -> row[j]  in  ranked = sorted(range(self.width), key=lambda j: -abs(row[j]": "a tensor of one number is compared as the number is.",
     },
-    "11.5": {},
+    "12.5": {},
 }

@@ -103,7 +103,7 @@ def test_check_refuses_the_imports_that_grading_will_refuse():
 
 def test_an_attribute_with_the_name_of_a_global_is_not_that_global():
     """A reader's notebook has helpers that call check; the answer must really use one to fail."""
-    helper = "from kvlab import check\ndef run(f): return check('11.1', f)\n"
+    helper = "from kvlab import check\ndef run(f): return check('12.1', f)\n"
     answer = """
 def compare(race, pairs, at_least):
     import math
@@ -114,9 +114,9 @@ def compare(race, pairs, at_least):
     return "faster" if share >= 0.8 else "not faster" if share <= 0.2 else "too noisy"
 """
     used = run_cell(helper + answer.replace("USES", "race.run"), "compare")
-    assert check("11.1", used).passed
+    assert check("12.1", used).passed
     used = run_cell(helper + answer.replace("USES", "run"), "compare")
-    assert "kvlab.course.checking may not be used" in check("11.1", used).message
+    assert "kvlab.course.checking may not be used" in check("12.1", used).message
 
 
 def test_exchanged_arguments_are_named():

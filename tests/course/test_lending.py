@@ -137,7 +137,7 @@ ATTACKS = {
     "2.4": "def is_prefix_stable(f, *a): return f(torch.zeros(0, 60000, 4))",
     "6.1": "class KVCache:\n    def __init__(self, *a): 0\n    def __getattr__(self, n):\n"
     "        return lambda *a, **k: [torch.zeros(2**26, dtype=torch.uint8)] * 2",
-    "11.5": "class BlockCache:\n    def __init__(self, slots, *a): self.slots, self.n = slots, 0\n"
+    "12.5": "class BlockCache:\n    def __init__(self, slots, *a): self.slots, self.n = slots, 0\n"
     "    def append(self, token):\n        self.slots.put(self.n % 9, torch.zeros(2**23))\n"
     "        self.n += 1\n        return self.n",
 }

@@ -1,7 +1,5 @@
 """Chapter 10, "What can we throw away?"."""
 
-from kvlab.old._exercises import by_old_name
-
 NOTEBOOK = "10_pruning"
 
 INTRODUCTION = """
@@ -21,5 +19,3 @@ can tell, which well-known mistake you made.
 Letters: G key/value heads, H query heads, R = H / G query heads that share a KV head, T tokens, S new tokens, W
 latest queries, D width of one head. A tensor's name ends in its axes.
 """
-
-__getattr__ = by_old_name(__name__)

@@ -1,4 +1,4 @@
-"""11.4: rows that keep some of their numbers, and a bitmap of which.
+"""12.4: rows that keep some of their numbers, and a bitmap of which.
 
 T rows, D numbers in each, N of them kept, X bytes of a bitmap.
 
@@ -10,12 +10,12 @@ from __future__ import annotations
 import torch
 
 from kvlab.course.author import Exercise, Near
-from kvlab.course.ch11._normal import normal
+from kvlab.course.ch12._normal import normal
 
 TYPES = (torch.float32, torch.float64)
 
 Q = Exercise(
-    "11.4",
+    "12.4",
     "Packed rows",
     "PackedRows",
     points=5,

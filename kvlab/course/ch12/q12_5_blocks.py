@@ -1,11 +1,11 @@
-"""11.5: a cache of sinks and the latest tokens that evicts a block at a time."""
+"""12.5: a cache of sinks and the latest tokens that evicts a block at a time."""
 
 from __future__ import annotations
 
 from kvlab.course.author import AtMost, Exercise, Lent
 
 Q = Exercise(
-    "11.5",
+    "12.5",
     "Evict in blocks",
     "BlockCache",
     points=4,

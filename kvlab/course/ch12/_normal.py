@@ -1,4 +1,4 @@
-"""Random numbers that 11.2, 11.3 and 11.4 draw by a seed of the case."""
+"""Random numbers that 12.2, 12.3 and 12.4 draw by a seed of the case."""
 
 import torch
 from torch import Tensor

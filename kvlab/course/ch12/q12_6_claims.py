@@ -1,9 +1,9 @@
-"""11.6: which zeros save time or bytes."""
+"""12.6: which zeros save time or bytes."""
 
 from kvlab.course.author import claims
 
 Q = claims(
-    "11.6",
+    "12.6",
     "What is free?",
     "what_is_true",
     points=4,

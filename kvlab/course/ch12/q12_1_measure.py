@@ -1,4 +1,4 @@
-"""11.1: which of two is faster, on made-up machines whose truth is known.
+"""12.1: which of two is faster, on made-up machines whose truth is known.
 
 Long because the machines' habits are a part of the question.
 """
@@ -13,7 +13,7 @@ from statistics import median_high
 from kvlab.course.author import AtMost, Exercise, Lent, Near
 
 Q = Exercise(
-    "11.1",
+    "12.1",
     "Measure it",
     "compare",
     points=4,

@@ -1,4 +1,4 @@
-"""11.2: kept tokens move to the front, each head's for itself.
+"""12.2: kept tokens move to the front, each head's for itself.
 
 B rows of the batch, G key/value heads, T slots, D head width, N kept tokens.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 
 from kvlab.course.author import Exercise, Near, named
-from kvlab.course.ch11._normal import normal
+from kvlab.course.ch12._normal import normal
 
 Q = Exercise(
-    "11.2",
+    "12.2",
     "Compact evicted tokens",
     "compact",
     points=4,

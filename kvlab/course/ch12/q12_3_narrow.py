@@ -1,4 +1,4 @@
-"""11.3: keys of fewer channels, and attention over them.
+"""12.3: keys of fewer channels, and attention over them.
 
 B rows of the batch, G key/value heads, R query heads that share one, T slots, D head width, N kept
 channels.
@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 
 from kvlab.course.author import Exercise, Near, named
-from kvlab.course.ch11._normal import normal
+from kvlab.course.ch12._normal import normal
 
 Q = Exercise(
-    "11.3",
+    "12.3",
     "Narrow keys",
     "narrow_attention",
     points=3,
