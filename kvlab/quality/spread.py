@@ -175,12 +175,14 @@ def _cluster(address: str) -> Iterator[Any]:
     """A client of a Dask scheduler that has workers."""
     try:
         from distributed import Client
+        from distributed.comm.addressing import get_address_host_port
     except ImportError:
         raise ValueError(
             'A scheduler is Dask\'s, which is not installed: pip install ".[dask]" in the '
             "project's folder."
         ) from None
     try:
+        get_address_host_port(address)  # a client that was half made complains when it is dropped
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except Exception as error:  # of the address, the name, the network, its time, its version
         said = " ".join(str(error).split())[:160] or type(error).__name__

@@ -102,6 +102,16 @@ def test_a_scheduler_that_does_not_answer_is_one_sentence(folder, address, monke
     assert "tcp://10.0.0.5:8786" in str(said.value) and "\n" not in str(said.value)
 
 
+@pytest.mark.parametrize("address", ["foo", "tcp://foo", "tcp://foo:port", ""])
+def test_an_address_without_a_port_is_refused_before_a_client_is_made(address, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="needs dask's distributed")
+    made = []
+    monkeypatch.setattr(distributed, "Client", lambda *args, **more: made.append(args))
+    with pytest.raises(ValueError, match=r"^No Dask scheduler answers at "), spread._cluster(address):
+        pass
+    assert not made
+
+
 def test_a_cluster_without_workers_or_with_another_model_says_so(folder, monkeypatch):
     distributed = pytest.importorskip("distributed", reason="needs dask's distributed")
     how = {"processes": False, "threads_per_worker": 1, "dashboard_address": None}
