@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dis
+import functools
 import itertools
 import os
 import secrets
+import sys
 import types
 from collections.abc import Iterator
 from dataclasses import replace
@@ -82,11 +84,12 @@ def _of(number: str, student: str | None) -> Exercise:
 
 def _refused(exercise: Exercise, thing: Any, seen: set[int]) -> str | None:
     """What an answer uses that grading will not let it import: by the objects its code names."""
+    thing = _inside(thing)
     if id(thing) in seen:
         return None
     seen.add(id(thing))
     for home, used in _uses(thing):
-        if home == thing.__module__:
+        if home == _home(thing):
             why = _refused(exercise, used, seen)
         else:
             why = refusal(home, exercise.allows, exercise.forbids)
@@ -95,15 +98,28 @@ def _refused(exercise: Exercise, thing: Any, seen: set[int]) -> str | None:
     return None
 
 
+def _inside(thing: Any) -> Any:
+    """The function or class behind a bound method, a partial or an object that can be called."""
+    while not isinstance(thing, (type, types.FunctionType)):
+        if isinstance(thing, functools.partial):
+            thing = thing.func
+        else:
+            thing = thing.__func__ if isinstance(thing, types.MethodType) else type(thing)
+    return thing
+
+
 def _uses(thing: Any) -> Iterator[tuple[str, Any]]:
     """What a function names, or a class is made of, with the module that each is from."""
     if isinstance(thing, type):
         yield from ((_home(base), base) for base in thing.__bases__)
-        yield from ((thing.__module__, part) for part in vars(thing).values())
+        yield from ((_home(thing), part) for part in vars(thing).values())
     elif isinstance(thing, types.FunctionType):
         for step in _steps(thing.__code__):
             if step.opname == "IMPORT_NAME":
                 yield step.argval, None
+            elif step.opname == "LOAD_CONST" and step.argval in sys.modules:
+                if step.argval.startswith("kvlab."):  # as importlib and sys.modules are asked
+                    yield step.argval, None
             elif step.opname in _LOADS:
                 used = thing.__globals__.get(step.argval)
                 yield _home(used), used
@@ -113,7 +129,9 @@ def _home(used: Any) -> str:
     """The module that something is or comes from, "" for plain values."""
     if isinstance(used, types.ModuleType):
         return used.__name__
-    return str(used.__module__) if isinstance(used, (type, types.FunctionType)) else ""
+    if isinstance(used, type):
+        return str(type.__getattribute__(used, "__module__"))  # a class of classes may hide it
+    return str(used.__module__) if isinstance(used, types.FunctionType) else ""
 
 
 def _steps(code: types.CodeType) -> Iterator[dis.Instruction]:

@@ -1,5 +1,6 @@
 """check and hint: what a reader calls, what they say and refuse."""
 
+import functools
 import time
 
 import pytest
@@ -150,3 +151,56 @@ def test_check_says_that_it_is_alive_when_an_answer_takes_long(monkeypatch, caps
 
     check("2.1", slow)
     assert heard
+
+
+def _by_importlib(*args):
+    import importlib
+
+    return importlib.import_module("kvlab.course.exercises").find("1.1").call(*args)
+
+
+def _by_sys_modules(*args):
+    import sys
+
+    return sys.modules["kvlab.course.exercises"].find("1.1").call(*args)
+
+
+def _by_name(*args):
+    from kvlab.course.exercises import find
+
+    return find("1.1").call(*args)
+
+
+class _Called:
+    def __call__(self, *args):
+        return _by_name(*args)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [_by_importlib, _by_sys_modules, _by_name, functools.partial(_by_name), _Called(),
+     _Called().__call__, functools.partial(_Called())],
+)  # fmt: skip
+def test_the_books_own_answer_is_refused_through_every_door_a_learner_would_find(answer):
+    assert "kvlab.course.exercises may not be used" in check("1.1", answer).message
+
+
+def test_a_text_that_speaks_of_kvlab_is_no_import():
+    def project(x, w_q, w_k, w_v):
+        assert x is not None, "kvlab.project: no x"
+        return x @ w_q.T, x @ w_k.T, x @ w_v.T, "kvlab.anything"
+
+    assert "may not be used" not in check("1.1", project).message
+
+
+def test_a_class_whose_class_hides_its_module_gets_a_verdict():
+    class Hiding(type):
+        def __getattribute__(cls, name):
+            if name == "__module__":
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+    class KVCache(metaclass=Hiding):
+        """Of no use."""
+
+    assert check("6.1", KVCache).state == "failed"

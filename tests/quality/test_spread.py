@@ -107,7 +107,10 @@ def test_an_address_without_a_port_is_refused_before_a_client_is_made(address, m
     distributed = pytest.importorskip("distributed", reason="needs dask's distributed")
     made = []
     monkeypatch.setattr(distributed, "Client", lambda *args, **more: made.append(args))
-    with pytest.raises(ValueError, match=r"^No Dask scheduler answers at "), spread._cluster(address):
+    with (
+        pytest.raises(ValueError, match=r"^No Dask scheduler answers at "),
+        spread._cluster(address),
+    ):
         pass
     assert not made
 
