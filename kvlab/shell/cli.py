@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
             "prune-report": _prune_report,
             "serve-bench": _serve_bench,
             "export": _export,
+            "site": _site,
             "doctor": _doctor,
             "grade": _grade,
             "marks": _marks,
@@ -98,6 +99,16 @@ def _fetch(args, _rest) -> int:
 
     folder = fetch.fetch(args.name, wheel=args.wheel)
     print(f"{args.name}: {fetch.size(folder) / 1e6:.0f} MB in {folder}")
+    return 0
+
+
+def _site(args, _rest) -> int:
+    from kvlab.shell import site
+
+    out = site.build(args.out)
+    if out is None:
+        return 1
+    print(f"written: open {out / 'live' / 'index.html'} in a browser")
     return 0
 
 
