@@ -266,9 +266,19 @@ IDEAS: tuple[Idea, ...] = (
         (12, "What packing costs, and when it pays"),
         ("12.5",),
     ),
-    Idea("tensor and pipeline parallelism", "C"),
-    Idea("prefill first or decode first", "C"),
-    Idea("what helps depends on model and workload", "C"),
+    Idea(
+        "tensor and pipeline parallelism",
+        "C",
+        (9, "Cut a layer, not the text"),
+        ("9.5", "9.6"),
+    ),
+    Idea("prefill first or decode first", "C", (9, "Who waits?"), ("9.2", "9.3", "9.8")),
+    Idea(
+        "what helps depends on model and workload",
+        "C",
+        (9, "Which split for which workload?"),
+        ("9.7",),
+    ),
     Idea(
         "the cache as a matrix of tokens and channels",
         "B",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kvlab.serve.workload import Log
@@ -10,11 +10,18 @@ from kvlab.view.colours import BLUE, GREY, ORANGE
 from kvlab.view.drawing import STYLES, Picture, one_panel
 
 
-def gantts(logs: Mapping[str, Log], most: int = 24) -> Picture:
+def gantts(
+    logs: Mapping[str, Log],
+    most: int = 24,
+    *,
+    step: float | None = None,
+    names: Sequence[str] | None = None,
+) -> Picture:
     """A panel for each log, by its name, on one axis of time: what the policies do differently.
 
     A line is a request, in the order of arrival. Each block is a step in which tokens of it were
-    computed: its prompt, or a token of its answer. The first `most` requests are shown.
+    computed: its prompt, or a token of its answer. The first `most` requests are shown, by their
+    `names` or numbers. Time is in seconds, or in units of one `step` that takes so many of them.
     """
     n = min(most, *(len(log.stories) for log in logs.values()))
     height = 0.5 + len(logs) * (0.45 + 0.16 * n)
@@ -23,11 +30,27 @@ def gantts(logs: Mapping[str, Log], most: int = 24) -> Picture:
     for axes, (name, log) in zip(panels, logs.items(), strict=True):
         _requests(axes, log, n)
         longest = max(story.longest_gap for story in log.stories[:n])
-        axes.set_title(f"{name}: longest gap {longest:.2g} s", fontsize=10, loc="left")
-    panels[-1].set_xlabel("seconds")
+        gap = f"{longest:.2g} s" if step is None else f"{longest / step:.0f} steps"
+        axes.set_title(f"{name}: longest gap {gap}", fontsize=10, loc="left")
+        if names is not None:
+            axes.set_yticks(range(n), list(names)[:n])
+            axes.set_ylabel("")
+        if step is not None:
+            axes.xaxis.set_major_formatter(lambda x, _: f"{x / step:.0f}")
+            end = max(s.tokens[-1] for log in logs.values() for s in log.stories[:n])
+            axes.set_xticks([step * at for at in ticks(end / step)])
+    panels[-1].set_xlabel("seconds" if step is None else "decode steps")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=4, frameon=False, fontsize=9)
     return figure
+
+
+def ticks(end: float) -> list[int]:
+    """Round numbers from 0 to an end, ten at most."""
+    for each in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000):
+        if end / each <= 9:
+            return list(range(0, int(end) + 1, each))
+    return [0, int(end)]
 
 
 def _requests(axes: Any, log: Log, n: int) -> None:

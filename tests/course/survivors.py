@@ -253,7 +253,37 @@ CH12: Reasons = {
     "12.5": {},
 }
 
-SURVIVORS: Reasons = {**CH01, **CH02, **CH03, **CH04, **CH05, **CH06, **CH07, **CH10, **CH12}
+CH09: Reasons = {
+    "9.1": {
+        "True -> False  in  for (seat, _), row_V in zip(rows, logits_BV, strict=True):": "the two that are taken together are of one length.",
+    },
+    "9.2": {},
+    "9.3": {
+        "True -> False  in  for (i, _), row_V in zip(rows, logits_BV, strict=True):": "the two that are taken together are of one length.",
+    },
+    "9.4": {
+        "0 -> -1  in  n_held = 0": "a text cut one place behind its end, or before it, is whole.",
+        "1 -> 0  in  for n in range(1, len(text) + 1):": "where n is 0 nothing is held, whatever the stop strings are.",
+    },
+    "9.5": {
+        "-1 -> 1  in  part_SC = part_SC + scores_SS.softmax(-1) @ v_SD @ w_o_CHD[:": "a table has two axes: the last one and number 1 are the same.",
+    },
+    "9.6": {
+        "0.0 -> -1.0  in  free = [0.0 for _ in seconds]": "the later of two times is taken, and nothing arrives before 0.",
+        "0.0 -> -1.0  in  arrived = 0.0": "the later of two times is taken, and the first stage is free at 0.",
+    },
+    "9.7": {
+        "range(1, devices['n'] + 1) -> range(1, devices['n'] + 1 + 1)  in  for tp in range(1, devices[\"n\"] + 1):": "more than n share a layer with no stage at all: no pair is made.",
+        "1 -> 2  in  for tp in range(1, devices[\"n\"] + 1): (2)": "more than n share a layer with no stage at all: no pair is made.",
+    },
+    "9.8": {
+        "n > 0 -> n >= 0  in  if n > 0:": "a request with 0 tokens in the list is in no step.",
+        "0 -> -1  in  if n > 0:": "a request with 0 tokens in the list is in no step.",
+        "2 -> 3  in  for _, pending, name in sorted(reading, key=lambda r: r[:2])": "which of two equally long prompts comes first is not said.",
+    },
+}
+
+SURVIVORS: Reasons = {**CH01, **CH02, **CH03, **CH04, **CH05, **CH06, **CH07, **CH09, **CH10, **CH12}
 
 # Of the second right answers (`--second`), as far as they have been swept.
 SECOND: Reasons = {

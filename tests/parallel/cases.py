@@ -17,6 +17,7 @@ import torch.distributed as dist
 from kvlab import generate, parallel
 from kvlab.pack import CodesPerToken, PerChannel, PerToken
 from kvlab.parallel import Mesh, shard_
+from kvlab.parallel.trial import both_ways
 from kvlab.sampling import Sampler, greedy
 from kvlab.serve.engine import Engine
 from tests.conftest import tiny_model
@@ -39,6 +40,7 @@ MODELS = {
 }
 N_LAYERS, N_NEW = 4, 5
 PADDED = [[5, 9, 2, 44], [7], [1, 59, 33, 8, 17, 3, 21], [2, 4]]
+ASKED = [[7, 300, 12], [5, 9, 1000]]
 CACHES = {
     "per token": {"k": PerToken(4), "v": PerToken(4), "recent": 2},
     "per channel": {"k": PerChannel(4, 8), "v": CodesPerToken(4, 8), "recent": 4},
@@ -213,4 +215,6 @@ def everything(_mesh):
         for n, ends in ((2, ()), (4, first[:2]), (3, first)) if mesh.pp > 1 else ():
             case = f"micro-batches: {n}, {len(ends)} ends, {where}"
             found[case] = in_micro_batches(whole, mesh, n, ends)
+    tried = both_ways(meshes["four share"], "pocket", ASKED, 4)
+    found |= {f"tried: {way}": one._asdict() for way, one in tried.items()}
     return found | planted(meshes)

@@ -12,7 +12,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 import kvlab
 from kvlab import Evict, ModelConfig, compiled_decode, export, int8_weights_
-from kvlab.parallel import Mesh, exchanged, pipelined, shard_, start, starting
+from kvlab.parallel import Mesh, added, exchanged, pipelined, shard_, start, starting
 from kvlab.parallel.shares import check, share, split
 from kvlab.prune.scores import knorm
 from tests.conftest import tiny_config, tiny_model
@@ -87,6 +87,23 @@ def test_bytes_are_those_of_the_formula(found):
     for case, ranks in starting_with(found, "bytes", 10).items():
         for one in ranks:
             assert one["counted"] == one["below"] == one["formula"] != {}, case
+
+
+@pytest.mark.parametrize("way, cut", [("tp", {"tp": 4}), ("pp", {"pp": 4})])
+def test_a_trial_of_both_ways_answers_as_one_process_does(found, way, cut):
+    """Tokens in all processes, what is exchanged by the formula, and matrices that are shared."""
+    model, _ = kvlab.load("pocket")
+    wanted = kvlab.generate(model, cases.ASKED, 4, eos=()).tolist()
+    rows, n_parts = (2, 1) if way == "tp" else (1, 2)  # in stages each row goes by itself
+    for rank, one in enumerate(found[f"tried: {way}"]):
+        stage = {"stage": rank} if way == "pp" else {}
+        prompt = exchanged(model.config, **cut, **stage, rows=rows, n_new=3)
+        step = exchanged(model.config, **cut, **stage, rows=rows)
+        assert one["tokens"] == wanted
+        assert one["exchanged"] == added(*[prompt, *[step] * 3] * n_parts)
+        assert (one["message_seconds"] > 0) == (way == "tp") and one["seconds"] > 0
+    held = sum(one["matrix_bytes"] for one in found[f"tried: {way}"])
+    assert held >= sum(w.nbytes for w in model.parameters())
 
 
 @pytest.mark.parametrize("fault", FAULTS)
