@@ -59,9 +59,7 @@ def _answered(mesh: Mesh, name: str, prompts: Sequence[Sequence[int]], n_new: in
         x_BC = torch.ones(len(prompts), model.config.hidden_size)
         sums = [_timed(lambda: mesh.sum(x_BC)) for _ in range(SUMS)] if mesh.tp > 1 else [0.0]
     matrix_bytes = sum(w.nbytes for w in model.parameters())
-    return Answered(
-        tokens_BN.tolist(), matrix_bytes, exchanged, min(runs), statistics.median(sums)
-    )
+    return Answered(tokens_BN.tolist(), matrix_bytes, exchanged, min(runs), statistics.median(sums))
 
 
 def _timed(run) -> float:

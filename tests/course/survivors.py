@@ -274,7 +274,7 @@ CH09: Reasons = {
     },
     "9.7": {
         "range(1, devices['n'] + 1) -> range(1, devices['n'] + 1 + 1)  in  for tp in range(1, devices[\"n\"] + 1):": "more than n share a layer with no stage at all: no pair is made.",
-        "1 -> 2  in  for tp in range(1, devices[\"n\"] + 1): (2)": "more than n share a layer with no stage at all: no pair is made.",
+        '1 -> 2  in  for tp in range(1, devices["n"] + 1): (2)': "more than n share a layer with no stage at all: no pair is made.",
     },
     "9.8": {
         "n > 0 -> n >= 0  in  if n > 0:": "a request with 0 tokens in the list is in no step.",
@@ -283,7 +283,18 @@ CH09: Reasons = {
     },
 }
 
-SURVIVORS: Reasons = {**CH01, **CH02, **CH03, **CH04, **CH05, **CH06, **CH07, **CH09, **CH10, **CH12}
+SURVIVORS: Reasons = {
+    **CH01,
+    **CH02,
+    **CH03,
+    **CH04,
+    **CH05,
+    **CH06,
+    **CH07,
+    **CH09,
+    **CH10,
+    **CH12,
+}
 
 # Of the second right answers (`--second`), as far as they have been swept.
 SECOND: Reasons = {

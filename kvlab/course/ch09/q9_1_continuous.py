@@ -47,9 +47,9 @@ def case(rng):
         case = {**given, "eos": rng.choice(middle), "n_seats": rng.randint(2, 3), "_seed": seed}
         lengths = [len(said) for said in _alone(case)]
         short = [a < b for a, b in zip(lengths, case["limits"], strict=True)]
-        if len(set(lengths)) > 2 and any(short) and not all(short):
-            if _sizes(case, lengths) != _sizes(case, lengths, static=True):
-                return case
+        mixed = len(set(lengths)) > 2 and any(short) and not all(short)
+        if mixed and _sizes(case, lengths) != _sizes(case, lengths, static=True):
+            return case
 
 
 def _alone(case):

@@ -249,8 +249,9 @@ Q.mistakes(
         "whether somebody reads is told from what is pending alone. A prompt may be one token.": {
             "reads": lambda r: r[1] > 1
         },
-        "the others get what is left of the budget. By these two rules they are not in the "
-        "step.": {"alone": False},
+        "the others get what is left of the budget. By these two rules they are not in the step.": {
+            "alone": False
+        },
         "the budget is not looked at: a prompt is computed whole.": {"whole": True},
         "a prompt that does not fit is left out. It gets as many tokens as there are left.": {
             "cuts": False

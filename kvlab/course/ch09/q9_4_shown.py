@@ -33,7 +33,20 @@ About 20 lines. With the stop string `"END"`, the tokens `"the E"`, `"N"`, `"EN"
     size=lambda case: sum(map(len, case["tokens"])),
 )
 
-WORDS = ["the ", "king ", "queen ", "né ", "naïve ", "한국어 ", "🦊 ", "…", "a☃b ", "\n\n", "User: ", "END"]
+WORDS = [
+    "the ",
+    "king ",
+    "queen ",
+    "né ",
+    "naïve ",
+    "한국어 ",
+    "🦊 ",
+    "…",
+    "a☃b ",
+    "\n\n",
+    "User: ",
+    "END",
+]
 
 
 @Q.case
@@ -257,25 +270,34 @@ Q.mistakes(
         "nothing is held back: the beginning of a stop string is shown before the rest of it "
         "comes.": {"n_held": lambda self, text: 0},
         "only one character is held back. A stop string may have begun further back.": {
-            "n_held": lambda self, text: int(any(s.startswith(text[-1:]) for s in self.stops))
-            if text else 0
+            "n_held": lambda self, text: (
+                int(any(s.startswith(text[-1:]) for s in self.stops)) if text else 0
+            )
         },
         "as many characters as the longest stop string has are held back, whatever they are.": {
             "n_held": lambda self, text: min(len(text), max(map(len, self.stops), default=1) - 1)
         },
         "the shortest end that could begin a stop string is held; hold the longest.": {
-            "n_held": lambda self, text: min(
-                [n for n in range(1, len(text) + 1)
-                 if any(s.startswith(text[-n:]) for s in self.stops)] + [len(text) + 1]
-            ) % (len(text) + 1)
+            "n_held": lambda self, text: (
+                min(
+                    [
+                        n
+                        for n in range(1, len(text) + 1)
+                        if any(s.startswith(text[-n:]) for s in self.stops)
+                    ]
+                    + [len(text) + 1]
+                )
+                % (len(text) + 1)
+            )
         },
         "what was held back is lost at the end.": {"end": lambda self: ""},
         "a character that the end cut off is shown as a question mark; leave it away.": {
             "end": _broken_end
         },
         "the stop string is shown.": {"upto": lambda self, text, hit: text[: hit[0]]},
-        "the first stop string of the list counts. The one that is complete first ends the "
-        "text.": {"which": _first_listed},
+        "the first stop string of the list counts. The one that is complete first ends the text.": {
+            "which": _first_listed
+        },
         "the one that begins first counts. The one that is complete first ends the text.": {
             "which": lambda self, hits, text: min(hits, key=lambda h: h[1])
         },

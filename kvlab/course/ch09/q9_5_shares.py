@@ -78,7 +78,9 @@ def all_own_heads_at_once(rank, n, x, w_q, w_k, w_v, w_o, b_o, add):
     kv = torch.div(heads, w_q.shape[0] // w_k.shape[0], rounding_mode="floor")
     q = torch.einsum("sc,hdc->hsd", x, w_q[heads])
     k, v = (torch.einsum("sc,hdc->hsd", x, w[kv]) for w in (w_k, w_v))
-    out = torch.nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)
+    out = torch.nn.functional.scaled_dot_product_attention(
+        q[None], k[None], v[None], is_causal=True
+    )
     part = torch.einsum("hsd,chd->sc", out[0], w_o[:, heads])
     return add(part + b_o) if rank == 0 else add(part)
 
@@ -95,7 +97,9 @@ def _heads(case, own):
             x_SC @ w.T
             for w in (case["w_q_HDC"][h], case["w_k_GDC"][h // R], case["w_v_GDC"][h // R])
         )
-        mixed = F.scaled_dot_product_attention(q[None, None], k[None, None], v[None, None], is_causal=True)
+        mixed = F.scaled_dot_product_attention(
+            q[None, None], k[None, None], v[None, None], is_causal=True
+        )
         total = total + mixed[0, 0] @ case["w_o_CHD"][:, h].T
     return total
 
@@ -230,9 +234,7 @@ Q.mistakes(
             "each": True
         },
         "key/value heads are dealt out to processes, as if each had its own. Which one is read "
-        "depends on the query head: h // (H / G).": {
-            "kv": lambda h, H, G, rank, n: rank * G // n
-        },
+        "depends on the query head: h // (H / G).": {"kv": lambda h, H, G, rank, n: rank * G // n},
         "query heads take key/value heads in turn, h % G. Heads that stand next to each other "
         "share one: h // (H / G).": {"kv": lambda h, H, G, rank, n: h % G},
         "the heads are dealt out like cards, every n-th to each. They are dealt out in order.": {

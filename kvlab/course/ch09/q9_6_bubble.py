@@ -120,7 +120,10 @@ def _(answer, case):
     slow = [2 * t for t in case["seconds"]]
     one = named(answer(*(case[name] for name in NAMES)), *RESULTS)
     two = named(answer(slow, case["n_micro"], 2 * case["hop"]), *RESULTS)
-    return {"idle": Near(one["idle"]).of(two["idle"]), "total": Near(2 * one["total"]).of(two["total"])}
+    return {
+        "idle": Near(one["idle"]).of(two["idle"]),
+        "total": Near(2 * one["total"]).of(two["total"]),
+    }
 
 
 # --- what goes wrong: each changes one thing of this ---
@@ -132,7 +135,7 @@ def _pipeline(
 ):  # fmt: skip
     n, hop = len(seconds), hop if hops is None else hops
     free = [0.0] * n
-    for m in range(n_micro):
+    for _ in range(n_micro):
         arrived = 0.0
         for s, takes in enumerate(seconds):
             free[s] = (max(free[s], arrived) if waits else arrived) + takes

@@ -162,7 +162,9 @@ _law("the example of the statement", lambda case: {
     "devices": {"n": 2, "memory": 8, "rate": 1.0, "message": 0.5},
 })  # fmt: skip
 for goal in GOALS:
-    _law(f"there is space everywhere, {goal}", lambda case, goal=goal: _roomy(case) | {"goal": goal})
+    _law(
+        f"there is space everywhere, {goal}", lambda case, goal=goal: _roomy(case) | {"goal": goal}
+    )
     _law(f"memory decides too, {goal}", lambda case, goal=goal: {"goal": goal})
 _law("many chats of long texts, and a message that is not free", lambda case: {
     "model": {**case["model"], "kv": 400}, "chats": 50, "goal": GOALS[1],
@@ -202,7 +204,11 @@ def _choose(
             if all_devices and tp * pp != n:
                 continue
             holds = {"all": matrices + chats * kv, "matrices": matrices, "one": matrices + kv}[held]
-            full = holds / (tp * pp) >= devices["memory"] if strict else holds / (tp * pp) > devices["memory"]
+            full = (
+                holds / (tp * pp) >= devices["memory"]
+                if strict
+                else holds / (tp * pp) > devices["memory"]
+            )
             if fits and full:
                 continue
             b = 1 if (goals or goal) == "one chat" else part(chats, pp)
@@ -237,7 +243,9 @@ Q.mistakes(
         "what fits to the byte fits.": {"strict": True},
         "a chat alone goes through all stages, one after the other. Stages do not make it "
         "faster.": {"alone": lambda pp: 1},
-        "in a step each part has its own chats, not all of them.": {"part": lambda chats, pp: chats},
+        "in a step each part has its own chats, not all of them.": {
+            "part": lambda chats, pp: chats
+        },
         "the largest part counts: where chats do not divide evenly it has one more.": {
             "part": lambda chats, pp: chats // min(pp, chats)
         },

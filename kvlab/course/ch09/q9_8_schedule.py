@@ -52,7 +52,11 @@ WORDS = ("tiger", "lemon", "rope", "candle", "river", "apple")
 @Q.case
 def case(rng):
     """A budget, and how long the long prompt is; the rest is drawn from a seed."""
-    return {"long": rng.randint(200, 260), "budget": rng.randint(18, 24), "_seed": rng.randrange(2**31)}
+    return {
+        "long": rng.randint(200, 260),
+        "budget": rng.randint(18, 24),
+        "_seed": rng.randrange(2**31),
+    }
 
 
 @Q.solution
@@ -106,7 +110,9 @@ def _asked(case, n: int) -> list[list[int]]:
 
 def _story(case) -> list[int]:
     rng = random.Random(case["_seed"] + 1)
-    text = "".join(f"The password of {rng.choice(NAMES)} is {rng.choice(WORDS)}. " for _ in range(60))
+    text = "".join(
+        f"The password of {rng.choice(NAMES)} is {rng.choice(WORDS)}. " for _ in range(60)
+    )
     return pocket_model()[1].encode(text)[: case["long"]]
 
 
@@ -209,7 +215,11 @@ def _users(case, n_new: int = 20) -> list[Any]:
 
 
 def _late(case):
-    return [*_users(case, 26), ("the story", 6, _story(case), 3), ("late", 7, _asked(case, 6)[5], 6)]
+    return [
+        *_users(case, 26),
+        ("the story", 6, _story(case), 3),
+        ("late", 7, _asked(case, 6)[5], 6),
+    ]
 
 
 def _coming(case):
