@@ -16,12 +16,14 @@ def gantts(
     *,
     step: float | None = None,
     names: Sequence[str] | None = None,
+    gaps: bool = True,
 ) -> Picture:
     """A panel for each log, by its name, on one axis of time: what the policies do differently.
 
     A line is a request, in the order of arrival. Each block is a step in which tokens of it were
     computed: its prompt, or a token of its answer. The first `most` requests are shown, by their
     `names` or numbers. Time is in seconds, or in units of one `step` that takes so many of them.
+    With `gaps` a panel's title says the longest one.
     """
     n = min(most, *(len(log.stories) for log in logs.values()))
     height = 0.5 + len(logs) * (0.45 + 0.16 * n)
@@ -31,7 +33,7 @@ def gantts(
         _requests(axes, log, n)
         longest = max(story.longest_gap for story in log.stories[:n])
         gap = f"{longest:.2g} s" if step is None else f"{longest / step:.0f} steps"
-        axes.set_title(f"{name}: longest gap {gap}", fontsize=10, loc="left")
+        axes.set_title(f"{name}: longest gap {gap}" if gaps else name, fontsize=10, loc="left")
         if names is not None:
             axes.set_yticks(range(n), list(names)[:n])
             axes.set_ylabel("")

@@ -266,6 +266,7 @@ CH09: Reasons = {
         "1 -> 0  in  for n in range(1, len(text) + 1):": "where n is 0 nothing is held, whatever the stop strings are.",
     },
     "9.5": {
+        "torch.ones(S, S, dtype=torch.bool) -> torch.ones(S, S, dtype=torch.bool)": "the table is square.",
         "-1 -> 1  in  part_SC = part_SC + scores_SS.softmax(-1) @ v_SD @ w_o_CHD[:": "a table has two axes: the last one and number 1 are the same.",
     },
     "9.6": {

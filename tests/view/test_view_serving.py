@@ -22,6 +22,7 @@ def test_time_is_in_seconds_unless_a_step_is_given():
     panel = axes(step=0.5)
     assert panel.get_title(loc="left") == "one: longest gap 2 steps"
     assert panel.get_xlabel() == "decode steps"
+    assert axes(step=0.5, gaps=False).get_title(loc="left") == "one"
     assert [label.get_text() for label in panel.get_xticklabels()] == list("01234")
 
 

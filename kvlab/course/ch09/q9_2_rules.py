@@ -16,14 +16,14 @@ Q = Exercise(
     minutes=20,
     difficulty=3,
     statement="""
-Plan a step (chapter 9, "A schedule is a number for each request"). `requests` are those that are there, in the order in which they came; each is `[name, pending, written]`: how many of its tokens are there and not computed yet, and how many tokens of its answer are written. A request
+Plan a step (chapter 9, "Who waits?"). `requests` are those that are there, in the order in which they came; each is `[name, pending, written]`: how many of its tokens are there and not computed yet, and how many tokens of its answer are written. A request
 **reads** while more than one token is pending, or nothing is written of its answer; else it **writes**, and one token is pending. (One whose blocks were taken away reads again, its own answer too, whatever it has written.) At most `budget` tokens are computed in a step. `rule` is one of these:
 
 - `"prefill first"`: if anybody reads, those who read are in the step and nobody else; else those who write.
 - `"decode first"`: if anybody writes, those who write are in the step and nobody else; else those who read.
 - `"fair"`: all are in the step, and nobody gets more than an equal share of the budget, `budget // number of requests`, but at least 1.
 
-Within a rule, requests are served in the order in which they came: each gets all its pending tokens, or its share of them, as far as the budget still goes. Return a list of `[name, tokens]` in that order, without those that get nothing. About 12 lines.
+Within a rule, requests are served in the order in which they came: each gets all its pending tokens, or its share of them, as far as the budget still goes. Return a list of `[name, tokens]` in that order, without those that get nothing; without requests it is empty. About 12 lines.
 
 With the requests `["a", 1, 4]`, `["b", 30, 0]`, `["c", 1, 2]` and a budget of 20, prefill first gives `[["b", 20]]`, decode first `[["a", 1], ["c", 1]]` and fair, whose share is 6, `[["a", 1], ["b", 6], ["c", 1]]`. Your plans are also put to work in hidden traces of requests that come and go:
 no step may pass its budget or be empty, and everybody must come to an end.
@@ -31,7 +31,7 @@ no step may pass its budget or be empty, and everybody must come to an end.
     hints=(
         "Two questions, one after the other: who is in this step at all, and how far does the budget go among them?",
         "Make the list of those who may be in the step, and the most that one of them may get (the budget, or the share). Then go through it with a number of tokens that are left.",
-        'reads = lambda r: r[1] > 1 or r[2] == 0. For "prefill first": chosen = [r for r in requests if reads(r)] or requests; for "decode first": chosen = [r for r in requests if not reads(r)] or requests. most = max(1, budget // len(requests)) for "fair", else budget. Then '
+        'if not requests: return []. reads = lambda r: r[1] > 1 or r[2] == 0. For "prefill first": chosen = [r for r in requests if reads(r)] or requests; for "decode first": chosen = [r for r in requests if not reads(r)] or requests. most = max(1, budget // len(requests)) for "fair", else budget. Then '
         "for name, pending, _ in chosen: n = min(pending, most, left); if n > 0: append [name, n] and take n from left.",
     ),
     size=lambda case: len(case["arrivals"]) * 100 + sum(n + m for _, n, m in case["arrivals"]),

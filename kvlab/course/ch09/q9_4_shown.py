@@ -1,4 +1,7 @@
-"""9.4: an answer's tokens as text that may be shown: whole characters, and no stop string."""
+"""9.4: an answer's tokens as text that may be shown: whole characters, and no stop string.
+
+Long because a stream goes wrong in many ways, and each of them is named.
+"""
 
 from __future__ import annotations
 

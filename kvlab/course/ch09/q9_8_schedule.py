@@ -1,4 +1,7 @@
-"""9.8: a schedule of the reader's own drives the real engine with the pocket model."""
+"""9.8: a schedule of the reader's own drives the real engine with the pocket model.
+
+Long because the promises are judged twice: by the scheduler alone, and by the whole engine.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,12 @@ PATIENCE = 6
 Q = Exercise(
     "9.8",
     "Your schedule drives the engine",
-    "plan",
+    "schedule",
     points=6,
     minutes=30,
     difficulty=4,
     statement=f"""
-Write a schedule of your own; the engine of this book serves people by it, with the pocket model (chapter 9, "Your schedule drives the engine"). Before each step it calls `plan(requests, budget)`. `requests` are those that are there, in the order in which they came, each as
+Write a schedule of your own; the engine of this book serves people by it, with the pocket model (chapter 9, "Your schedule drives the engine"). Before each step it calls `schedule(requests, budget)`. `requests` are those that are there, in the order in which they came, each as
 `[name, pending, written, waited]`: tokens that are there and not computed yet, tokens of the answer that are written, and in how many steps in a row, up to now, nothing was computed for it. Return a list of `[name, tokens]`. As in 9.2, a request reads while more than one token is pending or nothing is written; else it writes, and one token is pending. How
 you do it is your choice. What your schedule has to keep are promises:
 
@@ -41,7 +44,7 @@ Every answer must be the one that its prompt gets alone. With a budget of 20, `[
         f"Everybody who writes gets 1. Those who read are sorted: first those with waited >= {PATIENCE}, then by pending. Each gets as much of what is pending as is left.",
         f"step, left = [], budget; for r in requests: if r[1] == 1 and r[2] > 0: step.append([r[0], 1]); left -= 1. Then for r in sorted(those that read, key=lambda r: (r[3] < {PATIENCE}, r[1])): n = min(r[1], left); if n > 0: step.append([r[0], n]); left -= n.",
     ),
-    n_cases=2,
+    n_cases=5,
     size=lambda case: case["long"],
 )
 
@@ -53,14 +56,14 @@ WORDS = ("tiger", "lemon", "rope", "candle", "river", "apple")
 def case(rng):
     """A budget, and how long the long prompt is; the rest is drawn from a seed."""
     return {
-        "long": rng.randint(200, 260),
+        "long": rng.randint(100, 140),
         "budget": rng.randint(18, 24),
         "_seed": rng.randrange(2**31),
     }
 
 
 @Q.solution
-def plan(requests, budget):
+def schedule(requests, budget):
     """Return [name, tokens] for each request that is in the next step."""
     ### BEGIN SOLUTION
     step, left, reading = [], budget, []
@@ -111,7 +114,7 @@ def _asked(case, n: int) -> list[list[int]]:
 def _story(case) -> list[int]:
     rng = random.Random(case["_seed"] + 1)
     text = "".join(
-        f"The password of {rng.choice(NAMES)} is {rng.choice(WORDS)}. " for _ in range(60)
+        f"The password of {rng.choice(NAMES)} is {rng.choice(WORDS)}. " for _ in range(30)
     )
     return pocket_model()[1].encode(text)[: case["long"]]
 
@@ -216,7 +219,7 @@ def _users(case, n_new: int = 20) -> list[Any]:
 
 def _late(case):
     return [
-        *_users(case, 26),
+        *_users(case, 18),
         ("the story", 6, _story(case), 3),
         ("late", 7, _asked(case, 6)[5], 6),
     ]
@@ -231,7 +234,7 @@ def _coming(case):
 
 _law("four users", _users)
 _law("a long prompt comes while four users write", lambda case: [
-    *_users(case, 26), ("the story", 6, _story(case), 3),
+    *_users(case, 18), ("the story", 6, _story(case), 3),
 ])  # fmt: skip
 _law("a short question comes after the long prompt", _late, [("late", 1)])
 _law("short questions keep coming", _coming)
@@ -253,7 +256,7 @@ def _(answer, case):
     for requests, budget in calls:
         pairs = answer(requests, budget)
         tokens = {name: n for name, n in pairs if n}
-        seen[f"plan({requests}, {budget})"] = dict(sorted(tokens.items()))
+        seen[f"schedule({requests}, {budget})"] = dict(sorted(tokens.items()))
     return seen
 
 
