@@ -5,7 +5,6 @@ B rows, C model width.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -25,8 +24,8 @@ class Answered(NamedTuple):
     """The answers, and what they took of this process.
 
     `exchanged` is what the mesh counted for them. `seconds` is the least time of a few runs,
-    prompts and all. `message_seconds` is the median time of a sum over the processes of a stage,
-    of B rows; 0 where a stage is one process.
+    prompts and all. `message_seconds` is the least time of a sum over the processes of a stage, of
+    B rows; 0 where a stage is one process.
     """
 
     tokens: list[list[int]]
@@ -59,7 +58,7 @@ def _answered(mesh: Mesh, name: str, prompts: Sequence[Sequence[int]], n_new: in
         x_BC = torch.ones(len(prompts), model.config.hidden_size)
         sums = [_timed(lambda: mesh.sum(x_BC)) for _ in range(SUMS)] if mesh.tp > 1 else [0.0]
     matrix_bytes = sum(w.nbytes for w in model.parameters())
-    return Answered(tokens_BN.tolist(), matrix_bytes, exchanged, min(runs), statistics.median(sums))
+    return Answered(tokens_BN.tolist(), matrix_bytes, exchanged, min(runs), min(sums))
 
 
 def _timed(run) -> float:

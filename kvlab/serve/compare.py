@@ -8,7 +8,8 @@ does when everybody is there at once.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -37,11 +38,12 @@ def compare(
     size: int = 16,
     budget: int = 64,
     seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[dict[str, Any], dict[tuple[str, float], Log]]:
     """Serve the same requests by each policy at each load; a report, and the logs behind it.
 
     Policies that read prompts whole get a budget that holds the longest. One prompt in eight is
-    long, a quarter of what the model reads, and the others short.
+    long, a quarter of what the model reads, and the others short. `clock` times the steps.
     Raises: ValueError for a policy or a way to arrive that there is not, or a load not above 0.
     """
     _check(policies, loads, arrivals)
@@ -50,7 +52,7 @@ def compare(
         most = model.config.max_positions if policy in WHOLE else budget
         how = {"policy": POLICIES[policy], "budget": most, "max_running": 16}
         engine = Engine(model, n_blocks=n_blocks, size=size, **how)
-        return serve(engine, _work(model, arrivals, rate, requests, seed)[:n])
+        return serve(engine, _work(model, arrivals, rate, requests, seed)[:n], clock=clock)
 
     run("chunked", AT_ONCE, 8)  # whatever is slow only once
     at_once = run("chunked", AT_ONCE)

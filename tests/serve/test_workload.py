@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from kvlab.serve.compare import compare
 from kvlab.serve.engine import Engine
 from kvlab.serve.policies import chunked, prefill_first
 from kvlab.serve.workload import Arrival, Log, Story, bursts, poisson, serve
@@ -76,6 +77,17 @@ def test_the_policy_decides_who_waits():
 def test_a_rate_is_a_number_above_0(wrong):
     with pytest.raises(ValueError, match="rate is"):
         poisson(wrong, 3, 50)
+
+
+def test_a_comparison_takes_its_times_from_the_clock_that_it_is_given():
+    """By one that goes on a second at each look, every step takes a second."""
+    ticks = itertools.count()
+    report, logs = compare(
+        tiny_model(max_positions=128), policies=("chunked",), loads=(0.5,), requests=4,
+        clock=lambda: float(next(ticks)),
+    )  # fmt: skip
+    assert report["decode_step_seconds"] == 1.0
+    assert {step.seconds for log in logs.values() for step in log.steps} == {1.0}
 
 
 def test_the_command_serves_the_same_requests_by_each_policy(tmp_path, capsys):
