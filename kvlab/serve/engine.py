@@ -5,7 +5,7 @@ B requests that get their next token, S new tokens of all requests, V vocabulary
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class Engine:
 
     `n_blocks` blocks of `size` tokens are taken at once and shared by all. In a step at most
     `budget` tokens of at most `max_running` requests are computed, in an order that `policy` says.
+    `pool` makes what gives out the blocks, from their number and size.
     """
 
     def __init__(
@@ -36,10 +37,11 @@ class Engine:
         policy: Policy = chunked,
         budget: int = 512,
         max_running: int = 64,
+        pool: Callable[[int, int], BlockPool] = BlockPool,
     ) -> None:
         checks.model("model", model)
         config = model.config
-        self.model, self.pool = model, BlockPool(n_blocks, size)
+        self.model, self.pool = model, pool(n_blocks, size)
         self.scheduler = Scheduler(self.pool, policy, budget=budget, max_running=max_running)
         self.store = BlockStore(
             config.n_layers, config.n_kv_heads, n_blocks, size, config.head_dim,

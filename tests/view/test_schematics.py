@@ -61,6 +61,39 @@ DRAWN = {
     "guesses, many and strange": lambda: schematics.guesses(
         LONG, ["W" * 40, "\n", "<b>&", "", "一" * 20, "f", "g", "h"], [*"abcdefgh", LONG]
     ),
+    "strips": lambda: schematics.strips(
+        [
+            (
+                "24 GB",
+                "14 chats",
+                [("model", 16, "model"), *[("", 0.5, "used")] * 14, ("", 1, "free")],
+            ),
+            (
+                "80 GB",
+                "119 chats",
+                [("model", 16, "model"), *[("", 0.5, "used")] * 119, ("", 4, "held")],
+            ),
+        ],
+        title="The model is paid for once",
+    ),
+    "strips of strange names": lambda: schematics.strips(
+        [(LONG, LONG, [("W" * 40, 1, "used"), ("<b>&", 1e9, "held"), ("\n", 1e-9, "free")])],
+        title=LONG,
+        says={"used": LONG, "held": "", "free": "一" * 30},
+    ),
+    "block map": lambda: schematics.block_map(
+        {
+            "A": ([5, 2], [" a", " b", "\n", " W", "c"]),
+            "B": ([5, 7], ["a", "b", "c", "W" * 30, "x"]),
+        },
+        10,
+        4,
+    ),
+    "block map of strange names": lambda: schematics.block_map(
+        {LONG: ([*range(20)], ["一" * 9] * 40), "<b>&": ([0, 1], ["W"] * 4), "": ([], [])}, 24, 2
+    ),
+    "block map of large blocks": lambda: schematics.block_map({"A": ([63], ["a"] * 64)}, 64, 64),
+    "block map of nobody": lambda: schematics.block_map({}, 1, 1),
     "cache": lambda: schematics.cache_in_memory(POCKET, 24, 17),
     "cache, full": lambda: schematics.cache_in_memory(POCKET, 8, 8),
     "cache, empty": lambda: schematics.cache_in_memory(POCKET, 1, 0),
@@ -241,6 +274,25 @@ def test_phases_count_keys_as_the_formula_does():
     assert plain.svg.count("(striped)") == 1 and "striped" not in cached.svg
 
 
+def test_a_block_of_two_chats_is_drawn_once_and_told():
+    chats = {"A": ([5, 2], ["a", "b", "c"]), "B": ([5], ["a", "b"])}
+    drawn = schematics.block_map(chats, 8, 2)
+    told = "2 of 8 blocks in use, 1 of them by more than one chat, and 3 of 4 slots in them filled"
+    assert drawn.title == told
+    assert "Block 5 is shared by A and B." in drawn.alt
+    assert drawn.svg.count(">free</text>") == 6 and drawn.svg.count(">a</text>") == 1
+    assert "shared" not in schematics.block_map({"A": ([1], ["a"])}, 2, 2).alt
+
+
+def test_strips_have_one_scale_and_tell_their_sums():
+    drawn = schematics.strips(
+        [("small", "", [("", 2, "used"), ("", 2, "free")]), ("large", "", [("", 8, "used")])],
+        title="t",
+    )
+    assert drawn.alt == "small: keys and values 2, free 2. large: keys and values 8."
+    assert 'width="720"' in drawn.svg and drawn.svg.count('width="180"') == 2
+
+
 def test_the_cache_tells_bytes_as_the_config_does():
     drawn = schematics.cache_in_memory(POCKET, 24, 17)
     each = POCKET.kv_bytes_per_token()
@@ -272,6 +324,7 @@ def test_one_of_a_kind_is_told_as_one():
         schematics.mask(2, 1),
         schematics.cache_in_memory(one, 1, 0),
         schematics.cache_in_memory(one, 2, 1),
+        schematics.block_map({"A": ([0], ["a"])}, 1, 1),
     ):
         for told in (drawn.title, drawn.alt, *(words for words, _ in boxes(drawn))):
             assert not many.search(told), told
@@ -291,6 +344,18 @@ REFUSED = [
     *(lambda g=g: schematics.guesses(*g) for g in (
         (None, [], ["a"]), ("a", "b", ["b", "c"]), ("a", [1], ["b", "c"]), ("a", ["b"], ["b"]),
         ("a", ["b"] * 9, ["b"] * 10), ("a", ["b"], None))),
+    *(lambda r=r: schematics.strips(r, title="t") for r in (
+        None, [], [("a", "b")], [("a", "b", [])], [("a", "b", [("c", 1)])],
+        [("a", "b", [("c", 1, "nothing")])], [("a", "b", [("c", -1, "used")])],
+        [("a", "b", [("c", "1", "used")])], [("a", "b", [(None, 1, "used")])])),
+    lambda: schematics.strips([("a", "b", [("c", 1, "used")])], title=None),
+    *(lambda m=m: schematics.block_map(*m) for m in (
+        (None, 4, 2), ({"A": ([0], ["a"])}, 0, 2), ({"A": ([0], ["a"])}, 65, 2),
+        ({"A": ([4], ["a"])}, 4, 2), ({"A": ([0], ["a"] * 3)}, 4, 2),
+        ({"A": ([0, 1], ["a"])}, 4, 2), ({"A": ([None], ["a"])}, 4, 2),
+        ({"A": [0]}, 4, 2), ({"A": 3}, 4, 2), ({"A": (None, ["a"])}, 4, 2),
+        ({"A": ([0], None)}, 4, 2), ({1: ([0], ["a"])}, 4, 2), ({"A": ([0], [1])}, 4, 2),
+        ({"A": ([0, 0], ["a"] * 4)}, 4, 2))),
     lambda: schematics.cache_in_memory(None, 4, 2),
     *(lambda n=n: schematics.cache_in_memory(POCKET, *n) for n in (
         (0, 0), (4, 5), (4, -1), (None, 1), (4, 1.5), (10**10, 0))),

@@ -12,12 +12,14 @@ from kvlab.view.schematics.heads import building
 from kvlab.view.schematics.layers import block
 from kvlab.view.schematics.memory import cache_in_memory
 from kvlab.view.schematics.model import PLACES, whole
+from kvlab.view.schematics.paging import block_map, strips
 from kvlab.view.schematics.turning import rope_arrows
 
 __all__ = [
     "PLACES",
     "Drawing",
     "block",
+    "block_map",
     "building",
     "cache_in_memory",
     "guesses",
@@ -25,5 +27,6 @@ __all__ = [
     "meeting",
     "phases",
     "rope_arrows",
+    "strips",
     "whole",
 ]
