@@ -263,8 +263,8 @@ IDEAS: tuple[Idea, ...] = (
     Idea(
         "longer contexts within limits of memory",
         "A B",
-        (12, "What packing costs, and when it pays"),
-        ("12.5",),
+        (8, "Next to the model"),
+        ("8.1", "8.6", "12.5"),
     ),
     Idea(
         "tensor and pipeline parallelism",

@@ -50,7 +50,7 @@ def strips(
             long = amount * scale
             sheet.box(x, y + 19, long, _STRIP, role, tint=tint, edge=min(1.0, long / 4), dash=dash,
                       round_=0)  # fmt: skip
-            if width_of(said(words), 12) <= long - 6:
+            if words and width_of(said(words), 12) <= long - 6:
                 sheet.text(x + long / 2, y + 36, said(words), anchor="middle", size=12)
             x += long
         y += 19 + _STRIP + 14
@@ -150,7 +150,7 @@ def _check_map(chats: object, n_blocks: object, size: object) -> None:
 
 def _title(n_blocks: int, size: int, n_held: int, used: int, shared: int) -> str:
     if not n_held:
-        return "No block is in use"
+        return f"All of {counted(n_blocks, 'block')} free: no chat is here"
     more = f", {shared} of them by more than one chat" if shared else ""
     return (f"{n_held} of {counted(n_blocks, 'block')} in use{more}, and {used} of "
             f"{counted(n_held * size, 'slot')} in them filled")  # fmt: skip
