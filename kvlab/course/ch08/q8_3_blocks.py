@@ -1,4 +1,7 @@
-"""8.3: blocks that chats take as they grow and give back when they end, and tables to find them."""
+"""8.3: blocks that chats take as they grow and give back when they end, and tables to find them.
+
+Long because an allocator goes wrong in many ways, and each of them is named.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""8.4: texts that begin alike hold the same blocks, which are counted."""
+"""8.4: texts that begin alike hold the same blocks, which are counted.
+
+Long because shared blocks go wrong in many ways, and each of them is named.
+"""
 
 from __future__ import annotations
 
@@ -162,8 +165,8 @@ _law("chats that have nothing in common", lambda case: [
 ], TWO)  # fmt: skip
 _law("a text that begins like another holds its blocks", lambda case: come("aabbc", "aabbab"), TWO)
 _law("equal tokens after another beginning are not the same", lambda case: come(
-    "aabbc", "ccbba", "bbc"
-), TWO)  # fmt: skip
+    "aabbc", "ccabb", "bbc", "aaabc"
+), lambda case: (14, 2))  # fmt: skip
 _law("a block that is not full is not found, and is found when it is", lambda case: [
     *come("aab", "aabb"), ["leaves", "A"], ["leaves", "B"], ["comes", "A", ids("aabba"), 3],
     ["comes", "C", ids("aabba")],

@@ -1,4 +1,7 @@
-"""8.5: two continuations of one chat, and a copy for who writes first."""
+"""8.5: two continuations of one chat, and a copy for who writes first.
+
+Long because the ghost's world of forks is here as well, and each wrong way is named.
+"""
 
 from __future__ import annotations
 
