@@ -253,6 +253,18 @@ CH12: Reasons = {
     "12.5": {},
 }
 
+CH08: Reasons = {
+    "8.1": {},
+    "8.2": {},
+    "8.3": {
+        "0 -> -1  in  return [table[i // size] * size + i % size for i in range(se": "a range up to -1 is as empty as one up to 0.",
+    },
+    "8.4": {},
+    "8.5": {},
+    "8.6": {},
+    "8.7": {},
+}
+
 CH09: Reasons = {
     "9.1": {
         "True -> False  in  for (seat, _), row_V in zip(rows, logits_BV, strict=True):": "the two that are taken together are of one length.",
@@ -292,6 +304,7 @@ SURVIVORS: Reasons = {
     **CH05,
     **CH06,
     **CH07,
+    **CH08,
     **CH09,
     **CH10,
     **CH12,
