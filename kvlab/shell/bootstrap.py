@@ -43,9 +43,10 @@ MODULES = {
     "": ("torch", "safetensors", "tokenizers", "jinja2", "numpy", "numba"),
     "book": ("jupyterlab", "ipywidgets", "anywidget", "matplotlib"),
     "gguf": ("gguf", "transformers"),
+    "site": ("sphinx", "myst_nb", "furo"),
     "dev": ("pytest", "pytest_timeout", "nbval", "hypothesis", "transformers"),
 }
-EXTRAS = {"lab": ("book",), "test": ("book", "dev"), "fetch": ("gguf",)}
+EXTRAS = {"lab": ("book",), "test": ("book", "dev"), "fetch": ("gguf",), "site": ("site",)}
 
 FULL = ("No space left on device", "[Errno 28]", "[WinError 112]", "not enough space on the disk")
 FORBIDDEN = ("Permission denied", "[Errno 13]", "[WinError 5]", "Read-only file system")

@@ -105,10 +105,11 @@ def _fetch(args, _rest) -> int:
 def _site(args, _rest) -> int:
     from kvlab.shell import site
 
-    out = site.build(args.out)
+    out = site.build(args.out, book=not args.live)
     if out is None:
         return 1
-    print(f"written: open {out / 'live' / 'index.html'} in a browser")
+    first = out / "live" / "index.html" if args.live else out / "index.html"
+    print(f"written: open {first} in a browser")
     return 0
 
 

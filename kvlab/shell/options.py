@@ -153,7 +153,8 @@ def _to_serve_bench(command: Command) -> None:
 
 
 def _to_look_around(command: Command) -> None:
-    site = command("site", "build the page in which the model runs, to open in a browser")
+    site = command("site", "make the book as pages, and the page in which the model runs")
+    site.add_argument("--live", action="store_true", help="that page alone, without Sphinx")
     site.add_argument("--out", metavar="FOLDER", default="build/site", help="default: %(default)s")
     export = command("export", "write a model as Hugging Face files")
     export.add_argument("folder", help="a new or an empty folder")

@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 from kvlab import files
 from kvlab.shell.bootstrap import ROOT
 from kvlab.shell.lab import has_folders
 
+# What becomes a page, or is shown on one, by where it lies in the project.
+PAGES = (
+    "chapters/*.ipynb", "exercises/*.ipynb", "docs/**/*", "README.md", "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "kvlab/pocket/weights/README.md", "benchmarks/results/*.md",
+)  # fmt: skip
+# Whose names have a page: the package, and its parts that are used by themselves.
+DESCRIBED = (
+    "kvlab", "kvlab.prune", "kvlab.prune.scores", "kvlab.pack", "kvlab.quality", "kvlab.measure",
+    "kvlab.serve", "kvlab.parallel", "kvlab.hf",
+)  # fmt: skip
+NEEDED = ("sphinx", "myst_nb", "furo", "sphinx_copybutton")
 
-def build(out: str | Path, root: Path = ROOT) -> Path | None:
-    """Write the site into a folder; the live page is `live/index.html` in it.
 
-    Returns the folder, or None, having said why, where the project's own folder is not here.
-    Raises: OSError for a folder that cannot be written.
+def build(out: str | Path, root: Path = ROOT, *, book: bool = True) -> Path | None:
+    """Write the site into a folder: `index.html` is the book, `live/index.html` the live page.
+
+    Without `book` the live page alone is made. Returns the folder, or None, having said why, where
+    the project's own folder is not here.
+    Raises: ValueError where Sphinx is not installed, or a page is not right; OSError for a folder
+    that cannot be written.
     """
     if not has_folders(root, "site"):
         return None
+    out = Path(out)
+    if book:
+        _book(root, out)
+    _live(root, out / "live")
+    return out
+
+
+def _live(root: Path, out: Path) -> None:
     from kvlab.shell import live_page
     from kvlab.shell.demo import FACTS, QUESTION
 
@@ -26,8 +54,45 @@ def build(out: str | Path, root: Path = ROOT) -> Path | None:
         ("The capital of France", "System: You are helpful.", "What is the capital of France?"),
         ("A king and a queen, to go on with", "A man can be a king. A woman can be a", ""),
     )
-    out = Path(out)
-    shutil.copytree(root / "site" / "live", out / "live", dirs_exist_ok=True)
-    files.write(out / "live" / "first.js", live_page.first(examples))
-    files.write(out / "live" / "weights.js", live_page.weights())
-    return out
+    shutil.copytree(root / "site" / "live", out, dirs_exist_ok=True)
+    files.write(out / "first.js", live_page.first(examples))
+    files.write(out / "weights.js", live_page.weights())
+
+
+def _book(root: Path, out: Path) -> None:
+    lacking = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if lacking:
+        raise ValueError(
+            f"The book's pages need {', '.join(lacking)}, not installed here: pip install "
+            '".[site]" in the project\'s folder, or make the live page alone with --live.'
+        )
+    with tempfile.TemporaryDirectory(prefix="kvlab-site-") as made:
+        source = Path(made)
+        shutil.copytree(root / "site" / "book", source, dirs_exist_ok=True)
+        for pattern in PAGES:
+            for file in filter(Path.is_file, root.glob(pattern)):
+                place = source / file.relative_to(root)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, place)
+        (source / "api").mkdir()
+        for name in DESCRIBED:
+            files.write(source / "api" / f"{name}.md", _names_of(name))
+        command = [sys.executable, "-P", "-m", "sphinx", "-q", "-W", "--keep-going"]
+        ran = subprocess.run(
+            [*command, source, out], capture_output=True, text=True, check=False, cwd=root
+        )
+    if ran.returncode:
+        said = ran.stderr.replace(f"{source}/", "").strip()
+        raise ValueError(f"Sphinx found pages that are not right:\n{said[-2000:]}")
+
+
+def _names_of(name: str) -> str:
+    """The page of a module's public names, with their docstrings."""
+    module, more = importlib.import_module(name), ""
+    if hasattr(module, "__all__"):
+        others = tuple(other for other in DESCRIBED if other.startswith(f"{name}."))
+        home = {own: getattr(getattr(module, own), "__module__", "") for own in module.__all__}
+        elsewhere = [own for own, of in home.items() if others and f"{of}.".startswith(others)]
+        more = "   :imported-members:\n"
+        more += f"   :exclude-members: {', '.join(elsewhere)}\n" if elsewhere else ""
+    return f"# {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n{more}```\n"

@@ -27,7 +27,7 @@ SCORES = {
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    return site.build(tmp_path_factory.mktemp("site")) / "live"
+    return site.build(tmp_path_factory.mktemp("site"), book=False) / "live"
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site") / "a path"
-    return (site.build(folder) / "live" / "index.html").as_uri()
+    return (site.build(folder, book=False) / "live" / "index.html").as_uri()
 
 
 @pytest.fixture(scope="module")
