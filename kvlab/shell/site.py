@@ -73,7 +73,7 @@ def _book(root: Path, out: Path) -> None:
             for file in filter(Path.is_file, root.glob(pattern)):
                 place = source / file.relative_to(root)
                 place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, place)
+                files.write(place, file.read_bytes())
         (source / "api").mkdir()
         for name in DESCRIBED:
             files.write(source / "api" / f"{name}.md", _names_of(name))
@@ -83,7 +83,7 @@ def _book(root: Path, out: Path) -> None:
         )
     if ran.returncode:
         said = ran.stderr.replace(f"{source}/", "").strip()
-        raise ValueError(f"Sphinx found pages that are not right:\n{said[-2000:]}")
+        raise ValueError(f"Sphinx found pages that are not right:\n{said[:4000]}")
 
 
 def _names_of(name: str) -> str:
