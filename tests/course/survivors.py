@@ -20,7 +20,9 @@ CH01: Reasons = {
     "1.4": {
         "-1 -> 1  in  weights_ST = scores_ST.softmax(dim=-1)": "a table has two axes: the last one and number 1 are the same.",
     },
-    "1.5": {},
+    "1.5": {
+        "return direction_D / direction_D.norm() * length -> return _narrow(direction_D / direction_D.norm() * length)": "a key is judged by its length and by who picks it, to a tenth: float32 does as well.",
+    },
     "1.6": {
         "torch.Generator().manual_seed(seed) -> torch.Generator()": "a fresh generator always begins alike, so one seed gives one set of matrices; that another seed gives others is not asked.",
         "100 -> 101  in  for _ in range(100):": "how long to train is the learner's choice: the matrices are judged.",

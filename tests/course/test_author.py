@@ -106,6 +106,8 @@ def test_a_quiz_says_why_and_not_what(nursery, how_to):
     assert two.message == "claim 3: False is not right." and two.mistake == "one row: its own."
     assert "a list of 4" in said("99.5", [True]).message
     assert said("99.5", (False, True, True, 0)).message.endswith("each True or False.")
+    by_number = said("99.5", {1: False, 2: True}).message  # no data, and not what a quiz wants
+    assert by_number.endswith("a dict with int keys; expected a list of 4, each True or False.")
 
 
 def test_a_number_may_be_near():

@@ -90,6 +90,12 @@ def test_huge_numbers_and_tensors_among_numbers_get_a_sentence():
             assert len(compare.difference("x", came, expected)) < 300
 
 
+def test_a_list_of_tensors_is_told_how_to_become_one():
+    rows = list(torch.zeros(3, 2))
+    assert "a list of 3 tensors (torch.stack" in compare.difference("x_SC", rows, torch.zeros(3, 2))
+    assert "torch.stack" not in compare.difference("x_SC", [rows[0], 1.0], torch.zeros(3, 2))
+
+
 def test_what_stands_for_the_same_numbers_is_right():
     fault = compare.difference
     assert fault("x", torch.tensor(3), 3) is None is fault("x", torch.tensor(0.5).double(), 0.5)

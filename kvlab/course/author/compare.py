@@ -179,7 +179,10 @@ def _tensor_difference(
 ) -> str | None:
     came = _as_tensor(came, expected)
     if not isinstance(came, Tensor):
-        return f"{name}: expected a tensor of shape {tuple(expected.shape)}, got {brief(came)}."
+        got = brief(came)
+        if type(came) is list and came and all(isinstance(one, Tensor) for one in came):
+            got = f"a list of {len(came)} tensors (torch.stack makes one of them)"
+        return f"{name}: expected a tensor of shape {tuple(expected.shape)}, got {got}."
     if came.shape != expected.shape:
         return f"{name}: expected shape {tuple(expected.shape)}, got {tuple(came.shape)}."
     if not expected.is_floating_point() and came.dtype != expected.dtype:

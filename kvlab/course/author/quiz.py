@@ -23,7 +23,7 @@ def choice(
     letters = sorted([right, *wrong])
 
     def run(answer: Answer, _: Case) -> Outcome:
-        value = answer()
+        value = _given(answer, f"one of {letters}")
         if not isinstance(value, str) or value.strip().lower() not in letters:
             raise NotData(f"your code returned {brief(value)}; expected one of {letters}.")
         return {"your choice": Hidden(right).of(value.strip().lower())}
@@ -47,7 +47,7 @@ def one_number(
     """
 
     def run(answer: Answer, _: Case) -> Outcome:
-        value = as_number(answer())
+        value = as_number(_given(answer, "one number"))
         if type(value) not in (int, float) or math.isnan(value):
             raise NotData(f"your code returned {brief(value)}; expected one number.")
         return {"your number": Hidden(float(right), within).of(float(value))}
@@ -66,7 +66,7 @@ def claims(
 
     def law(i: int) -> Callable[[Answer, Case], Outcome]:
         def run(answer: Answer, _: Case) -> Outcome:
-            value = answer()
+            value = _given(answer, f"a list of {len(right)}, each True or False")
             value = value.tolist() if isinstance(value, Tensor) else value
             well_formed = isinstance(value, list) and len(value) == len(right)
             if not well_formed or not all(type(v) is bool for v in value):
@@ -81,6 +81,14 @@ def claims(
     laws = {f"claim {i + 1}": law(i) for i in range(len(right))}
     flipped = [[r if j != i else not r for j, r in enumerate(right)] for i in range(len(right))]
     return _quiz((number, title, name), right, laws, zip(flipped, wrong, strict=True), about)
+
+
+def _given(answer: Answer, wanted: str) -> Any:
+    """What an answer gives; what is no data at all is told with what was wanted instead."""
+    try:
+        return answer()
+    except NotData as bad:
+        raise NotData(f"{str(bad).split(';')[0].rstrip('.')}; expected {wanted}.") from None
 
 
 def _quiz(

@@ -19,8 +19,8 @@ Q = Exercise(
     difficulty=2,
     statement="""
 All of attention for one head: scores (divided as in 1.2), weights, mixture. There are S queries and T pairs of a
-key and a value; values have a width E of their own. `torch.softmax` is allowed here,
-`scaled_dot_product_attention` is not. About three lines.
+key and a value; values have a width E of their own. Scores may be of any size, as in 1.3. `torch.softmax` is allowed
+here, `scaled_dot_product_attention` is not. About three lines.
 
 A query of zeros fits all keys alike: with `v_TE = [[1, 0], [3, 2]]` it gets `[[2, 1]]`.
 
@@ -63,7 +63,8 @@ def number_by_number(q_SD, k_TD, v_TE):
     out_SE = torch.zeros(len(q_SD), v_TE.shape[1], dtype=torch.float64)
     for s, q_D in enumerate(q_SD.tolist()):
         products = [[a * b for a, b in zip(q_D, k_D, strict=True)] for k_D in k_TD.tolist()]
-        lifted = [math.exp(sum(some) / math.sqrt(len(q_D))) for some in products]
+        scores = [sum(some) / math.sqrt(len(q_D)) for some in products]
+        lifted = [math.exp(score - max(scores)) for score in scores]
         for t, one in enumerate(lifted):
             out_SE[s] += one / sum(lifted) * v_TE[t]
     return out_SE
@@ -104,6 +105,11 @@ def _(answer, case):
         "the output moves when only the keys are put in another order": Near(True).of(moves),
         "_before": before,
     }
+
+
+@Q.law("scores of ten thousand")
+def _(answer, case):
+    return {"out_SE": answer(10_000 * case["q_SD"], case["k_TD"], case["v_TE"])}
 
 
 @Q.law("one query, and one pair")
@@ -169,6 +175,10 @@ Q.mistakes(
         "the keys.": {"weigh": lambda scores_ST: scores_ST.softmax(0)},
         "there is no softmax: the scores themselves mix the values, so weights are negative and do "
         "not add up to 1.": {"weigh": lambda scores_ST: scores_ST},
+        "the exponential of a large score is infinite, and infinity by infinity is nan. Subtract each "
+        "row's largest score first, as in 1.3, or let torch.softmax do it.": {
+            "weigh": lambda scores_ST: scores_ST.exp() / scores_ST.exp().sum(1, keepdim=True)
+        },
         "the exponentials are never divided by their sum, so the weights do not add up to 1.": {
             "weigh": torch.exp
         },

@@ -149,12 +149,18 @@ def _trained(answer, case) -> list[Tensor]:
     return [w_q, w_k, w_v]
 
 
-def _recalled(w_q, w_k, w_v, lists) -> tuple[Tensor, Tensor]:
-    """For each list: the attention on the right pair, and the cosine with the right word."""
-    pairs_NTC, asks_NC, answers_NE, pick_N = lists
+def _head(w_q, w_k, w_v, lists) -> tuple[Tensor, Tensor]:
+    """For each list: the weights of its pairs, and what comes out."""
+    pairs_NTC, asks_NC, *_ = lists
     scores_NT = torch.einsum("nd,ntd->nt", asks_NC @ w_q.T, pairs_NTC @ w_k.T)
     weights_NT = (scores_NT / w_q.shape[0] ** 0.5).softmax(-1)
-    out_NE = torch.einsum("nt,nte->ne", weights_NT, pairs_NTC @ w_v.T)
+    return weights_NT, torch.einsum("nt,nte->ne", weights_NT, pairs_NTC @ w_v.T)
+
+
+def _recalled(w_q, w_k, w_v, lists) -> tuple[Tensor, Tensor]:
+    """For each list: the attention on the right pair, and the cosine with the right word."""
+    *_, answers_NE, pick_N = lists
+    weights_NT, out_NE = _head(w_q, w_k, w_v, lists)
     cosine_N = torch.nn.functional.cosine_similarity(out_NE, answers_NE)
     mass_N = weights_NT[torch.arange(len(pick_N)), pick_N]
     return mass_N.nan_to_num(0.0), cosine_N.nan_to_num(0.0)
@@ -198,12 +204,21 @@ def _fault(trained, known_N, known_cosine_N, case) -> str | None:
     w_q, w_k, w_v = trained
     if not (w_q.any() and w_k.any()):
         return "w_q or w_k is all zeros"
+    if torch.equal(w_q, w_k):
+        return "w_q and w_k are the same matrix"
     if _tenths(_recalled(w_k, w_q, w_v, case["_held_out"])[0]) >= _BAR:
         return "it works with w_q and w_k exchanged"
     exactly, nearly = (int((known_cosine_N > bar).sum()) for bar in (0.99, 0.9))
     if 2 <= exactly <= 32 and nearly < 2 * exactly:
         return "it answers a few lists of the training exactly, and no others"
-    if known_N.mean() < _BAR and _sharpest(w_q, w_k, case["_known"]) > _BAR:
+    along = known_cosine_N.mean()
+    weights_NT, out_NE = _head(*trained, case["_known"])
+    too_long = out_NE.square().sum() / (out_NE * case["_known"][2]).sum()
+    if known_N.mean() < _BAR and along > 0.3 and too_long > 1.4:
+        return "what comes out points along the right word, and is too long"
+    if known_N.mean() < _BAR and weights_NT.amax(-1).mean() > _BAR:
+        if along < 0.2:
+            return "nearly all attention falls on one pair, and what comes out is not its word"
         return "nearly all attention falls on one pair, and mostly on a wrong one"
     by_chance = known_N.mean() < 1 / case["pairs_NTC"].shape[1] + 0.1
     if by_chance and known_cosine_N.mean().abs() < 0.1:
@@ -211,13 +226,6 @@ def _fault(trained, known_N, known_cosine_N, case) -> str | None:
     if by_chance:
         return "it finds the right pair about as often as chance does"
     return None
-
-
-def _sharpest(w_q, w_k, lists) -> float:
-    """The largest share of attention that a list's question gives away, on average."""
-    pairs_NTC, asks_NC, *_ = lists
-    scores_NT = torch.einsum("nd,ntd->nt", asks_NC @ w_q.T, pairs_NTC @ w_k.T)
-    return (scores_NT / w_q.shape[0] ** 0.5).softmax(-1).amax(-1).mean().item()
 
 
 # --- what goes wrong: each changes one thing of this ---
@@ -287,7 +295,7 @@ Q.mistakes(
         },
         "the start is too large: random matrices of spread 1 make scores of spread √C or more, and a "
         "softmax that is nearly one-hot hardly learns. Divide them by C ** 0.5.": lambda *given: (
-            _train(*given, steps=10, size=given[0].shape[-1] ** 0.5)
+            _train(*given, steps=60, size=given[0].shape[-1] ** 0.5)
         ),
         "the matrices come back in float32. The lists are in float64: keep the matrices so, "
         "too.": lambda *given: [w.float() for w in _train(*given, steps=1)],

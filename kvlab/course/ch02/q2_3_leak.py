@@ -30,8 +30,8 @@ possible there.
 
 Return the first leak as `[i, j]`: of all leaks, in whichever text, the smallest i, and for that i the smallest j. Of
 `[3, 4]` and `[0, 5]` that is `[0, 5]`. Return `None` if there is none. A move of more than 1e-9 counts; less is rounding. Try texts of `n_tokens` tokens, `n_texts` at
-a time: some bugs show only there. The check lends you thirty-four functions and one more, and a false alarm is as wrong as a miss. Not every
-change is seen by all of them: one takes each token's mean away first. Roughly 12 lines.
+a time: some bugs show only there. The check lends you thirty-five functions and one more, and a false alarm is as wrong as a miss. Not every
+text and not every change shows all leaks: one function takes each token's mean away first, one leaks where a token's channels differ. Roughly 12 lines.
 
 An example: off by one, each query sees one token too many. The answer is `[0, 1]`.
 """,
@@ -119,6 +119,10 @@ def _suspects(case) -> dict[str, tuple[Attention, list[int] | None]]:
         "two channels see it, one up and one down": (lambda x: _channels(head, x, [1, -1]), [0, 1]),
         "one channel of the next token is seen": (
             lambda x: clean(x) + 0.2 * _next(x.tanh())[..., 1:2],
+            [0, 1],
+        ),
+        "a token whose channels differ sees the next one": (
+            lambda x: clean(x) + 0.2 * (x.tanh()[..., :1] - x.tanh()[..., 1:2]) * _next(x.tanh()),
             [0, 1],
         ),
         "masked after the softmax": (head.masked_after, [0, 1]),
@@ -250,7 +254,7 @@ def _said(found):
     return [found]
 
 
-@Q.law("thirty-four suspects, seven of them clean")
+@Q.law("thirty-five suspects, seven of them clean")
 def _(answer, case):
     suspects = _suspects(case)
     order = list(suspects)
@@ -291,9 +295,13 @@ def _detect(
     excuses=False,
     far=torch.abs,
     spread=1.0,
+    level=0.0,
 ):
     torch_rng = torch.Generator().manual_seed(5)
-    x = torch.randn(n_texts, n_tokens, width, generator=torch_rng, dtype=torch.float64) * spread
+    x = (
+        torch.randn(n_texts, n_tokens, width, generator=torch_rng, dtype=torch.float64) * spread
+        + level
+    )
     before, found = attention(x), []
     for b in texts or range(n_texts):
         for j in range(n_tokens)[tokens or slice(None)]:
@@ -348,6 +356,8 @@ Q.mistakes(
         "channels goes unseen.": {"far": lambda moved_BSC: moved_BSC},
         "the texts are zeros before the change. A softmax of equal scores, times values of 0, hides "
         "much: try random texts.": {"spread": 0.0},
+        "the texts hold one and the same number everywhere. A leak may show only where a token's channels differ: try random "
+        "texts.": {"spread": 0.0, "level": 1.0},
         "the change is not a finite number. Zero times NaN is NaN, so clean attention seems to "
         "leak.": {"by": float("nan")},
         "small moves are overlooked. A faint leak is a leak: everything above 1e-9 counts.": {

@@ -197,6 +197,8 @@ Q.mistakes(
         "need.": lambda *given: _rank(*given)[::-1],
         "the last token is ranked, too. It is the one that asks; only the n_tokens - 1 before it "
         "are context.": {"beyond": 0},
+        "by attention, the last token is ranked, too. It is the one that asks; only the n_tokens - 1 "
+        "before it are context.": lambda *given: [_rank(*given, beyond=0)[0], _rank(*given)[1]],
         "the smallest comes first; the largest should.": {"largest_first": False},
         "the divergence is the wrong way round: weigh by the probabilities of the full "
         "prediction.": {"need": lambda p, other: _kl(other, p)},
@@ -211,6 +213,11 @@ Q.mistakes(
         },
         "the formula got logits where it needs probabilities and their logarithms: "
         "log_softmax(-1) first, then exp() for p.": {"reads": _as_they_are},
+        "logits are taken for probabilities and for their logarithms. Take log_softmax(-1) first, and "
+        "exp() of that for p.": {
+            "reads": _as_they_are,
+            "need": lambda p, other: (p * (p - other)).sum(),
+        },
         "logits are compared as they are. They mean something up to a constant only: take "
         "log_softmax first.": {
             "reads": _as_they_are,

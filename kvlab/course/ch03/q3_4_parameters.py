@@ -63,11 +63,13 @@ def case(rng):
     """G below H, equal to it, or 1; H x D now and then the model's width, mostly not."""
     n_kv_heads, head_dim = rng.choice([1, 2, 3]), rng.choice([2, 4, 6])
     n_heads = n_kv_heads * rng.choice([1, 2, 4])
-    vocabulary, width, hidden = rng.sample(range(7, 60), 3)
+    wider = 2 * (n_heads - n_kv_heads) * head_dim  # a bias too many would be this, or C
+    vocabulary, width, hidden = rng.sample([n for n in range(7, 60) if n != wider], 3)
+    of_heads = n_heads * head_dim
     return {
         "config": {
             "vocab_size": vocabulary,
-            "hidden_size": n_heads * head_dim if rng.random() < 0.2 else width,
+            "hidden_size": of_heads if of_heads != wider and rng.random() < 0.2 else width,
             "intermediate_size": hidden,
             "n_layers": rng.randint(1, 5),
             "n_heads": n_heads,
@@ -170,12 +172,14 @@ def _(answer, case):
     return {"saved": Near(saved).of(many - one)}
 
 
-def miscounted(config, o_proj=1, o_bias=0, matrices=3, norms=2, last=1, **taken_for):
+def miscounted(config, o_proj=1, o_bias=0, wide_bias=0, matrices=3, norms=2, last=1, **taken_for):
     """A count with other matrices and norms, of a config with one entry taken for another."""
     config = {**config, **{name: config.get(other, other) for name, other in taken_for.items()}}
     n_layers, width, parts = config["n_layers"], config["hidden_size"], count_parameters(config)
     o_width = (o_proj - 1) * config["n_heads"] * config["head_dim"] + o_bias * config["qkv_bias"]
     parts["attention"] += n_layers * width * o_width
+    wider = 2 * (config["n_heads"] - config["n_kv_heads"]) * config["head_dim"]
+    parts["attention"] += n_layers * wide_bias * config["qkv_bias"] * wider
     parts["mlp"] = n_layers * width * matrices * config["intermediate_size"]
     parts["norms"] = (norms * n_layers + last) * width
     return {**parts, "total": sum(parts[part] for part in PARTS)}
@@ -193,6 +197,9 @@ Q.mistakes(
         "`o_proj` is left out, which leads from all heads back to C.": {"o_proj": 0},
         "the biases of queries, keys and values are left out.": {"qkv_bias": False},
         "`qkv_bias` gives `o_proj` no bias: it stands for q, k and v.": {"o_bias": 1},
+        "a bias is as wide as what its matrix returns: G x D for keys and values, not H x D.": {
+            "wide_bias": 1
+        },
         "the gate is left out: this MLP has three matrices, not two.": {"matrices": 2},
         "the norms are left out: each has C learned weights.": {"norms": 0, "last": 0},
         "the norm after the last layer is left out.": {"last": 0},

@@ -165,6 +165,9 @@ Q.mistakes(
             "halves": lambda x: (x[..., ::2], x[..., 1::2]),
             "join": lambda a, b: torch.stack((a, b), -1).flatten(-2),
         },
+        "neighbouring channels are paired and come back half a head apart. Here channel i goes with channel i + D/2, before and after.": {
+            "halves": lambda x: (x[..., ::2], x[..., 1::2])
+        },
         "all pairs turn equally fast: pair i turns by theta^(-2i/D) radians a position.": {
             "power": lambda i, width: 0 * i
         },

@@ -51,7 +51,7 @@ RESULTS = ("ranking", "covered")
 @Q.case
 def case(rng):
     """Layers of every kind in one model, in any order, each bound met from both sides."""
-    whole, n_heads = 10 * rng.randint(9, 14), rng.choice([2, 3, 4])
+    whole, n_heads = 10 * rng.randint(9, 14), rng.choice([6, 8])
     tenth, half = whole // 10, whole // 2
     small = [rng.randint(0, tenth) for _ in range(n_heads - 1)]
     layers = [
@@ -61,6 +61,10 @@ def case(rng):
         ([-tenth - rng.randint(1, 3), *small], whole),  # covered: a head may cost less than nothing
         ([-1, *small], 0),  # nothing is needed
         ([whole - 1, *small], whole),  # one head carries the layer
+        (
+            [tenth] * n_heads,
+            half,
+        ),  # the heads' costs add up to more than half, and are less together
     ]
     rng.shuffle(layers)
     for costs, _ in layers:
@@ -253,6 +257,9 @@ Q.mistakes(
         "the costs of a layer's heads are added up. What they cost together has to be asked: score of all of them at once.": {
             "most": lambda together, costs, whole: 2 * sum(costs) > whole
         },
+        "no layer is in `covered` here. It is one whose heads cost little one by one and much together.": lambda *given: (
+            ranked(*given)[0], []
+        ),
         "a head that costs exactly a tenth is not too costly: no more than a tenth is asked for.": {
             "alone": lambda costs, whole: 10 * max(costs) < whole
         },

@@ -105,7 +105,7 @@ def as_data(value: Any) -> Any:
         plain = dict(dict.items(value))
         odd = [type(key).__name__ for key in plain if not _derived(key, str)]
         if odd:
-            raise NotData(f"your code returned a dict with keys of type {odd[0]}; expected texts.")
+            raise NotData(f"your code returned a dict with {odd[0]} keys; expected texts as keys.")
         return {str.__str__(key): as_data(v) for key, v in plain.items()}
     if _derived(value, str):
         return str.__str__(value)
