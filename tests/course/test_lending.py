@@ -10,7 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from kvlab.course.author.lending import LentFunction, LentModel, per_thread, tiny_model
+from kvlab.course.author.lending import (
+    LentDevice,
+    LentFunction,
+    LentModel,
+    per_thread,
+    tiny_model,
+)
 from kvlab.course.ch02 import _suspects
 from kvlab.course.exercises import ALL
 from kvlab.course.judge import judge
@@ -70,6 +76,23 @@ def test_a_model_and_a_head_bound_what_they_make():
     model.rows = 2**16
     with pytest.raises(ValueError, match="in all"):
         model(torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long))
+
+
+class Works(LentDevice):
+    def run(self, takes):
+        self._hand_over(takes, 1.0)
+
+
+def test_a_device_that_queues_is_busy_until_somebody_waits():
+    queued, prompt = Works(queues=True), Works()
+    for device in (queued, prompt):
+        device.run(10.0)
+        device.run(20.0)
+    assert (queued.now(), prompt.now()) == (2.0, 30.0)
+    queued.synchronize()
+    assert queued.now() == 30.0, "the second run waits for the first, not for its handing over"
+    queued.synchronize()
+    assert (queued.now(), queued.looks) == (30.0, 3)
 
 
 def test_what_is_kept_per_thread_is_made_once_in_each():

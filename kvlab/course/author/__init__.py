@@ -3,6 +3,7 @@
 from kvlab.course.author.compare import AtLeast, AtMost, Hidden, Near, brief
 from kvlab.course.author.laws import named, paired, raised_by
 from kvlab.course.author.lending import (
+    LentDevice,
     LentFunction,
     LentModel,
     per_thread,
@@ -23,6 +24,7 @@ __all__ = [
     "Exercise",
     "Hidden",
     "Lent",
+    "LentDevice",
     "LentFunction",
     "LentModel",
     "LocalAnswer",

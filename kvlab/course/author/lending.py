@@ -1,4 +1,4 @@
-"""What an exercise can lend to an answer: a function, or a model that counts and can be poisoned.
+"""What an exercise can lend to an answer: a function, a device, or a model that can be poisoned.
 
 It stays in the judge's process, where an answer can neither look inside nor change a counter.
 
@@ -53,6 +53,34 @@ class LentFunction(Lent):
     def __call__(self, *args: Any, **named: Any) -> Any:
         self.calls += 1
         return self._function(*args, **named)
+
+
+class LentDevice(Lent):
+    """A device with a clock of its own, in seconds, to which work is handed over.
+
+    With `queues` that takes a moment, and the work goes on until somebody synchronizes. `run` is
+    an exercise's own: it says what takes how long. `looks` counts looks at the clock.
+    """
+
+    lends = ("now", "run", "synchronize")
+
+    def __init__(self, *, queues: bool = False) -> None:
+        self._queues, self._time, self._free_at = queues, 0.0, 0.0
+        self.looks = 0
+
+    def now(self) -> float:
+        self.looks += 1
+        return self._time
+
+    def synchronize(self) -> None:
+        self._time = max(self._time, self._free_at)
+
+    def _hand_over(self, takes: float, moment: float) -> None:
+        """Work of so many seconds, and how long it takes to hand it over."""
+        self._free_at = max(self._free_at, self._time) + takes
+        self._time += moment
+        if not self._queues:
+            self.synchronize()
 
 
 class LentCache(Lent):

@@ -7,7 +7,7 @@ import statistics
 import time
 from itertools import pairwise
 
-from kvlab.course.author import AtLeast, AtMost, Exercise, Lent, Near, named
+from kvlab.course.author import AtLeast, AtMost, Exercise, LentDevice, Near, named
 
 Q = Exercise(
     "5.4",
@@ -112,7 +112,7 @@ def pair_by_pair(device, slow, fast, n):
 # --- laws ---
 
 
-class Device(Lent):
+class Device(LentDevice):
     """A device with its own clock, for the two works of a case.
 
     Where it is `cold`, the case's seconds come on top of each work's first run. With `queues`,
@@ -121,8 +121,6 @@ class Device(Lent):
     case's share; with `drops_after`, every run behind that many takes three times as long. With
     `uneven`, some runs take hundreds of times as long as their neighbours, in no order.
     """
-
-    lends = ("now", "run", "synchronize")
 
     def __init__(
         self,
@@ -135,36 +133,27 @@ class Device(Lent):
         drops_after=None,
         uneven=False,
     ):
+        super().__init__(queues=queues)
         works = case["slow"], case["fast"]
         self._seconds = dict(zip(works, case["_seconds"], strict=True))
         self._cold, self._drift = case["_cold"] * cold, case["_drift"] * drifts
-        self._queues, self._disturbed, self._drops_after = queues, disturbed, drops_after
-        self._uneven = uneven
-        self._time, self._free_at, self._pace = 1000.0, 0.0, 1.0
+        self._disturbed, self._drops_after, self._uneven = disturbed, drops_after, uneven
+        self._time, self._pace = 1000.0, 1.0
         self.runs, self.ran = dict.fromkeys(works, 0), []  # how often, and each with its seconds
-        self.looks, self.longest_row, self._row = 0, 0, ("", 0)  # a row: runs of one work, at once
-
-    def now(self) -> float:
-        self.looks += 1
-        return self._time
+        self.longest_row, self._row = 0, ("", 0)  # a row: runs of one work, at once
 
     def run(self, work: str) -> None:
         if work not in self.runs:
             raise ValueError(f"there is no work {work!r}; expected one of {', '.join(self.runs)}")
-        self._time += 1e-6
-        self.ran.append((work, self._takes(work)))
-        self._free_at = max(self._free_at, self._time) + self.ran[-1][1]
+        takes = self._takes(work)
+        self.ran.append((work, takes))
         self.runs[work] += 1
         self._row = (work, self._row[1] + 1 if self._row[0] == work else 1)
         self.longest_row = max(self.longest_row, self._row[1])
         self._pace *= 1 + self._drift
         if sum(self.runs.values()) == self._drops_after:
             self._pace *= 3
-        if not self._queues:
-            self.synchronize()
-
-    def synchronize(self) -> None:
-        self._time = max(self._time, self._free_at)
+        self._hand_over(takes, 1e-6)
 
     def _takes(self, work: str) -> float:
         seconds = self._seconds[work] * self._pace

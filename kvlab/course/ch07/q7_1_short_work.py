@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 
-from kvlab.course.author import AtLeast, AtMost, Exercise, Lent, Near, named
+from kvlab.course.author import AtLeast, AtMost, Exercise, LentDevice, Near, named
 
 Q = Exercise(
     "7.1",
@@ -93,23 +93,20 @@ def whole_ticks(device, tick, n):
 MOST = 2**14  # runs in a row
 
 
-class Device(Lent):
+class Device(LentDevice):
     """A device whose clock ticks. With `queues` handing over takes a fiftieth of the work.
 
     With `disturbed`, of the readings that are long enough each third takes five times as long.
     """
 
-    lends = ("now", "run", "synchronize")
-
     def __init__(self, case, *, cold=False, queues=False, disturbed=False, seconds=None):
+        super().__init__(queues=queues)
         self._tick, self._seconds = case["tick"], seconds or case["_seconds"]
-        self._cold, self._queues, self._disturbed = case["_cold"] * cold, queues, disturbed
-        self._time, self._free_at, self._long = 0.0, 0.0, 0
-        self.looks, self.asked = 0, []
+        self._cold, self._disturbed, self._long = case["_cold"] * cold, disturbed, 0
+        self.asked = []
 
     def now(self) -> float:
-        self.looks += 1
-        return math.floor(self._time / self._tick) * self._tick
+        return math.floor(super().now() / self._tick) * self._tick
 
     def run(self, r: int) -> None:
         if isinstance(r, bool) or not isinstance(r, int) or not 1 <= r <= MOST:
@@ -122,15 +119,8 @@ class Device(Lent):
             takes *= 5
         if not self.asked:
             takes += self._cold
-        self._free_at = max(self._free_at, self._time) + takes
         self.asked.append(r)
-        if self._queues:
-            self._time += takes / 50
-        else:
-            self.synchronize()
-
-    def synchronize(self) -> None:
-        self._time = max(self._time, self._free_at)
+        self._hand_over(takes, takes / 50)
 
 
 RESULTS = ("r", "seconds")
@@ -180,6 +170,16 @@ def _(answer, case):
     found = _timed(answer, case, Device(case, seconds=seconds))
     return {
         "r": Near(case["_runs"]).of(found["r"]),
+        "seconds": Near(seconds, rtol=0.015).of(found["seconds"]),
+    }
+
+
+@Q.law("a reading that lasts 99 ticks is too short")
+def _(answer, case):
+    seconds = 99 * case["tick"] / case["_runs"]
+    found = _timed(answer, case, Device(case, seconds=seconds))
+    return {
+        "r": Near(2 * case["_runs"]).of(found["r"]),
         "seconds": Near(seconds, rtol=0.015).of(found["seconds"]),
     }
 
@@ -239,14 +239,6 @@ def _time(
     return r, middle(found) / share(r)
 
 
-def _rare(**how):
-    def answer(*given):
-        return _time(*given, **how)
-
-    answer.rare = True
-    return answer
-
-
 Q.mistakes(
     _time,
     {
@@ -272,7 +264,7 @@ Q.mistakes(
             "middle": statistics.median_low
         },
         "the reading that found r is one of the n. It decided how many runs there are; take n "
-        "others.": _rare(keeps=True),
+        "others.": {"keeps": True},
         "the time is read from another clock than the device's: use device.now().": {
             "now": time.perf_counter
         },

@@ -6,13 +6,12 @@ Long because an honest check of the same guesses is a part of the question.
 from __future__ import annotations
 
 import random
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import torch
 
-from kvlab.checkpoint import load
-from kvlab.course.author import AtMost, Exercise, LentFunction, named, tiny_model
+from kvlab.course.author import AtMost, Exercise, LentFunction, named, pocket_model, tiny_model
 from kvlab.course.ch06.q6_8_read_once import Model
 from kvlab.measure.uncached import generate_uncached
 
@@ -65,7 +64,7 @@ def case(rng):
 
 def _plain(model: Any, prompt: list[int], n_new: int, eos: int) -> list[int]:
     """The plain loop: the whole text at each step. What the pocket model says is asked once."""
-    if _pocket.cache_info().currsize and model is _pocket()[0]:
+    if model is pocket_model()[0]:
         said = _pocket_says(tuple(prompt), n_new)
     else:
         said = generate_uncached(model, torch.tensor([prompt]), n_new)[0].tolist()
@@ -239,14 +238,9 @@ _law("eos is inside the guesses", _with((5,), 5, eos=_late_eos))
 _law("the answer ends at once", _with((3,), 3, eos=lambda said: said[0]))
 
 
-@cache
-def _pocket() -> tuple[Any, Any]:
-    return load("pocket", dtype="float64")
-
-
 @lru_cache(32)
 def _pocket_says(prompt: tuple[int, ...], n_new: int) -> list[int]:
-    return generate_uncached(_pocket()[0], torch.tensor([prompt]), n_new)[0].tolist()
+    return generate_uncached(pocket_model()[0], torch.tensor([prompt]), n_new)[0].tolist()
 
 
 def copied(text: list[int], k: int = 4) -> list[int]:
@@ -259,7 +253,7 @@ def copied(text: list[int], k: int = 4) -> list[int]:
 
 def _story(case):
     """A text that repeats itself, and one that ends."""
-    model, tokenizer = _pocket()
+    model, tokenizer = pocket_model()
     name = random.Random(case["_seed"]).choice(["Anna", "Tom", "Lucy"])
     told = "Facts: The password of Anna is tiger. The password of Tom is lemon. The password of Lucy is rope."
     ids = tokenizer.encode(f"{told}\nUser: What is the password of {name}?\nAssistant:")
@@ -269,7 +263,7 @@ def _story(case):
 _law("the pocket model, guesses copied from its text", lambda case: (*_story(case), -1))
 _law(
     "the pocket model ends its answer",
-    lambda case: (*_story(case), _pocket()[0].config.eos_ids[0]),
+    lambda case: (*_story(case), pocket_model()[0].config.eos_ids[0]),
 )
 
 
@@ -327,16 +321,6 @@ def _one_at_a_time(model, prompt, draft, n_new, eos):
     return _speculate(model, prompt, lambda text: [], n_new, eos)
 
 
-def _rare(**how):
-    """A mistake that shows in some laws only."""
-
-    def answer(*given):
-        return _speculate(*given, **how)
-
-    answer.rare = True
-    return answer
-
-
 Q.mistakes(
     _speculate,
     {
@@ -369,9 +353,9 @@ Q.mistakes(
         "eos is looked for at the end only. It may stand inside the accepted guesses.": {
             "late": True
         },
-        "guesses after eos count as accepted, though they are no part of the answer.": _rare(
-            count=lambda right, came: right
-        ),
+        "guesses after eos count as accepted, though they are no part of the answer.": {
+            "count": lambda right, came: right
+        },
         "the tokens of each call are counted; guesses that were accepted were asked for.": {
             "count": lambda right, came: came
         },
