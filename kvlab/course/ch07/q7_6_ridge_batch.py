@@ -63,13 +63,16 @@ def case(rng):
 
 
 def _work(case, **other):
-    """FLOP and bytes of B chats: a number of two bytes each, used `_flop` times a chat."""
+    """FLOP and bytes of B chats: a number of two bytes each, used `_flop` times a chat.
+
+    With `_shared` some FLOP are done once for all of them, so that more chats always gain more.
+    """
     given = {**case, **other}
 
     def work(B: int) -> tuple[int, int]:
         if isinstance(B, bool) or not isinstance(B, int) or not 1 <= B <= given["limit"]:
             raise ValueError(f"work was asked for {str(B)[:40]} chats; expected 1 to the limit")
-        flops = B * given["_flop"] * given["_matrices"]
+        flops = given.get("_shared", 0) + B * given["_flop"] * given["_matrices"]
         return flops, 2 * given["_matrices"] + B * given["_history"]
 
     return work
@@ -176,6 +179,15 @@ for says, where in (
         return {"batch": Near(where(case)).of(found["batch"]), "gain": found["gain"]}
 
 
+@Q.law(
+    "the gain is that of this batch", shows=lambda case: "FLOP that all chats share, and no history"
+)
+def _(answer, case):
+    """Where FLOP only grow with the chats, every batch beyond the ridge gains the same."""
+    shared = {**case, "_shared": 9 * case["_matrices"], "_history": 0}
+    return _found(answer, _at(shared, 7))[0]
+
+
 @Q.law("no batch reaches the ridge", shows=lambda case: "a machine that multiplies too fast")
 def _(answer, case):
     return _found(answer, case, flop_per_second=1e6 * case["flop_per_second"])[0]
@@ -208,7 +220,7 @@ def _(answer, case):
 def _search(
     work, bytes_per_second, flop_per_second, limit, *, enough=lambda multiplying, fetching: multiplying >= fetching,
     longer=max, low=0, shift=0, gain=lambda B, one, many: B * one / many, none=lambda limit: None,
-    last=lambda limit: limit, checks=True,
+    last=lambda limit: limit, checks=True, of=lambda batch, limit: batch,
 ):  # fmt: skip
     def times(B):
         flops, size = work(B)
@@ -221,7 +233,7 @@ def _search(
             half = (at + high) // 2
             at, high = (at, half) if enough(*times(half)) else (half, high)
         batch = high
-    B = batch if batch and batch <= limit else last(limit)
+    B = of(batch, limit) if batch and batch <= limit else last(limit)
     found = gain(B, longer(times(1)), longer(times(B)))
     return batch + shift if isinstance(batch, int) else batch, found
 
@@ -261,6 +273,9 @@ Q.mistakes(
         "a step takes the longer of the two times, not the shorter.": {"longer": min},
         "the gain is in tokens a second: B chats get B tokens in their step.": {
             "gain": lambda B, one, many: one / many
+        },
+        "that is the gain of `limit` chats; the gain of the batch that was found was asked for.": {
+            "of": lambda batch, limit: limit
         },
         "the gain says how many times as long the step takes; how many times as many tokens was "
         "asked for.": {"gain": lambda B, one, many: many / one},
