@@ -155,12 +155,14 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Each new token's turn, from a table that is made once and grows when text outgrows it.
 
-        In the precision and on the device of `like`. Positions that are given may be anything, so
-        they get their own.
+        In the precision and on the device of `like`. Positions that are given may be anything: on a
+        CPU they are looked up if the model reads so many, elsewhere that would mean to wait.
         """
-        if pos_BS is not None:
-            return self._turns(pos_BS, like.dtype)
         stop = start + n_new
+        if pos_BS is not None:
+            stop = int(pos_BS.max()) + 1 if pos_BS.is_cpu and pos_BS.numel() else None
+            if stop is None or stop > self.config.max_positions:
+                return self._turns(pos_BS, like.dtype)
         table = self._table
         made = () if table is None else (table[0].dtype, table[0].device)
         if made != (like.dtype, like.device) or table[0].shape[1] < stop:
@@ -169,6 +171,8 @@ class Decoder(nn.Module):
                 every = torch.arange(max(256, 2 * stop), device=like.device)[None]
                 table = self._turns(every, like.dtype)
             self._table = table
+        if pos_BS is not None:
+            return tuple(half_1SD[0][pos_BS.clamp(min=0)] for half_1SD in table)
         return table[0][:, start:stop], table[1][:, start:stop]
 
     def _turns(self, pos_BS: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -228,3 +228,16 @@ def test_a_cache_of_another_model_is_refused():
     cache = tiny_model(n_layers=2).new_cache(1, 8)
     with pytest.raises(ValueError, match="2 layers"):
         tiny_model()(torch.tensor([[1]]), cache=cache)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_given_positions_turn_as_those_that_follow_on(dtype):
+    """From the table as from the formula, to the bit; beyond what the model reads as well."""
+    decoder, like = tiny_model().model, torch.zeros(0, dtype=dtype)
+    most = decoder.config.max_positions
+    for pos in ([[3, 0, 7]], [[-1, -1, 0], [most - 1, 5, 5]], [[most, 2 * most, 1]]):
+        pos_BS = torch.tensor(pos)
+        turned, wanted = decoder.rope(pos_BS, 0, 3, like), decoder._turns(pos_BS, dtype)
+        assert all(torch.equal(*both) for both in zip(turned, wanted, strict=True))
+    empty = torch.zeros(1, 0, dtype=torch.int64)
+    assert decoder.rope(empty, 0, 0, like)[0].shape[1] == 0

@@ -20,7 +20,7 @@ ONE_THREAD_BYTES = 16 << 20
 def missing(name: str) -> str | None:
     """Why the kernels of one module cannot run here, or None if they can.
 
-    `name` is "cpu", "packed" or "packing" (numba), or "packed_triton".
+    `name` is "cpu", "blocks", "packed" or "packing" (numba), or "packed_triton".
     """
     needs = "triton" if name == "packed_triton" else "numba"
     if importlib.util.find_spec(needs) is None:

@@ -18,6 +18,7 @@ from numba.core import event
 
 WHAT = {
     "cpu": "the compiled step",
+    "blocks": "attention to blocks",
     "packed": "attention to packed rows",
     "packing": "the packing of rows",
 }

@@ -6,18 +6,21 @@ B requests that get their next token, S new tokens of all requests, V vocabulary
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from kvlab import checks
+from kvlab.kernels import ONE_THREAD_BYTES, numba_threads
 from kvlab.model import Transformer
 from kvlab.sampling import Pick, greedy
 from kvlab.serve.blocks import BlockPool
-from kvlab.serve.paged import BlockStore, Part, StepCache
+from kvlab.serve.paged import StepCache
 from kvlab.serve.policies import chunked
 from kvlab.serve.request import Policy, Request, Step
 from kvlab.serve.scheduler import Scheduler
+from kvlab.serve.store import BlockStore, Part
 
 
 class Engine:
@@ -49,6 +52,8 @@ class Engine:
         )  # fmt: skip
         self.latest: dict[Request, int] = {}  # how many tokens of each were in the latest step
         self._pick: dict[Request, Pick] = {}
+        small = sum(w.nbytes for w in model.parameters()) < ONE_THREAD_BYTES
+        self._threads = 1 if small else None  # of the kernel that reads blocks; None: as torch
         self._copies: list[tuple[int, int]] = []  # of blocks, that a step which failed left undone
 
     def add(
@@ -138,8 +143,10 @@ class Engine:
                 last.append(at - 1)
         cache = StepCache(self.store, parts)
         tokens_1S = torch.tensor([tokens], device=self.model.device)
-        x_1SC = self.model.hidden(tokens_1S, cache.pos_1S, cache)
-        return self.model.head(x_1SC[0, last])
+        threads = self._threads or torch.get_num_threads()
+        with numba_threads(threads) if self.store.unread is None else nullcontext():
+            x_SC = self.model.hidden(tokens_1S, cache.pos_1S, cache)[0]
+        return self.model.head(x_SC if len(last) == at else x_SC[last])
 
     def _begun(self, plan: Step) -> list[int]:
         """Blocks of which the first token is computed in this step."""
@@ -151,8 +158,8 @@ class Engine:
 
     def _next(self, written: Sequence[Request], logits_BV: Tensor) -> dict[Request, int | None]:
         """Each one's next token by its own choice, None where that failed: of others, nothing."""
-        sound = (~logits_BV.isnan().any(-1)).tolist()
-        best = logits_BV.argmax(-1).tolist()
+        most_B, best_B = logits_BV.max(-1)  # NaN where there is one
+        sound, best = (~most_B.isnan()).tolist(), best_B.tolist()
         chosen: dict[Request, int | None] = {}
         for i, request in enumerate(written):
             pick = self._pick[request]

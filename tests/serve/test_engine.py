@@ -96,6 +96,29 @@ def test_logits_of_a_step_are_those_of_a_whole_forward(monkeypatch):
     assert compared == 48
 
 
+def test_blocks_read_where_they_lie_and_gathered_give_the_same(monkeypatch):
+    """The kernel's logits against those of torch, and what both left in the blocks, to the bit."""
+    model, rng, logits, stores = tiny_model(seed=3), random.Random(1), [[], []], []
+    plain, asked = Engine._logits, prompts(tiny_model(), 6, rng)
+    for way, seen in zip((None, "it was asked for"), logits, strict=True):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                Engine, "_logits", lambda s, p, seen=seen: seen.append(plain(s, p)) or seen[-1]
+            )
+            engine = Engine(model, n_blocks=40, size=4, budget=13)
+            assert engine.store.unread is None
+            engine.store.unread = way
+            for id, prompt in enumerate(asked):
+                engine.add(id, prompt, 6)
+            engine.run()
+        full = torch.tensor(sorted(engine.pool._known.values()))
+        stores.append(engine.store.k_LGND[0].unflatten(1, (-1, 4))[:, full])
+    for one, other in zip(*logits, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
+    # the first layer's keys follow from the tokens alone
+    assert stores[0].shape[1] > 10 and torch.equal(*stores)
+
+
 def test_a_known_beginning_is_found_and_changes_nothing():
     model = tiny_model(seed=4)
     engine = Engine(model, n_blocks=40, size=4)
