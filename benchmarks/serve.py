@@ -23,6 +23,7 @@ from kvlab.measure import interleaved
 from kvlab.serve.blocks import BlockPool, Prefix
 from kvlab.serve.engine import Engine
 from kvlab.serve.policies import chunked, prefill_first
+from kvlab.serve.pruning import FewBlocks, value_K
 from kvlab.serve.request import Policy, Request
 
 Answers = list[list[int]]
@@ -208,6 +209,63 @@ def gaps(bench: Bench, policy: Policy, budget: int) -> dict[str, object]:
     }  # fmt: skip
 
 
+def freed(bench: Bench, share: float = 0.5, size: int = 16) -> dict[str, object]:
+    """Of a prompt's blocks, how many become empty when a share of all tokens goes: where each head
+    of each layer drops its own, where all drop the same ones, and where whole blocks go.
+
+    Tokens are valued as blocks are, by the length of their values over that of their keys.
+    """
+    n_blocks = min(bench.sizes.beginning, bench.most - 40) // size
+    engine = bench.engine()
+    request = engine.add("one", bench.tokens(n_blocks * size), 2, ends=())
+    while not request.answer:
+        engine.step()
+    table, store = request.table[:n_blocks], engine.store
+    lengths = [
+        x_LGND.unflatten(2, (-1, size))[:, :, table].norm(dim=-1).flatten(2)
+        for x_LGND in (store.k_LGND, store.v_LGND)
+    ]
+    worth_LGT = lengths[1] / lengths[0].clamp(min=1e-12)
+    n_gone = int(share * n_blocks) * size
+
+    def empty(worth: torch.Tensor) -> int:
+        gone = worth.argsort(-1).argsort(-1) < n_gone
+        return int(gone.unflatten(-1, (-1, size)).all(-1).flatten(0, -2).all(0).sum())
+
+    return {
+        "name": f"blocks of {n_blocks} that are free when {share:.0%} of all tokens are dropped",
+        "each_head_its_own": empty(worth_LGT),
+        "all_heads_the_same": empty(worth_LGT.mean((0, 1))[None]),
+        "whole_blocks": empty(value_K(store, table).repeat_interleave(size)[None]),
+    }
+
+
+def pruned(bench: Bench, most: int = 16) -> list[dict[str, object]]:
+    """What a budget of blocks for each user does: blocks in use at most, and time."""
+    size = bench.sizes
+    asked = [(bench.tokens(12 * size.prompt), size.answer) for _ in range(4)]
+    rows = []
+    for name, prune in (
+        ("all blocks kept", None),
+        (f"at most {most} blocks each", FewBlocks(most)),
+    ):
+        engine = bench.engine(prune=prune)
+        requests = [engine.add(i, p, n, ends=()) for i, (p, n) in enumerate(asked)]
+        used, seconds = [], []
+        while not engine.scheduler.idle:
+            since = time.perf_counter()
+            engine.step()
+            if all(r.answer for r in requests) and not any(r.finish for r in requests):
+                seconds.append(time.perf_counter() - since)
+                used.append(engine.pool.counts.used)
+        rows.append({
+            "name": f"4 users with prompts of {len(asked[0][0])} tokens, {name}",
+            "most_blocks_in_use": max(used, default=0),
+            "step_seconds": round(statistics.median(seconds), 5) if seconds else None,
+        })  # fmt: skip
+    return rows
+
+
 def main() -> None:
     parser: argparse.ArgumentParser = arguments(__doc__)
     parser.add_argument("--model", default="pocket", help="pocket, smollm2, a folder or a file")
@@ -233,7 +291,9 @@ def main() -> None:
             "same_answers": f"{same} of {len(answers[0][0])}",
         })  # fmt: skip
     rows.append(first_tokens(bench, args.rounds))
-    rows += [gaps(bench, chunked, 32), gaps(bench, prefill_first, 4096)]
+    rows += [gaps(bench, chunked, budget) for budget in (16, 24, 32, 64)]
+    rows.append(gaps(bench, prefill_first, 4096))
+    rows += [freed(bench), *pruned(bench)]
     record(
         "benchmarks.serve", args.out, rows, parameters=model.config.n_params, threads=args.threads
     )

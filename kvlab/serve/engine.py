@@ -18,6 +18,7 @@ from kvlab.sampling import Pick, greedy
 from kvlab.serve.blocks import BlockPool
 from kvlab.serve.paged import StepCache
 from kvlab.serve.policies import chunked
+from kvlab.serve.pruning import Prune, give_back
 from kvlab.serve.request import Policy, Request, Step
 from kvlab.serve.scheduler import Scheduler
 from kvlab.serve.store import BlockStore, Part
@@ -29,6 +30,7 @@ class Engine:
     `n_blocks` blocks of `size` tokens are taken at once and shared by all. In a step at most
     `budget` tokens of at most `max_running` requests are computed, in an order that `policy` says.
     `pool` makes what gives out the blocks, from their number and size.
+    `prune` says after each step which blocks a request gives back, as `pruning.FewBlocks` does.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Engine:
         budget: int = 512,
         max_running: int = 64,
         pool: Callable[[int, int], BlockPool] = BlockPool,
+        prune: Prune | None = None,
     ) -> None:
         checks.model("model", model)
         config = model.config
@@ -50,6 +53,7 @@ class Engine:
             config.n_layers, config.n_kv_heads, n_blocks, size, config.head_dim,
             dtype=model.dtype, device=model.device,
         )  # fmt: skip
+        self.prune = prune
         self.latest: dict[Request, int] = {}  # how many tokens of each were in the latest step
         self._pick: dict[Request, Pick] = {}
         small = sum(w.nbytes for w in model.parameters()) < ONE_THREAD_BYTES
@@ -124,6 +128,9 @@ class Engine:
             self._forget(self.scheduler.abandon())
             raise
         self._forget(self.scheduler.commit(tokens))
+        if self.prune is not None:
+            for request in self.latest:
+                give_back(self.pool, request, self.prune(self.store, self.pool, request))
         return [(r, t) for r, t in tokens.items() if t is not None and r.finish != "cancelled"]
 
     def run(self) -> None:
@@ -137,7 +144,7 @@ class Engine:
         written = set(plan.written)
         for request, n in plan.n_tokens.items():
             tokens += request.tokens[request.computed : request.computed + n]
-            parts.append(Part(request.table, request.computed, n))
+            parts.append(Part(request.table, request.held, n, request.dropped))
             at += n
             if request in written:
                 last.append(at - 1)
@@ -152,7 +159,7 @@ class Engine:
         """Blocks of which the first token is computed in this step."""
         size, found = self.pool.size, []
         for request, n in plan.n_tokens.items():
-            first, stop = -(-request.computed // size), -(-(request.computed + n) // size)
+            first, stop = -(-request.held // size), -(-(request.held + n) // size)
             found += request.table[first:stop]
         return found
 

@@ -29,7 +29,7 @@ class StepCache(Cache):
     def __init__(self, store: BlockStore, parts: Sequence[Part]) -> None:
         self._store, self.n_layers, device = store, store.n_layers, store.device
         self.seen = 0  # positions are always given
-        pos = [i for p in parts for i in range(p.computed, p.computed + p.n_new)]
+        pos = [p.dropped + p.held + i for p in parts for i in range(p.n_new)]
         self.pos_1S = torch.tensor([pos], device=device)
         # nothing to look at: it is read by `attend` below
         none_BGTD = store.none_BGTD

@@ -26,7 +26,7 @@ class InPlace:
         from kvlab.kernels import blocks
 
         self._attend, self._store = blocks.attend, store
-        used = [p.computed + 1 for p in parts]
+        used = [p.held + 1 for p in parts]
         self._used_B = np.array(used)
         n_blocks = -(-max(used) // store.size)
         self._table_BK = np.zeros((len(parts), n_blocks), np.int64)  # only its own are looked at
@@ -50,7 +50,7 @@ class Gathered:
 
     def __init__(self, store: BlockStore, parts: Sequence[Part]) -> None:
         self._store = store
-        most = max(p.computed + 1 for p in parts)
+        most = max(p.held + 1 for p in parts)
         self._table_BK = store.tables([p.table for p in parts], most)
         self._seen_B11T = seen(store, parts)
 
@@ -71,8 +71,8 @@ class Piece:
 
     def __init__(self, store: BlockStore, part: Part) -> None:
         self._store, self._table_1K = store, None
-        if part.computed:
-            self._table_1K = store.tables([part.table], part.computed + part.n_new)
+        if part.held:
+            self._table_1K = store.tables([part.table], part.held + part.n_new)
             self._seen_11ST = seen(store, [part])
 
     def __call__(self, layer: int, q_SHD: Tensor, k_SGD: Tensor, v_SGD: Tensor) -> Tensor:
@@ -90,8 +90,8 @@ class Piece:
 
 def seen(store: BlockStore, parts: Sequence[Part]) -> Tensor:
     """Which slots of their tables the new tokens of some parts see. Shapes: (B, 1, S, T)."""
-    most, n_new, device = max(p.computed + p.n_new for p in parts), parts[0].n_new, store.device
+    most, n_new, device = max(p.held + p.n_new for p in parts), parts[0].n_new, store.device
     slot_T = torch.arange(-(-most // store.size) * store.size, device=device)
-    first_B = torch.tensor([p.computed for p in parts], device=device)
+    first_B = torch.tensor([p.held for p in parts], device=device)
     pos_BS = first_B[:, None] + torch.arange(n_new, device=device)
     return (slot_T <= pos_BS[..., None])[:, None]

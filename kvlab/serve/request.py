@@ -27,6 +27,7 @@ class Request:
     arrival: int = field(init=False, default=-1)  # its place in the order of arrival
     tokens: list[int] = field(init=False)  # prompt and answer
     computed: int = field(init=False, default=0)  # of them, so many have keys and values
+    dropped: int = field(init=False, default=0)  # of these, so many have lost theirs to pruning
     table: list[int] = field(init=False, default_factory=list)
     known: Prefix = field(init=False, default=Prefix(0, None))
     cached: int = field(init=False, default=0)  # prompt tokens that were found when it came in
@@ -45,6 +46,11 @@ class Request:
     def pending(self) -> int:
         """Tokens that are there and not computed yet: at least one, until it ends."""
         return len(self.tokens) - self.computed
+
+    @property
+    def held(self) -> int:
+        """Tokens whose keys and values the table's blocks hold, in the order of the text."""
+        return self.computed - self.dropped
 
     @property
     def answer(self) -> list[int]:

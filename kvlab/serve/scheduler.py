@@ -70,7 +70,7 @@ class Scheduler:
         self.add(twin)
         self.waiting.remove(twin)
         twin.tokens, twin.computed = list(request.tokens), request.computed
-        twin.table, twin.known = list(request.table), request.known
+        twin.table, twin.known, twin.dropped = list(request.table), request.known, request.dropped
         self.pool.hold(twin.table)
         self.running.append(twin)
         return twin
@@ -110,8 +110,9 @@ class Scheduler:
             request.computed += n
             if request in next_tokens:
                 self._write(request, next_tokens[request])
-            done = request.tokens[: request.computed]
-            request.known = self.pool.learn(request.table, done, request.known)
+            if not request.dropped:  # else what follows says more than its text does
+                done = request.tokens[: request.computed]
+                request.known = self.pool.learn(request.table, done, request.known)
         return self.abandon()
 
     def abandon(self) -> list[Request]:
@@ -175,7 +176,7 @@ class Scheduler:
         pool = self.pool
         found, known = pool.match(request.tokens, request.salt)
         pool.hold(found)
-        promised = sum(pool.needed(len(r.tokens) + 1) - len(r.table) for r in self.running)
+        promised = sum(pool.needed(r.held + r.pending + 1) - len(r.table) for r in self.running)
         if pool.needed(len(request.tokens)) - len(found) + promised > pool.available:
             pool.release(found)
             return False
@@ -195,7 +196,7 @@ class Scheduler:
         Where there are too few, those that came later lose theirs, the latest first; False if that
         is the request itself.
         """
-        pool, start = self.pool, request.computed
+        pool, start = self.pool, request.held
         shared = start % pool.size and pool.holders(request.table[start // pool.size]) > 1
         while pool.needed(start + n) - len(request.table) + bool(shared) > pool.available:
             victim = self.running[-1]
@@ -220,4 +221,5 @@ class Scheduler:
 
     def _give_back(self, request: Request) -> None:
         self.pool.release(request.table)
-        request.table, request.computed, request.known = [], 0, Prefix(0, None)
+        request.table, request.computed, request.dropped = [], 0, 0
+        request.known = Prefix(0, None)

@@ -16,11 +16,13 @@ from kvlab.kernels import as_numpy, missing
 
 
 class Part(NamedTuple):
-    """One request's share of a step: its blocks, what is computed of it, and how much is new."""
+    """One request's share of a step: its blocks, how many tokens they hold, how many are new, and
+    how many before them were pruned, so that positions go on."""
 
     table: Sequence[int]
-    computed: int
+    held: int
     n_new: int
+    dropped: int = 0
 
 
 class BlockStore:
@@ -79,7 +81,7 @@ class BlockStore:
         found = [
             p.table[i // size] * size + i % size
             for p in parts
-            for i in range(p.computed, p.computed + p.n_new)
+            for i in range(p.held, p.held + p.n_new)
         ]
         return torch.tensor(found, device=self.device)
 

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 
 from kvlab.serve.blocks import BlockPool
+from kvlab.serve.pruning import give_back
 from kvlab.serve.request import Policy, Request
 from kvlab.serve.scheduler import Scheduler
 
@@ -37,9 +38,26 @@ class World:
         self.slots: list[list[object]] = [[None] * size for _ in range(n_blocks)]
         self.ended: list[Request] = []
         self.steps = 0
+        self.own: dict[Request, list[object]] = {}  # of a pruned one, what its slots should hold
 
     def text(self, request: Request, n: int) -> tuple:
         return (request.salt, *request.tokens[:n])
+
+    def held(self, request: Request, n_new: int) -> list[object]:
+        """What a request's slots must hold once so many tokens more are computed: all of its own
+        text, or what pruning left of it, and then what follows from that alone."""
+        own = self.own.get(request) if request.dropped else None
+        own = own or [self.text(request, i + 1) for i in range(request.computed)]
+        said = ["after pruning", request.id] if request.dropped else []
+        at = range(request.computed, request.computed + n_new)
+        return [*own, *((*said, *self.text(request, i + 1)) for i in at)]
+
+    def prune(self, request: Request, places: list[int]) -> None:
+        """Give blocks back, and remember what the others hold."""
+        own, size = self.held(request, 0), self.size
+        give_back(self.pool, request, places)
+        self.own[request] = [x for i, x in enumerate(own) if i // size not in places]
+        self.books()
 
     def step(self, between: Callable[[], None] = lambda: None) -> dict[Request, int]:
         """Plan, compute and commit one step, and look at all that must hold. `between` happens
@@ -53,15 +71,19 @@ class World:
         for source, target in plan.copies:
             self.slots[target] = list(self.slots[source])
         for request, n in given.items():
-            for at in range(request.computed, request.computed + n):
+            own = self.held(request, n)
+            for at in range(request.held, request.held + n):
                 block = request.table[at // self.size]
                 assert self.pool.holders(block) == 1, "a block is written that others read"
-                self.slots[block][at % self.size] = self.text(request, at + 1)
+                self.slots[block][at % self.size] = own[at]
         for request, n in given.items():
-            for at in range(request.computed + n):
+            own = self.held(request, n)
+            for at in range(request.held + n):
                 found = self.slots[request.table[at // self.size]][at % self.size]
-                if found != self.text(request, at + 1):
+                if found != own[at]:
                     raise Ghost(f"{request.id} reads {found} at {at} of {request.tokens}")
+            if request.dropped:
+                self.own[request] = own
         words = {r: next_of(r.tokens, self.n_words) for r in plan.written}
         between()
         for request in self.scheduler.commit(words):
@@ -107,10 +129,12 @@ class World:
         raise AssertionError("it does not end")
 
 
-def trace(seed: int, policy: Policy, **parts) -> World:
+def trace(seed: int, policy: Policy, *, prunes: bool = False, **parts) -> World:
     """Some requests over a pool that is hardly large enough, at random; all invariants looked at.
 
-    Few words and small blocks, so that texts begin alike again and again.
+    Few words and small blocks, so that texts begin alike again and again. With `prunes` some full
+    blocks are given back at random, others' and one's own, and requests are not split: whose text a
+    twin of a pruned one holds, the slots cannot tell.
     """
     rng = random.Random(seed)
     size, n_blocks = rng.randint(1, 4), rng.randint(4, 14)
@@ -145,8 +169,15 @@ def trace(seed: int, policy: Policy, **parts) -> World:
             one = rng.choice(running)
             everybody.append(world.scheduler.fork(one, len(everybody)))
 
+    def prune() -> None:
+        for request in world.scheduler.running:
+            full = range(request.held // size)
+            if places := [place for place in full if rng.random() < 0.3]:
+                world.prune(request, places)
+
+    sometimes = (prune, 0.3) if prunes else (split, 0.08)
     for _ in range(rng.randint(5, 40)):
-        for deed, chance in ((ask, 0.5), (cancel, 0.06), (split, 0.08)):
+        for deed, chance in ((ask, 0.5), (cancel, 0.06), sometimes):
             if rng.random() < chance:
                 deed()
         world.step(between=cancel if rng.random() < 0.06 else lambda: None)
