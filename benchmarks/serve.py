@@ -75,10 +75,8 @@ class Bench:
     def tokens(self, n: int) -> list[int]:
         return [self.rng.randrange(self.model.config.vocab_size) for _ in range(n)]
 
-    def engine(self, *, pool: type[BlockPool] = BlockPool, **how) -> Engine:
-        engine = Engine(self.model, n_blocks=600, size=16, **how)
-        engine.pool = engine.scheduler.pool = pool(600, 16)
-        return engine
+    def engine(self, **how) -> Engine:
+        return Engine(self.model, n_blocks=600, size=16, **how)
 
     def served(self, asked: Sequence[tuple[list[int], int]], **how) -> Answers:
         """Everybody at once."""
