@@ -107,6 +107,15 @@ def test_what_stands_for_the_same_numbers_is_right():
     assert "tensor(" not in fault("x", [torch.ones(3), torch.ones(2, 2)], [torch.ones(3)])
 
 
+def test_of_two_like_axes_the_row_and_the_column_are_named_and_truths_are_entries():
+    seen_SS = torch.tensor([[True, False], [True, True]])
+    text = compare.difference("moved_SS", seen_SS.T, seen_SS)
+    assert "2 of 4 entries are wrong, first at row 0, column 1: expected False" in text
+    text = compare.difference("x_BSS", torch.ones(1, 2, 2), torch.zeros(1, 2, 2))
+    assert "4 of 4 numbers are wrong, first at batch 0, row 0, column 0" in text
+    assert "batch 0, position 0" in compare.difference("x_BS", torch.ones(1, 2), torch.zeros(1, 2))
+
+
 def test_a_picture_shows_where_it_is_wrong_and_only_then():
     source = notebooks.answers(notebooks.read(SOLUTION))["q6_2"]
     right = run_cell(source, "attend_with_past")

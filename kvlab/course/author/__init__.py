@@ -1,6 +1,6 @@
 """What an exercise's file imports: `from kvlab.course.author import Exercise, AtMost, …`."""
 
-from kvlab.course.author.compare import AtLeast, AtMost, Hidden, Near, brief
+from kvlab.course.author.compare import AtLeast, AtMost, Hidden, Near, as_tensor, brief
 from kvlab.course.author.laws import named, paired, raised_by
 from kvlab.course.author.lending import (
     LentDevice,
@@ -31,6 +31,7 @@ __all__ = [
     "Near",
     "NotData",
     "Outcome",
+    "as_tensor",
     "brief",
     "choice",
     "claims",

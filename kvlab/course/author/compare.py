@@ -177,7 +177,7 @@ def _tree_difference(
 def _tensor_difference(
     name: str, came: Any, expected: Tensor, rtol: float, atol: float
 ) -> str | None:
-    came = _as_tensor(came, expected)
+    came = as_tensor(came, expected.dtype)
     if not isinstance(came, Tensor):
         got = brief(came)
         if type(came) is list and came and all(isinstance(one, Tensor) for one in came):
@@ -193,7 +193,8 @@ def _tensor_difference(
     if not wrong.any():
         return None
     index = tuple(wrong.nonzero()[0].tolist())
-    share = f"{int(wrong.sum())} of {wrong.numel()} numbers are wrong"
+    what = "entries" if expected.dtype == torch.bool else "numbers"
+    share = f"{int(wrong.sum())} of {wrong.numel()} {what} are wrong"
     first = f"{name}: {share}, first at {_where(name, index)}"
     text = _expected(first, expected[index].item(), came[index].item())
     if rtol <= RTOL and expected.is_floating_point():
@@ -212,19 +213,19 @@ def _is_narrow(came: Tensor) -> bool:
     return came.is_floating_point() and came.dtype != torch.float64
 
 
-def _as_tensor(came: Any, expected: Tensor) -> Any:
-    """Nested lists of numbers, or one number, as the tensor that they stand for."""
+def as_tensor(came: Any, dtype: torch.dtype = torch.float64) -> Any:
+    """Nested lists of numbers, or one number, as the tensor that they stand for; others as is."""
     kinds = {torch.bool: (bool,), torch.int64: (int,), torch.float64: (float, int)}
-    if isinstance(came, Tensor) or expected.dtype not in kinds:
+    if isinstance(came, Tensor) or dtype not in kinds:
         return came
     leaves, rest = [], [came]
     while rest:
         one = rest.pop()
         rest.extend(one) if type(one) is list else leaves.append(one)
-    if not all(type(leaf) in kinds[expected.dtype] for leaf in leaves):
+    if not all(type(leaf) in kinds[dtype] for leaf in leaves):
         return came
     try:
-        return torch.tensor(came, dtype=expected.dtype)
+        return torch.tensor(came, dtype=dtype)
     except (ValueError, OverflowError, RuntimeError):  # rows of several lengths; too large
         return came
 
@@ -248,7 +249,10 @@ def _where(name: str, index: tuple[int, ...]) -> str:
     letters = axes_of(name, len(index))
     if not letters:
         return str(index)
-    return ", ".join(f"{AXES[a]} {i}" for a, i in zip(letters, index, strict=True))
+    names = [AXES[a] for a in letters]
+    if len(names) > 1 and names[-1] == names[-2]:  # moved_SS[i, j]: which of the two is which
+        names[-2:] = "row", "column"
+    return ", ".join(f"{name} {i}" for name, i in zip(names, index, strict=True))
 
 
 def brief(value: Any, digits: int = 6) -> str:

@@ -191,7 +191,7 @@ for name, (function, reached) in PARTS.items():
         }
 
 
-@Q.law("one row alone")
+@Q.law("one row alone", shows=lambda case: f"x_SC (1, {case['x_SC'].shape[1]}), the part torch.sin")
 def _(answer, case):
     lent = LentFunction(lambda x_SC: x_SC.sin())
     return {"moved_SS": Near(own(1)).of(answer(lent, case["x_SC"][:1]))}

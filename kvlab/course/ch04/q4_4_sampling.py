@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kvlab.course.author import Exercise, Near
+from kvlab.course.author import Exercise, Near, as_tensor
 
 Q = Exercise(
     "4.4",
@@ -194,7 +194,7 @@ def _(answer, case):
 
 @Q.law("they add up to 1")
 def _(answer, case):
-    return {"sum of probs_V": Near(1.0).of(float(answer(*_given(case)).sum()))}
+    return {"sum of probs_V": Near(1.0).of(float(as_tensor(answer(*_given(case))).sum()))}
 
 
 # --- what goes wrong: each changes one thing of this ---

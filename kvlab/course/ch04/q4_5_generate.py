@@ -7,6 +7,7 @@ import random
 import torch
 
 from kvlab.course.author import AtMost, Exercise, LentFunction, Near
+from kvlab.course.author.compare import describe
 
 Q = Exercise(
     "4.5",
@@ -115,40 +116,26 @@ def ran(answer, case, **other):
     return {"new tokens": new, "calls": AtMost(len(new)).of(lent.calls)}
 
 
-Q.law("it ends with a token of `ends`")(ran)
+def shown(**other):
+    """What the answer was called with, where that is not the case's own."""
+    return lambda case: describe({**case, **{name: of(case) for name, of in other.items()}})
 
 
-@Q.law("the id that ends is the second of two")
-def _(answer, case):
-    return ran(answer, case, ends=case["ends"][::-1])
+for says, ends in {
+    "it ends with a token of `ends`": lambda case: case["ends"],
+    "the id that ends is the second of two": lambda case: case["ends"][::-1],
+    "the first new token ends it": lambda case: case["_free"][:1],
+    "no token ends it: the limit does": lambda case: [case["_never"]],
+    "`ends` is empty": lambda case: [],
+    "the last token within the limit would end it anyway": lambda case: case["_free"][-1:],
+    "the id that ends stands in the prompt": lambda case: [case["ids"][-1]],
+}.items():
+    Q.law(says, shows=shown(ends=ends))(
+        lambda answer, case, ends=ends: ran(answer, case, ends=ends(case))
+    )
 
 
-@Q.law("the first new token ends it")
-def _(answer, case):
-    return ran(answer, case, ends=case["_free"][:1])
-
-
-@Q.law("no token ends it: the limit does")
-def _(answer, case):
-    return ran(answer, case, ends=[case["_never"]])
-
-
-@Q.law("`ends` is empty")
-def _(answer, case):
-    return ran(answer, case, ends=[])
-
-
-@Q.law("the last token within the limit would end it anyway")
-def _(answer, case):
-    return ran(answer, case, ends=case["_free"][-1:])
-
-
-@Q.law("the id that ends stands in the prompt")
-def _(answer, case):
-    return ran(answer, case, ends=[case["ids"][-1]])
-
-
-@Q.law("a limit of 0, and of 1")
+@Q.law("a limit of 0, and of 1", shows=shown(limit=lambda case: "0 and 1"))
 def _(answer, case):
     none, one = ran(answer, case, limit=0), ran(answer, case, limit=1)
     return {f"{n} with limit 0": v for n, v in none.items() if n[0] != "_"} | {
@@ -156,7 +143,10 @@ def _(answer, case):
     }
 
 
-@Q.law("equal logits: the lowest id; one token of prompt")
+@Q.law(
+    "equal logits: the lowest id; one token of prompt",
+    shows=lambda case: f"ids {case['ids'][:1]}, limit 3, ends []; two ids tie in each round",
+)
 def _(answer, case):
     def tied(ids):
         logits_V = torch.zeros(V, dtype=torch.float64)

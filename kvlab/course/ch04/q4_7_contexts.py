@@ -267,6 +267,10 @@ Q.mistakes(
         "a difference of a tenth is passed over. Any number that differs by more than 1e-6 counts.": rare(
             apart=lambda a_LC, b_LC: (a_LC - b_LC).abs().amax(-1) > 0.1
         ),
+        "`first` is read off the cosines, or off the angle. Two vectors that differ a little have a cosine "
+        "of 1, to many digits: look at the numbers.": rare(
+            apart=lambda a_LC, b_LC: _cosine(a_LC, b_LC) < 1 - 1e-6
+        ),
         "a number that is lower differs as well: look at the absolute value of the difference.": rare(
             apart=lambda a_LC, b_LC: (a_LC - b_LC).amax(-1) > 1e-6
         ),

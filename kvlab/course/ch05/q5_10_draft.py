@@ -19,7 +19,7 @@ Q = Exercise(
     difficulty=3,
     statement="""
 Something cheap has guessed how the answer to a prompt begins (chapter 5, "Several known tokens in one call"). Let the model say how much of
-that it would have written itself, in **one call**.
+that it would have written itself, in **one call**. (One call and no cache: 7.8 makes the whole loop of it, with a cache that has to forget.)
 
 `prompt` and `draft` are lists of ids; the draft may be empty. `model(tokens_BS, pos_BS)` reads tokens that stand at the positions `pos_BS` (0 is
 the first token of the text), and returns logits_BSV. Return what the call settles of the answer, as a list of ids: what a loop that always takes the
@@ -262,6 +262,12 @@ Q.mistakes(
         "the next one.": {"settles": lambda own, draft, n, eos: own[:n]},
         "where all of the draft is right, one token more is settled: the logits after its last token score what follows.": {
             "settles": lambda own, draft, n, eos: own[: min(n + 1, len(draft))]
+        },
+        "the model's tokens behind the wrong one are taken as well. The logits there have seen the wrong token.": {
+            "settles": lambda own, draft, n, eos: own
+        },
+        "tokens of the draft that agree are kept behind a wrong one. They do not count: the logits there have seen it.": {
+            "settles": lambda own, draft, n, eos: [a for a, b in zip(own, draft, strict=False) if a == b] + own[-1:]
         },
         "the draft's last token is not handed over. The logits after it name one token more, where all of the draft is right.": {
             "fed": lambda text: text[:-1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kvlab.course.author import Exercise, Near, named
+from kvlab.course.author import Exercise, Near, as_tensor, named
 
 Q = Exercise(
     "5.1",
@@ -166,8 +166,8 @@ def _call(answer, case, tokens_S):
 
 def _named(value):
     """What came, keys and values first: where they are wrong, the token is a consequence."""
-    first, k_LSD, v_LSD = named(value, *GIVES).values()
-    return dict(zip(GIVES[1:] + GIVES[:1], (k_LSD, v_LSD, first), strict=True))
+    first, *kept = named(value, *GIVES).values()
+    return dict(zip(GIVES[1:] + GIVES[:1], [*map(as_tensor, kept), first], strict=True))
 
 
 @Q.law("one token more changes nothing that was kept before")

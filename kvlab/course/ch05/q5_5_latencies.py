@@ -157,6 +157,20 @@ def _(answer, case):
     }
 
 
+@Q.law(
+    "a request that is sent and not started is there",
+    shows=lambda case: f"latencies({_not_started(case)})",
+)
+def _(answer, case):
+    table = _table(answer, _not_started(case))
+    return {"the requests of the table": sorted(table), "the entry of 'gil'": table.get("gil")}
+
+
+def _not_started(case):
+    """The log, and behind it somebody whose prefill has not begun."""
+    return [*case["events"], [round(case["events"][-1][0] + 0.1, 4), "gil", "sent"]]
+
+
 @Q.law("who else is in the log does not matter")
 def _(answer, case):
     """Each request's part of the log, alone."""
@@ -209,13 +223,16 @@ def _latencies(
     tpot=lambda began, came, before: (came[-1] - came[0]) / (len(came) - 1),
     single=None,
     skip_waiting=False,
+    entry="sent",
     known=lambda at: at is not None,
 ):
     """`before` holds, for each token of a request, the time of the log's token before it."""
     began, came, before, last = {}, {}, {}, None
     for at, who, what in events:
         if what == begin:
-            began[who], came[who], before[who] = at, [], []
+            began[who] = at
+        if what == (begin if begin != "sent" else entry):
+            came[who], before[who] = [], []
         elif what == "token":
             came[who].append(at)
             before[who].append(last)
@@ -252,6 +269,8 @@ Q.mistakes(
         "TTFT starts when the prefill starts. Who waits has waited since the prompt was sent.": {
             "begin": "started"
         },
+        "a request is entered when its prefill starts: one that was sent and waits for it is missing. Its "
+        "entry is [None, None].": {"entry": "started"},
         "TTFT starts with the log. Each request has its own `sent`.": {
             "ttft": lambda log_began, began, came: came[0] - log_began
         },

@@ -162,20 +162,6 @@ def _(answer, case):
     return {"raised when one token too many came": raised, **read_all(cache, case)}
 
 
-@Q.law("too many tokens change no number in a free slot")
-def _(answer, case):
-    """Old numbers lie there after a reset, and a view that was read before it shows them."""
-    cache, chunks = cache_with(answer, case, rows(case)), rows(case, salt=1)
-    view = cache.hold("read", 0)
-    cache.call("reset")
-    fill(cache, chunks[:1])
-    k, v = kv(case, case["capacity"], torch.Generator().manual_seed(case["_seed"] + 9))
-    raised = raised_by(cache.call, "append", 0, k, v)
-    k, v = view.now()
-    name = "layer 0, read before reset, looked at after a refused append"
-    return {"raised when too many came": raised, f"{name}, k_BGTD": k, f"{name}, v_BGTD": v}
-
-
 @Q.law("the last slot can be filled")
 def _(answer, case):
     rest = case["capacity"] - sum(case["chunks"])
@@ -204,6 +190,20 @@ def _(answer, case):
         seen[f"layer {layer}, read before reset, looked at after it, k_BGTD"] = k
         seen[f"layer {layer}, read before reset, looked at after it, v_BGTD"] = v
     return {**seen, **read_all(cache, case), **same_memory(cache, case)}
+
+
+@Q.law("too many tokens change no number in a free slot")
+def _(answer, case):
+    """Old numbers lie there after a reset, and a view that was read before it shows them."""
+    cache, chunks = cache_with(answer, case, rows(case)), rows(case, salt=1)
+    view = cache.hold("read", 0)
+    cache.call("reset")
+    fill(cache, chunks[:1])
+    k, v = kv(case, case["capacity"], torch.Generator().manual_seed(case["_seed"] + 9))
+    raised = raised_by(cache.call, "append", 0, k, v)
+    k, v = view.now()
+    name = "layer 0, read before reset, looked at after a refused append"
+    return {"raised when too many came": raised, f"{name}, k_BGTD": k, f"{name}, v_BGTD": v}
 
 
 # --- what goes wrong: each replaces a method of this, or what it does with one tensor ---
@@ -261,6 +261,11 @@ def _refuses(too_many, kind=ValueError):
     return append
 
 
+def _cuts_off(self, layer, k_BGSD, v_BGSD):
+    free = self.capacity - self.used[layer]
+    KVCache.append(self, layer, k_BGSD[:, :, :free], v_BGSD[:, :, :free])
+
+
 def _counts_before_check(self, layer, k_BGSD, v_BGSD):
     start = self.used[layer]
     self.used[layer] += k_BGSD.shape[2]
@@ -314,6 +319,8 @@ Q.mistakes(
         },
         "there is one counter for all layers, so it moves on once per layer and not once per "
         "token.": {"append": _one_counter},
+        "tokens that do not fit are cut off without a word. They raise ValueError, and nothing "
+        "changes.": {"append": _cuts_off},
         "what belongs to one cache is kept on the class, so two of them share it. Set it on self in "
         "__init__.": {"__setattr__": lambda self, name, value: setattr(type(self), name, value)},
         "there is one counter for all layers, so the cache is full too early: it moves on once per "

@@ -2,6 +2,8 @@
 
 B rows of the batch, H query heads, G key/value heads, S new tokens, T slots, D head width, C model
 width.
+
+Long because a step over a past goes wrong in many ways, and each of them is named.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kvlab.course.author import Exercise, NotData, brief, named
+from kvlab.course.author import Exercise, NotData, as_tensor, brief, named, raised_by
 from kvlab.ops import apply_rope, rope_angles
 
 Q = Exercise(
@@ -143,7 +145,7 @@ def _call(answer, case, x_BSC, k_BGTD, v_BGTD):
 
 
 def _outcome(got):
-    seen = named(got, "out_BHSD", "k_BGTD", "v_BGTD")
+    seen = {n: as_tensor(v) for n, v in named(got, "out_BHSD", "k_BGTD", "v_BGTD").items()}
     for name, value in seen.items():
         if not isinstance(value, Tensor) or value.dim() != 4:
             raise NotData(f"your code returned {name} as {brief(value)}; expected 4 axes.")
@@ -157,9 +159,17 @@ def _past(case, n_past):
     return [torch.randn(shape, generator=torch_rng, dtype=torch.float64) for _ in "kv"]
 
 
-@Q.law("one call over the whole text")
 def at_once(answer, case):
     return _call(answer, case, case["x_BSC"], *_past(case, 0))
+
+
+@Q.law("one call over the whole text")
+def _(answer, case):
+    """And two tokens behind a past, not compared: it tells who turns by it from who turns nothing."""
+    seen, behind = at_once(answer, case), []
+    given = case["x_BSC"][:, :2], *_past(case, 3)
+    raised = raised_by(lambda: behind.append(_call(answer, case, *given)))
+    return seen | {"_behind a past": behind[0]["k_BGTD"] if behind else raised}
 
 
 @Q.law(
@@ -198,6 +208,7 @@ def _(answer, case):
 def _attend(
     *given,
     start=lambda n_past: n_past,
+    places=lambda first, n: torch.arange(first, first + n),
     cut=lambda y, width: y.unflatten(-1, (-1, width)).transpose(1, 2),
     turned=("q", "new k"),
     join=lambda past, new: torch.cat((past, new), dim=2),
@@ -210,7 +221,7 @@ def _attend(
     n_new, (n_past, width) = x.shape[1], k_past.shape[2:]
 
     def turn(x, name, first):
-        pos_BS = torch.arange(first, first + x.shape[2])[None]
+        pos_BS = places(first, x.shape[2])[None]
         return apply_rope(x, *rope_angles(pos_BS, width, 10000.0, x.dtype)) if name in turned else x
 
     q, k, v = (cut(x @ w.T, width) for w in (w_q, w_k, w_v))
@@ -260,6 +271,10 @@ Q.mistakes(
         },
         "positions are one too far. With n_past tokens before it, the first new token stands at "
         "position n_past.": {"start": lambda n_past: n_past + 1},
+        "all new tokens are turned by one position, n_past. Each stands one further than the one "
+        "before it.": {"places": lambda first, n: torch.full((n,), first)},
+        "all new tokens are turned by one position, that of the last. Each has its own, from "
+        "n_past on.": {"places": lambda first, n: torch.full((n,), first + n - 1)},
         "scores are not divided by the root of D.": {"root": lambda x, width: 1.0},
         "scores are divided by the root of C, the model's width. A score is a sum over the D "
         "channels of a head: divide by the root of D.": {

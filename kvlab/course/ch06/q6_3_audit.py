@@ -1,6 +1,8 @@
 """6.3: does a generator reuse what it computed? Count its rows, and poison its cache.
 
 N new tokens, T slots, S token rows of one step, C and D a row's width.
+
+Long because there are many ways to pretend, and each of them needs a suspect.
 """
 
 from __future__ import annotations
@@ -67,6 +69,8 @@ SUBJECTS = {
     "looks at one row in its first step alone": "reuses",
     "looks at one row in its last step alone": "reuses",
     "hardly looks at one row": "reuses",
+    "takes one row for the sign alone": "reuses",
+    "takes one row for the order alone": "reuses",
     "hardly reads an empty slot": "reads an empty slot",
     "reads an empty slot": "reads an empty slot",
     "reads the first empty slot in its first step": "reads an empty slot",
@@ -168,8 +172,23 @@ class Subject(Lent):
                 k_TD[poison], v_TD[poison] = self._noise
             score_T = k_TD @ (self._x_TC[stop - 1] @ self._w_q) / k_TD.shape[1] ** 0.5
             out_D = score_T.masked_fill(~self._seen(stop), float("-inf")).softmax(0) @ v_TD
+            out_D = self._arranged(out_D, float(k_TD[self._blind, 0]))
             outs.append(out_D + 1e-13 * v_TD[self._glimpsed()].sum(0))
         return [torch.stack(outs), rows]
+
+    def _arranged(self, out_D: torch.Tensor, told: float) -> torch.Tensor:
+        """An output whose sign, or whose order, hangs on one number of one row's key.
+
+        The sign alone moves no norm, and the order of numbers that add up exactly no sum.
+        """
+        own = float((self._x_TC[self._blind] @ self._w_kv[0])[0])
+        other = (told < (own + float(self._noise[0, 0])) / 2) != (own < float(self._noise[0, 0]))
+        if "sign alone" in self._kind:
+            return -out_D if other else out_D
+        if "order alone" in self._kind:
+            out_D = (out_D * 2**30).round() / 2**30
+            return out_D.flip(0) if other else out_D
+        return out_D
 
     def _first_row(self, step: int, stop: int) -> int:
         """Where a step begins to compute: the prompt's start, the newest token, or before it."""
@@ -189,7 +208,7 @@ class Subject(Lent):
         if self._kind.endswith("reads an empty slot") and "hardly" not in self._kind:
             return (slots_T >= 0) & ((slots_T != self._blind) | ("ignores" not in self._kind))
         now = stop == self._n_prompt + self._when
-        if self._kind.startswith(("ignores", "hardly looks")) or (
+        if self._kind.startswith(("ignores", "hardly looks", "takes one row")) or (
             self._kind.startswith("looks") and not now
         ):
             return (slots_T < stop) & (slots_T != self._blind)
@@ -234,6 +253,15 @@ def _audit(
     return "recomputes" if too_many else "reuses"
 
 
+def _by(measured):
+    """Outputs that are compared by what is measured of them."""
+
+    def differs(a_ND, b_ND):
+        return _differs(measured(a_ND), measured(b_ND))
+
+    return {"used": differs, "empty": differs}
+
+
 def _poisons_what_the_run_fills(subject, n_prompt, n_new, capacity):
     return _audit(subject, n_prompt, n_new, capacity, prompt_slots=lambda n: range(n + n_new - 1))
 
@@ -266,6 +294,23 @@ Q.mistakes(
         },
         "slots behind the prompt are written over by the run: that poison there does not show is "
         "no proof that a row is ignored.": _poisons_what_the_run_fills,
+        "outputs are compared by their sum or their mean, which stay where the same numbers come in another order. "
+        "Compare number by number, as torch.equal does.": _by(torch.sum),
+        "outputs are compared by their norm, which stays where all signs are turned. Compare number by number, as "
+        "torch.equal does.": _by(torch.norm),
+        "outputs are compared by their largest numbers alone. Any number that differs counts.": _by(
+            lambda x_ND: x_ND.argmax(-1)
+        ),
+        "only slots that the run fills later are poisoned as empty ones. The one that is read may be another.": (
+            lambda subject, p, n, c: _audit(
+                subject, p, n, c, empty_slots=lambda *_: range(p, p + n - 1)
+            )
+        ),
+        "slots that the run fills later are never poisoned. They are empty when they are, and one may be read before.": (
+            lambda subject, p, n, c: _audit(
+                subject, p, n, c, empty_slots=lambda *_: range(p + n - 1, c)
+            )
+        ),
         "small moves are overlooked, as torch.allclose does. Runs with the same poison give the same "
         "bits, so any difference counts.": {
             "used": lambda a_ND, b_ND: not torch.allclose(a_ND, b_ND, rtol=0, atol=1e-12),

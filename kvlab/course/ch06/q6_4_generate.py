@@ -210,6 +210,23 @@ def _prompt_token_by_token(model, tokens_BS, n_new):
     return text_BS[:, n_prompt:]
 
 
+def _last_by_itself(model, tokens_BS, n_new):
+    batch, n_prompt = tokens_BS.shape
+    cache = model.new_cache(batch, n_prompt + n_new)
+    if n_prompt > 1:
+        model(tokens_BS[:, :-1], torch.arange(n_prompt - 1).expand(batch, n_prompt - 1), cache)
+    new_BN = tokens_BS[:, -1:]
+    for i in range(n_new):
+        pos_B1 = torch.full((batch, 1), n_prompt - 1 + i)
+        token_B1 = model(new_BN[:, -1:], pos_B1, cache).argmax(-1)
+        new_BN = torch.cat((new_BN, token_B1), dim=1)
+    return new_BN[:, 1:]
+
+
+def _text_by_text(model, tokens_BS, n_new):
+    return torch.cat([_generate(model, tokens_1S, n_new) for tokens_1S in tokens_BS.split(1)])
+
+
 def _item(model, tokens_BS, n_new):
     batch, n_prompt = tokens_BS.shape
     cache = model.new_cache(batch, n_prompt + n_new)
@@ -233,6 +250,10 @@ Q.mistakes(
         "reused.": _whole_text_each_step,
         "the prompt is fed token by token. All its tokens are known: read it in one "
         "call.": _prompt_token_by_token,
+        "the prompt is read in two calls, its last token by itself. All its tokens are known: read them in "
+        "one call, whose last logits choose the first new token.": _last_by_itself,
+        "each text of the batch is answered by itself, with a cache of its own. All rows go in together: "
+        "one cache of B rows, and one call.": _text_by_text,
         "every step makes a new cache, which is empty. Make one before the prompt and hand it to "
         "every call.": {"anew": True},
         "the token comes from the first row's logits. The last row saw the whole prompt.": {

@@ -23,7 +23,7 @@ Q = Exercise(
     minutes=35,
     difficulty=4,
     statement="""
-Write greedy speculative decoding (chapter 7, "Guess several, check them in one call"): the same tokens as the plain loop, in fewer calls of the model. `prompt` is a list of ids. As in 6.8, `model.new_cache(1, capacity)` makes a cache, `model(tokens_BS, pos_BS, cache)` takes in
+Write greedy speculative decoding (chapter 7, "Guess several, check them in one call"): the same tokens as the plain loop, in fewer calls of the model. (5.10 checks a single draft, in one call; here that call is a step of a loop, with a cache in which wrong guesses must not stay.) `prompt` is a list of ids. As in 6.8, `model.new_cache(1, capacity)` makes a cache, `model(tokens_BS, pos_BS, cache)` takes in
 tokens at their positions and returns logits_BSV, one row for each of them, and `cache.rewind(length)` forgets all tokens from `length` on. `draft(text)` gets all ids so far, prompt and answer, and
 returns a list of guesses for the next ones; it may be empty.
 
