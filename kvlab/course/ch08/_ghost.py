@@ -119,8 +119,7 @@ def told(make: Callable[[], Any], trace: list[Deed], shown: Callable[[Deed], str
         return ""
     trace, plays, i = trace[: at + 1], 0, 0
     while i < len(trace) and plays < MOST_PLAYS:
-        for less in _smaller(trace[i]):
-            shorter = trace[:i] + less + trace[i + 1 :]
+        for shorter in _shorter(trace, i):
             plays += 1
             try:
                 other, at = played(make(), shorter)
@@ -131,6 +130,15 @@ def told(make: Callable[[], Any], trace: list[Deed], shown: Callable[[Deed], str
                 break
         i += 1
     return f"{'; '.join(shown(deed) for deed in trace)}: then {fault}."
+
+
+def _shorter(trace: list[Deed], i: int) -> list[list[Deed]]:
+    """Traces with a deed left out, with less in it, or made one with that after it."""
+    before, after = trace[:i], trace[i + 1 :]
+    made = [before + less + after for less in _smaller(trace[i])]
+    if after and after[0][:-1] == trace[i][:-1] and type(trace[i][-1]) is int:
+        made.append([*before, [*trace[i][:-1], trace[i][-1] + after[0][-1]], *after[1:]])
+    return made
 
 
 def _smaller(deed: Deed) -> list[list[Deed]]:

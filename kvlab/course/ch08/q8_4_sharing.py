@@ -32,7 +32,7 @@ of which text it holds the last token, and whoever reads must find its own. In i
         "What exactly must two texts have in common so that the third block of one is right for the other? And at which moment does a block stop being what its name says?",
         "Keep a dict from a name to a block and one from a block to its name. The name of a block can be the tuple of all tokens of the text up to the block's end: tuples are compared token by token. learn enters the full blocks, match walks over them until one is missing, and the block's name goes when its count comes to 0.",
         "__init__: self.known, self.name = {}, {}. match: found = []; for end in range(self.size, len(tokens), self.size): stop if tuple(tokens[:end]) is not in self.known, else append. learn: for i, end in enumerate(range(self.size, len(tokens) + 1, self.size)): name = tuple(tokens[:end]); if name not in "
-        "self.known and table[i] not in self.name: self.known[name], self.name[table[i]] = table[i], name. release: for each block count down; at 0 append it to self.free and, if it is in self.name, del self.known[self.name.pop(block)].",
+        "self.known: self.known[name], self.name[table[i]] = table[i], name. release: for each block count down; at 0 append it to self.free and, if it is in self.name, del self.known[self.name.pop(block)].",
     ),
     cases=drawn,
 )
@@ -84,7 +84,7 @@ class SharingPool:
         ### BEGIN SOLUTION
         for i, end in enumerate(range(self.size, len(tokens) + 1, self.size)):
             block, name = table[i], tuple(tokens[:end])
-            if name not in self.known and block not in self.name:
+            if name not in self.known:
                 self.known[name], self.name[block] = block, name
         ### END SOLUTION
 

@@ -27,8 +27,8 @@ About 10 lines. On a card of 1,000 bytes, 90 percent of them usable, 250 paramet
 """,
     hints=(
         "Work in blocks from the moment that you can: how many are there, how many does a chat need, and how many of these does the second chat not need any more?",
-        "Bytes left: memory * percent // 100 less the model. Blocks: left // (size * token_bytes). A chat needs n_tokens / size, rounded up. Shared are min(common, n_tokens - 1) // size of them. Each chat adds the difference, and the first also the shared ones.",
-        "left = memory * percent // 100 + (-n_params * weight_bits) // 8; blocks = max(0, left) // (size * token_bytes); each = -(-n_tokens // size); shared = min(common, n_tokens - 1) // size; return 0 if blocks < each else (blocks - shared) // (each - shared).",
+        "Bytes left: memory * percent // 100 less the model. Blocks: left // (size * token_bytes), which is below zero where the model alone is too large. A chat needs n_tokens / size, rounded up. Shared are min(common, n_tokens - 1) // size of them. Each chat adds the difference, and the first also the shared ones.",
+        "left = memory * percent // 100 + (-n_params * weight_bits) // 8; blocks = left // (size * token_bytes); each = -(-n_tokens // size); shared = min(common, n_tokens - 1) // size; return 0 if blocks < each else (blocks - shared) // (each - shared).",
     ),
     size=lambda case: case["n_tokens"],
 )
@@ -56,7 +56,7 @@ def chats_that_fit(memory, percent, n_params, weight_bits, token_bytes, size, n_
     """Return how many chats fit next to the model."""
     ### BEGIN SOLUTION
     left = memory * percent // 100 - -(-n_params * weight_bits // 8)
-    blocks = max(0, left) // (size * token_bytes)
+    blocks = left // (size * token_bytes)
     each = -(-n_tokens // size)
     shared = min(common, n_tokens - 1) // size
     if blocks < each:

@@ -96,7 +96,7 @@ class MyPool:
         ### BEGIN SOLUTION
         for i, end in enumerate(range(self.size, len(tokens) + 1, self.size)):
             block, name = table[i], tuple(tokens[:end])
-            if name not in self.known and block not in self.name:
+            if name not in self.known:
                 self.known[name], self.name[block] = block, name
         ### END SOLUTION
 
@@ -200,6 +200,10 @@ for says, trace in (
     ]),
 ):  # fmt: skip
     story(Q, says, Sharing, shown, trace, lambda case: (5, 2))
+story(
+    Q, "one token less than all is found, and no less", Sharing, shown,
+    lambda case: come("aabb", "aabb", "aab", "aabbc"), lambda case: (9, 2),
+)  # fmt: skip
 story(Q, "many deeds at random", Sharing, shown, at_random, lambda case: (7, 2))
 
 
