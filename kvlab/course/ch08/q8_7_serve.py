@@ -204,6 +204,10 @@ story(
     Q, "one token less than all is found, and no less", Sharing, shown,
     lambda case: come("aabb", "aabb", "aab", "aabbc"), lambda case: (9, 2),
 )  # fmt: skip
+story(
+    Q, "blocks of one token", Sharing, shown, lambda case: come("abc", "abd", "b"),
+    lambda case: (9, 1),
+)  # fmt: skip
 story(Q, "many deeds at random", Sharing, shown, at_random, lambda case: (7, 2))
 
 
