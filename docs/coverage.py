@@ -98,8 +98,8 @@ IDEAS: tuple[Idea, ...] = (
     Idea(
         "high-valued tokens matter most for the prediction",
         "D",
-        (10, "Whole tokens: is attention importance?"),
-        ("10.4", "10.6"),
+        (11, "Attention is not importance"),
+        ("11.3", "11.5"),
         loose="attention is not importance",
     ),
     Idea(
@@ -305,15 +305,15 @@ IDEAS: tuple[Idea, ...] = (
         ("10.2",),
         loose="absolute values; for keys before the softmax",
     ),
-    Idea("0.8 x 0.1 goes, 0.3 x 0.9 stays", "B", (10, "Element × input"), ("10.6",)),
+    Idea("0.8 x 0.1 goes, 0.3 x 0.9 stays", "B", (10, "Element × input"), ("10.5",)),
     Idea(
         "output-awareness is smart",
         "A B",
-        (10, "Where output-aware shines, and where it harms"),
-        ("10.5", "10.6"),
+        (10, "What that depends on"),
+        ("10.4", "10.5"),
         loose="for V per token and K per channel it changes nothing",
     ),
-    Idea("the latest 32 tokens stay dense", "B", (10, "The dense window"), ("10.3",)),
+    Idea("the latest 32 tokens stay dense", "B", (10, "The window"), ("10.3",)),
     Idea(
         "pruning makes the cache smaller",
         "A B",
@@ -328,7 +328,12 @@ IDEAS: tuple[Idea, ...] = (
         ("12.1", "12.6"),
         loose="only when rows are physically gone",
     ),
-    Idea("good pruning keeps quality", "A B", (10, "Does it still find the answer?"), ("10.5",)),
+    Idea(
+        "good pruning keeps quality",
+        "A B",
+        (11, "When is an answer right?"),
+        ("11.1", "11.6"),
+    ),
     Idea("everything connects: training, inference, pruning", "A B"),
 )
 

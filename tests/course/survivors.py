@@ -210,11 +210,7 @@ CH10: Reasons = {
         "True -> False  in  order = rows.abs().argsort(dim=-1, descending=True, stable=T (2)": "on a processor torch sorts stably whether it is asked to or not, so no case can tell.",
     },
     "10.4": {
-        "-1 -> 1  in  heavy_GT = torch.zeros_like(mass_GT, dtype=torch.bool).scatt": "counted from the front it is the same axis.",
-        "-1 -> 1  in  order = contest_GT.argsort(dim=-1, descending=True, stable=T": "counted from the front it is the same axis.",
-        "True -> False  in  order = contest_GT.argsort(dim=-1, descending=True, stable=T (2)": "on a processor torch sorts stably whether it is asked to or not, so no case can tell.",
-    },
-    "10.5": {
+        "(q_RWD @ k_TD.T / k_TD.shape[1] ** 0.5).softmax(-1) -> q_RWD @ k_TD.T / k_TD.shape[1] ** 0.5": "the score is the learner's choice: any that halves the error passes.",
         "q_RWD @ k_TD.T / k_TD.shape[1] ** 0.5 -> q_RWD @ k_TD.T * k_TD.shape[1] ** 0.5": "the score is the learner's choice: any that halves the error passes.",
         "q_RWD @ k_TD.T / k_TD.shape[1] ** 0.5 -> q_RWD @ k_TD.T": "the score is the learner's choice: any that halves the error passes.",
         "k_TD.shape[1] ** 0.5 -> k_TD.shape[1] * 0.5  in  weights_RWT = (q_RWD @ k_TD.T / k_TD.shape[1] ** 0.5).softma": "the score is the learner's choice: any that halves the error passes.",
@@ -223,6 +219,29 @@ CH10: Reasons = {
         "0.5 -> -0.5  in  weights_RWT = (q_RWD @ k_TD.T / k_TD.shape[1] ** 0.5).softma": "the score is the learner's choice: any that halves the error passes.",
         "1 -> 0  in  weights_RWT = (q_RWD @ k_TD.T / k_TD.shape[1] ** 0.5).softma (2)": "the score is the learner's choice: any that halves the error passes.",
     },
+    "10.6": {},
+}
+
+CH11: Reasons = {
+    "11.1": {
+        "-1 -> 1  in  best_S = pruned_SV.argmax(-1)": "counted from the front it is the same axis.",
+        "-1 -> 1  in  p_SV, q_SV = dense_SV.log_softmax(-1), pruned_SV.log_softmax": "counted from the front it is the same axis.",
+        "-1 -> 1  in  p_SV, q_SV = dense_SV.log_softmax(-1), pruned_SV.log_softmax (2)": "counted from the front it is the same axis.",
+        "-1 -> 1  in  kl = float((p_SV.exp() * (p_SV - q_SV)).sum(-1).mean())": "counted from the front it is the same axis.",
+        "-1 -> 1  in  nats = float(-q_SV.gather(-1, answer_S[:, None]).mean())": "counted from the front it is the same axis.",
+        "-1 -> 1  in  agrees = float((best_S == dense_SV.argmax(-1)).double().mean": "counted from the front it is the same axis.",
+    },
+    "11.2": {
+        "-2 -> 2  in  logits_GRTT = q_GRTD @ k_GTD[:, None].transpose(-1, -2) / wi": "counted from the front it is the same axis.",
+        "torch.ones(n_tokens, n_tokens) -> torch.ones(n_tokens, n_tokens)  in  later_TT = torch.ones(n_tokens, n_tokens).triu(1).bool()": "two neighbouring arguments are the same.",
+    },
+    "11.3": {
+        "-1 -> 1  in  heavy_GT = torch.zeros_like(mass_GT, dtype=torch.bool).scatt": "counted from the front it is the same axis.",
+        "-1 -> 1  in  order = contest_GT.argsort(dim=-1, descending=True, stable=T": "counted from the front it is the same axis.",
+        "True -> False  in  order = contest_GT.argsort(dim=-1, descending=True, stable=T (2)": "on a processor torch sorts stably whether it is asked to or not, so no case can tell.",
+    },
+    "11.4": {},
+    "11.6": {},
 }
 
 CH12: Reasons = {
@@ -309,6 +328,7 @@ SURVIVORS: Reasons = {
     **CH08,
     **CH09,
     **CH10,
+    **CH11,
     **CH12,
 }
 
@@ -331,7 +351,7 @@ SECOND: Reasons = {
         "range(n_layers) -> range(n_layers + 1)  in  self.kv = [[torch.zeros(shape, dtype=torch.float64) for _ in": "one layer's memory more, which nothing reads.",
         "True -> False  in  for store, new in zip(self.kv[layer], (k_BGSD, v_BGSD), stri": "the two that are taken together are of one length.",
     },
-    "10.5": {
+    "10.4": {
         "(q_RWD ** 2).mean((0, 1)).sqrt() -> (q_RWD ** 2).mean((0, 1))": "the score is the learner's choice: any that halves the error passes.",
         "1 -> 0  in  width = k_TD.shape[1]": "the score is the learner's choice: any that halves the error passes.",
         "(k_TD * q_D) ** 2 * a_T[:, None] -> (k_TD * q_D) ** 2": "the score is the learner's choice: any that halves the error passes.",

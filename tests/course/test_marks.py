@@ -173,7 +173,7 @@ def test_a_roster_that_cannot_be_used_says_why(tmp_path, content, said):
 def test_one_record_per_student_with_those_who_sent_nothing(known):
     rows = [
         row("4711/06_kv_cache", question("6.1"), question("6.2", "failed")),
-        row("4711/10_pruning", question("10.1")),
+        row("4711/10_elements", question("10.1")),
         row("zed/06_kv_cache", question("6.1")),
         row("4712/06_kv_cache", note="it is not JSON"),
     ]

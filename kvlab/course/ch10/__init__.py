@@ -1,9 +1,9 @@
-"""Chapter 10, "What can we throw away?"."""
+"""Chapter 10, "What is an element worth?"."""
 
-NOTEBOOK = "10_pruning"
+NOTEBOOK = "10_elements"
 
 INTRODUCTION = """
-# Exercises to chapter 10: what can we throw away?
+# Exercises to chapter 10: what is an element worth?
 
 Six questions. Each has a cell for your answer and a cell that checks it. The check tries your answer on
 fresh random cases in a few seconds. If it fails it says on which case, where the first wrong number is, and, if it

@@ -1,4 +1,4 @@
-"""10.5: half the error of magnitude, on queries that are not shown.
+"""10.4: half the error of magnitude, on queries that are not shown.
 
 R query heads that share a KV head, T tokens, W latest queries, D head width.
 """
@@ -12,7 +12,7 @@ from kvlab.course.author import AtMost, Exercise, Near, NotData
 from kvlab.course.ch10._contest import first_best, normal
 
 Q = Exercise(
-    "10.5",
+    "10.4",
     "Beat magnitude",
     "choose",
     points=5,

@@ -1,4 +1,4 @@
-"""10.4: whole tokens stay or go, and some are protected.
+"""11.3: whole tokens stay or go, and some are protected.
 
 G key/value heads, T tokens.
 """
@@ -18,7 +18,7 @@ from kvlab.course.ch10._contest import (
 )
 
 Q = Exercise(
-    "10.4",
+    "11.3",
     "Which tokens stay",
     "choose_tokens",
     points=4,

@@ -1,16 +1,16 @@
-"""10.6: what output-aware pruning drops, and what a dropped element costs."""
+"""10.5: what output-aware pruning drops, and what a dropped element costs."""
 
 from kvlab.course.author import claims
 
 Q = claims(
-    "10.6",
-    "Nine claims about pruning",
-    "claims_about_pruning",
+    "10.5",
+    "Eight claims about elements",
+    "claims_about_elements",
     points=3,
     minutes=5,
     difficulty=1,
     statement="""
-True or false? Return a list of nine, in this order. If you are not sure, run it: the chapter has the code.
+True or false? Return a list of eight, in this order. If you are not sure, run it: the chapter (10) has the code.
 
 1. An element of 0.8 that meets an input of 0.1, and one of 0.3 that meets 0.9: output-aware pruning drops the 0.8.
 2. Magnitude pruning drops the 0.8, too.
@@ -20,10 +20,9 @@ True or false? Return a list of nine, in this order. If you are not sure, run it
 6. A key's element times the query's channel is a part of a logit, before the softmax.
 7. Of the products 0.1 and −0.9, the second is worth less.
 8. A token whose key was set to zero gets no attention any more.
-9. The token with the most attention is always the one whose eviction changes the prediction most.
 """,
-    asks="Return nine times True or False.",
-    right=(True, False, True, False, True, True, False, False, False),
+    asks="Return eight times True or False.",
+    right=(True, False, True, False, True, True, False, False),
     wrong=(
         "claim 1: 0.8 x 0.1 = 0.08 is less than 0.3 x 0.9 = 0.27, so the 0.8 goes.",
         "claim 2: magnitude looks at the element alone, and 0.3 is smaller than 0.8.",
@@ -36,15 +35,13 @@ True or false? Return a list of nine, in this order. If you are not sure, run it
         "claim 7: -0.9 is large in size. Dropping it moves the sum by 0.9.",
         "claim 8: its logit becomes 0, and the softmax of 0 is not 0. Only a token that is taken "
         "out, or hidden, gets none.",
-        "claim 9: in some of the chapter's twenty sentences the most attended token was not the "
-        "most missed one. One such sentence is enough.",
     ),
     hints=(
         "The first five are about inputs: is there one for the whole row, or column, that "
         "competes?",
         "For 7, drop each product from a sum and look at what is left. For 8, put a zero key into "
         "q . k.",
-        "Claims 2, 4 and three of the last four are false.",
+        "Claims 2, 4 and two of the last three are false.",
     ),
-    because="Your nine answers are right: the first five follow from which input a row or column shares.",
+    because="Your eight answers are right: the first five follow from which input a row or column shares.",
 )
