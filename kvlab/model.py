@@ -160,8 +160,8 @@ class Decoder(nn.Module):
         """
         stop = start + n_new
         if pos_BS is not None:
-            stop = int(pos_BS.max()) + 1 if pos_BS.is_cpu and pos_BS.numel() else None
-            if stop is None or stop > self.config.max_positions:
+            known = pos_BS.is_cpu and pos_BS.numel() and not torch.compiler.is_compiling()
+            if not known or (stop := int(pos_BS.max()) + 1) > self.config.max_positions:
                 return self._turns(pos_BS, like.dtype)
         table = self._table
         made = () if table is None else (table[0].dtype, table[0].device)

@@ -129,6 +129,7 @@ def told(make: Callable[[], Any], trace: list[Deed], shown: Callable[[Deed], str
                 fault, trace, i = other, shorter[: at + 1], -1
                 break
         i += 1
+    played(make(), trace)  # once more, so that the calls that are kept end with this story
     return f"{'; '.join(shown(deed) for deed in trace)}: then {fault}."
 
 
