@@ -1,6 +1,6 @@
 """What the pools of 8.4 and 8.7 are judged by: texts that come, are computed, go on and leave.
 
-A token of a text is a whole number. What a slot holds is the text up to its token.
+The stories that both are told at the end, and the mistakes that only these tell, are here as well. A token of a text is a whole number. What a slot holds is the text up to its token.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 from kvlab.course.author import Case
 from kvlab.course.ch08._ghost import Deed, Ghost, World
 
-LETTERS = {1: "a", 2: "b", 3: "c", 257: "d", 258: "e"}  # d is a, and e is b, in their last 8 bits
+# d is a, and e is b, in their last 8 bits; af and fa have the same digits; Python's hash of g and h is 0
+LETTERS = {1: "a", 2: "b", 3: "c", 257: "d", 258: "e", 11: "f", 0: "g", 2**61 - 1: "h"}
 
 
 def spelt(text: list[int] | tuple[int, ...]) -> str:
@@ -142,3 +143,77 @@ def at_random(case: Case, n: int = 24) -> list[Deed]:
 def come(*texts: str) -> list[Deed]:
     """A, B, C and so on come with these texts."""
     return [["comes", "ABCDEF"[i], ids(text)] for i, text in enumerate(texts)]
+
+
+# --- what both exercises ask besides: says, the trace, and the blocks and slots of the pool ---
+
+SUBTLE = (
+    (
+        "of two that computed the same, the second leaves first",
+        [
+            ["comes", "A", ids("aabbc"), 1], ["comes", "B", ids("aabbc"), 1], ["goes_on", "A", 9],
+            ["goes_on", "B", 9], ["leaves", "B"], ["comes", "C", ids("aabba")],
+        ],
+        (9, 2),
+    ),
+    (
+        "the first block of a text is gone, and a later one is still held",
+        [
+            ["comes", "A", ids("aabb"), 1], ["comes", "B", ids("aabbcc"), 1], ["goes_on", "A", 9],
+            ["goes_on", "B", 9], ["leaves", "A"], ["comes", "C", ids("aabbcca")],
+        ],
+        (12, 2),
+    ),
+    ("all that stands before a block counts", come("abc", "cba", "cbca"), (12, 1)),
+    ("tokens are not their digits: a is 1, and f is 11", come("afa", "faa"), (9, 2)),
+    ("tokens are not their hashes: g is 0, and h is 2**61 - 1", come("gaa", "haa"), (9, 2)),
+)  # fmt: skip
+
+
+def _names(pool: Any, n: int) -> range:
+    return range(pool.size, n + 1, pool.size)
+
+
+def _skips_gaps(self: Any, tokens: list[int]) -> list[int]:
+    names = [self.named(tokens, end - self.size, end) for end in _names(self, len(tokens) - 1)]
+    return [self.known[name] for name in names if name in self.known]
+
+
+def _last_wins(self: Any, table: list[int], tokens: list[int]) -> None:
+    for block, end in zip(table, _names(self, len(tokens)), strict=False):
+        self.name[block] = self.named(tokens, end - self.size, end)
+        self.known[self.name[block]] = block
+
+
+def _forgets_its_own(self: Any, table: list[int]) -> None:
+    for block in table:
+        self.count[block] -= 1
+        if self.count[block] == 0:
+            self.free.append(block)
+            name = self.name.pop(block, None)
+            if self.known.get(name) == block:
+                del self.known[name]
+
+
+# Of a pool with `named(tokens, start, end)`, the name of the block of tokens[start:end].
+SUBTLE_MISTAKES = {
+    "a text that is known in another block is entered anew with the second one, and is not found any "
+    "more when that one leaves, though the first is still held.": {
+        "learn": _last_wins, "release": _forgets_its_own,
+    },
+    "blocks after a gap are found, too. What is found must be in a row from the beginning.": {
+        "match": _skips_gaps
+    },
+    "a block is known by its own tokens and those of the block before it. All that stands before must "
+    "be the same.": {
+        "named": lambda self, tokens, start, end: tuple(tokens[max(0, 2 * start - end) : end])
+    },
+    "the ids are written one after the other without a mark between them: [1, 11] and [11, 1] are "
+    "taken for each other.": {
+        "named": lambda self, tokens, start, end: "".join(map(str, tokens[:end]))
+    },
+    "Python's hash of the tokens is believed. It is a number of 64 bits, and the same for the ids 0 and "
+    "2**61 - 1. Compare the tokens.": {
+        "named": lambda self, tokens, start, end: hash(tuple(tokens[:end]))
+    },
+}  # fmt: skip

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from kvlab.course.author import Exercise
 from kvlab.course.ch08._ghost import drawn, story
-from kvlab.course.ch08._sharing import Sharing, at_random, come, ids, shown
+from kvlab.course.ch08._sharing import (
+    SUBTLE,
+    SUBTLE_MISTAKES,
+    Sharing,
+    at_random,
+    come,
+    ids,
+    shown,
+)
 
 Q = Exercise(
     "8.4",
@@ -199,6 +207,8 @@ _law("the same text computed twice at a time", lambda case: [
 _law("blocks of one token", lambda case: come("abc", "abd", "b", "abc"), lambda case: (9, 1))
 _law("many deeds at random", at_random)
 _law("many deeds at random, in small blocks", at_random, lambda case: (7, 2))
+for says, trace, blocks in SUBTLE:
+    _law(says, lambda case, trace=trace: trace, lambda case, blocks=blocks: blocks)
 
 
 # --- what goes wrong: each changes one thing of this ---
@@ -273,11 +283,6 @@ def _matches_partly(self, tokens):
     return found
 
 
-def _skips_gaps(self, tokens):
-    names = self.names(tokens, len(tokens) - 1)
-    return [self.known[name] for name in names if name in self.known]
-
-
 def _last_wins(self, table, tokens):
     for block, name in zip(table, self.names(tokens, len(tokens)), strict=False):
         self.known[name], self.name[block] = block, name
@@ -296,7 +301,8 @@ def _found_blocks_are_the_whole(self, table):
 
 Q.mistakes(
     _Pool,
-    {
+    SUBTLE_MISTAKES
+    | {
         "a block is known by its own tokens alone. After another beginning the same tokens have other "
         "keys: all that stands before must be the same.": {
             "named": lambda self, tokens, start, end: tuple(tokens[start:end])
@@ -328,10 +334,6 @@ Q.mistakes(
             "learn": _learns_all
         },
         "a block is found that differs in its last token.": {"match": _matches_partly},
-        "blocks after a gap are found, too. What is found must be in a row from the beginning.": {
-            "named": lambda self, tokens, start, end: (start, *tokens[start:end]),
-            "match": _skips_gaps,
-        },
         "one block is found at most. Go on until one is missing.": {"match": _only_the_first},
         "hold counts nothing, so that a shared block is free too early.": {
             "hold": lambda self, blocks: None

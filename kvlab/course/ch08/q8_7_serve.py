@@ -11,7 +11,15 @@ from typing import Any
 
 from kvlab.course.author import AtMost, Exercise, NotData, brief, pocket_model, raised_by
 from kvlab.course.ch08._ghost import drawn, story
-from kvlab.course.ch08._sharing import Sharing, at_random, come, ids, shown
+from kvlab.course.ch08._sharing import (
+    SUBTLE,
+    SUBTLE_MISTAKES,
+    Sharing,
+    at_random,
+    come,
+    ids,
+    shown,
+)
 from kvlab.course.sandbox.answer import AnswerRaised, Object, Stopped
 from kvlab.generation import generate
 from kvlab.sampling import Sampler
@@ -209,6 +217,17 @@ story(
     lambda case: (9, 1),
 )  # fmt: skip
 story(Q, "many deeds at random", Sharing, shown, at_random, lambda case: (7, 2))
+for says, trace, blocks in SUBTLE:
+    story(
+        Q, says, Sharing, shown, lambda case, trace=trace: trace,
+        lambda case, blocks=blocks: blocks,
+    )  # fmt: skip
+
+
+def _a_block(came):
+    if type(came) is not int:
+        raise NotData(f"your code returned {brief(came)} for own; expected a block (int).")
+    return came
 
 
 @Q.law("who may write into a block")
@@ -220,7 +239,7 @@ def _(answer, case):
     pool.call("hold", [old])
     pool.call("hold", [old])
     seen["holders of one that three list"] = pool.call("holders", old)
-    new = pool.call("own", old)
+    new = _a_block(pool.call("own", old))
     seen |= {
         "own gives another block than that of three": new not in (old, other),
         "holders of the old and of the new one": [pool.call("holders", b) for b in (old, new)],
@@ -371,21 +390,22 @@ _law("memory for one chat and a half", 7)
 
 
 class _Pool(MyPool):
-    def named(self, tokens, end):
+    def named(self, tokens, start, end):
         return tuple(tokens[:end])
 
     def learn(self, table, tokens):
         for i, end in enumerate(range(self.size, len(tokens) + 1, self.size)):
-            block, name = table[i], self.named(tokens, end)
+            block, name = table[i], self.named(tokens, end - self.size, end)
             if name not in self.known and block not in self.name:
                 self.known[name], self.name[block] = block, name
 
     def match(self, tokens):
         found = []
         for end in range(self.size, len(tokens), self.size):
-            if self.named(tokens, end) not in self.known:
+            name = self.named(tokens, end - self.size, end)
+            if name not in self.known:
                 break
-            found.append(self.known[self.named(tokens, end)])
+            found.append(self.known[name])
         return found
 
 
@@ -435,7 +455,8 @@ def _takes_what_there_is(self, n):
 
 Q.mistakes(
     _Pool,
-    {
+    SUBTLE_MISTAKES
+    | {
         "own gives back a block that others list, and they read what is written there.": {
             "own": lambda self, block: block
         },
@@ -446,11 +467,17 @@ Q.mistakes(
         "own does not count the old block down, so it is never free again.": {
             "own": _never_counted_down
         },
+        "own returns the old block as well. The one to write into is asked for.": {
+            "own": lambda self, block: (block, MyPool.own(self, block))
+        },
+        "own counts, and returns nothing.": {
+            "own": lambda self, block: (MyPool.own(self, block), None)[1]
+        },
         "own takes three tables for the first that share.": {
             "own": lambda self, block: block if self.count[block] <= 3 else MyPool.own(self, block)
         },
         "a block is known by its own tokens alone. After another beginning the same tokens have other "
-        "keys.": {"named": lambda self, tokens, end: tuple(tokens[end - self.size : end])},
+        "keys.": {"named": lambda self, tokens, start, end: tuple(tokens[start:end])},
         "a block is free as soon as one of those who list it lets go.": {"release": _frees_at_once},
         "a block that is free keeps its name, and is found by it.": {"release": _keeps_names},
         "holders tells whether a block is listed. How many tables list it was asked.": {
