@@ -21,7 +21,7 @@ Q = Exercise(
     statement="""
 A chat is to be continued in two ways (chapter 8, "Two answers to one prompt"). Below stands a pool that counts how many tables list each block; tables are kept by whoever uses it, and `release(table)` gives one back. Two methods are missing.
 
-- `fork(table)` returns the table of a second chat with the same tokens so far: a list of its own that lists the same blocks. Nothing is copied and no block is taken.
+- `fork(table)` returns the table of a second chat with the same tokens so far. It lists the same blocks; since nobody changes a table, it may be `table` itself or a new list. Nothing is copied and no block is taken.
 - `append(table, n)` makes room for one more token of a chat that has `n` tokens, none or more. It returns two things: the chat's table from now on, which may be `table` itself or a new list, and a copy to be made before the token is written, `(from, to)`, or `None`.
     - If the last block is full, or there is none yet, the token gets a new block.
     - If the last block has room and no other table lists it, nothing changes.
@@ -104,9 +104,8 @@ class UsersOfEachBlock:
             self.users[block] = self.users[block] - 1
 
     def fork(self, table):
-        twin = tuple(table)
-        self.users |= {block: self.users[block] + 1 for block in twin}
-        return twin
+        self.users |= {block: self.users[block] + 1 for block in table}
+        return table
 
     def append(self, table, n):
         place, room = divmod(n, self.width)
@@ -121,7 +120,7 @@ class UsersOfEachBlock:
         if shared or room == 0:
             new.append(fresh)
             self.users[fresh] = 1
-        return new, copy
+        return tuple(new), copy
 
 
 # --- the judge ---
