@@ -19,7 +19,7 @@ How many bytes do the keys and values of one chat of `n_tokens` tokens take (cha
 - `head_dim` may be missing or `None`: then a head is `hidden_size` divided by `num_attention_heads` wide.
 - `sliding_window` may be missing or `None`: then no layer slides. Else a layer that slides holds its last `sliding_window` tokens, or all of them while there are fewer.
 - `layer_types` may be missing or `None`: then all layers slide if there is a window. Else it is a list of a text for each layer, `"sliding_attention"` or `"full_attention"`.
-- If there is a `kv_lora_rank`, the model has MLA: a layer keeps `kv_lora_rank + qk_rope_head_dim` numbers a token, for keys and values of all heads together, and nothing else. No layer slides then.
+- If there is a `kv_lora_rank`, the model has MLA: a layer keeps `kv_lora_rank + qk_rope_head_dim` numbers a token, for keys and values of all heads together, and nothing else. No layer slides then, whatever `sliding_window` and `layer_types` say.
 
 About 12 lines. Two layers with 4 heads, 2 of them for keys and values, each 8 wide, keep 64 numbers a token, which in 16 bits are 128 bytes. If the first of the two slides with a window of 3, five tokens take 512 bytes.
 """,
@@ -150,6 +150,13 @@ _law("types, and no window", lambda case: (
     {"layer_types": ["full_attention"] * case["config"]["num_hidden_layers"]}, {}
 ))  # fmt: skip
 _law("MLA", lambda case: ({"kv_lora_rank": case["_rank"], "qk_rope_head_dim": case["_rope"]}, {}))
+_law("MLA, and entries for a window", lambda case: (
+    {"kv_lora_rank": case["_rank"], "qk_rope_head_dim": case["_rope"], **_slides(case)}, {}
+))  # fmt: skip
+_law("MLA, and a window without types", lambda case: (
+    {"kv_lora_rank": case["_rank"], "qk_rope_head_dim": case["_rope"],
+     "sliding_window": case["_window"]}, {}
+))  # fmt: skip
 _law("no MLA: its entries are None", lambda case: (
     {"kv_lora_rank": None, "qk_rope_head_dim": None}, {}
 ))  # fmt: skip
@@ -169,16 +176,23 @@ def _(answer, case):
 # --- what goes wrong: each changes one thing of this ---
 
 
+def _held(config, n_tokens):
+    n_layers, window = config["num_hidden_layers"], config.get("sliding_window") or n_tokens
+    kinds = config.get("layer_types") or ["sliding_attention"] * n_layers
+    return sum(min(n_tokens, window) if kind[0] == "s" else n_tokens for kind in kinds)
+
+
 def _bytes(
     config, n_tokens, bits, *, both=2, heads=lambda c: c.get("num_key_value_heads"), layers=None,
     wide=lambda c: c.get("head_dim"), held=min, every=False, mla=lambda c: c["qk_rope_head_dim"],
     mla_both=1, width=lambda c: c["hidden_size"] // c["num_attention_heads"], unit=8, whole=True,
-    none=False, absent=None,
+    none=False, absent=None, mla_slides=False,
 ):  # fmt: skip
     n_layers, n_heads = config["num_hidden_layers"], config["num_attention_heads"]
     if config.get("kv_lora_rank") and mla is not None:
         each = mla_both * (config["kv_lora_rank"] + mla(config))
-        return n_tokens * n_layers * each * bits // unit
+        held = _held(config, n_tokens) if mla_slides else n_tokens * n_layers
+        return held * each * bits // unit
     shared = heads(config) or absent or n_heads
     head_dim = wide(config) or width(config)
     if none and (config.get("num_key_value_heads", 1) is None or config.get("head_dim", 1) is None):
@@ -232,6 +246,9 @@ Q.mistakes(
         },
         "MLA's vector is counted twice. Keys and values are both made from it.": {"mla_both": 2},
         "the small key of MLA that carries the position is left out.": {"mla": lambda c: 0},
+        "layers of MLA slide where there is an entry for a window. With MLA no layer does.": {
+            "mla_slides": True
+        },
         "bits are taken for bytes: 8 bits are one byte.": {"unit": 1},
         "the result is a float. Bytes are whole: divide with //.": {"whole": False},
     },
