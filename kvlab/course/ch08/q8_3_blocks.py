@@ -26,7 +26,7 @@ b * size + size - 1. Chats are named by texts, and a chat begins with its first 
 - `grow(chat, n)` gives a chat room for `n` more tokens, one or more. A block is taken only when the slots that the chat has are full, so that a chat of T tokens holds T / size blocks, rounded up. Which free block is taken is up to you.
 - If there are not enough free blocks, `grow` raises `ValueError` and **changes nothing**: the chat keeps what it had, no block is lost, and one that had not begun has still not begun.
 - `slots(chat)` returns the slots of the chat's tokens, a list of one whole number for each token in the order of its text. A slot that a chat has been given stays its own until it ends. For a chat that has not begun, or has ended, the list is empty.
-- `end(chat)` gives all of a chat's blocks back. A chat of the same name may begin again.
+- `end(chat)` gives all of a chat's blocks back. A chat of the same name may begin again. For a chat that has not begun, or has ended, `end` does nothing.
 - `n_free()` returns the number of free blocks.
 
 About 20 lines. With blocks of 4 slots, `grow("A", 3)` takes one block, `grow("A", 1)` none, and `grow("A", 5)` two more. The judge is a ghost store: it remembers in each slot which token of which chat was written there, and whoever reads must find its own.
@@ -313,6 +313,13 @@ Q.mistakes(
         "who has ended keeps its table, so that its blocks are freed and still its own: two chats "
         "get the same ones.": {"end": _frees_twice},
         "only the first block of a chat is given back.": {"end": _frees_one},
+        "end fails for a chat that has not begun. There is nothing to give back, and nothing to do.": {
+            "end": lambda self, chat: (
+                self.free.extend(self.table.pop(chat)),
+                self.n.pop(chat),
+                None,
+            )[2]
+        },
         "blocks are never given back.": {
             "end": lambda self, chat: (self.table.pop(chat, None), self.n.pop(chat, None))
         },
