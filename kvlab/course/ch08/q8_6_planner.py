@@ -180,6 +180,10 @@ _law("half a byte of the model less", _tight_less)
 _law("percent, rounded down", lambda case: {
     **_tight(case), "percent": 99, "memory": -(-100 * _tight(case)["memory"] // 99) - 1
 })  # fmt: skip
+_law("a percentage that no float holds", lambda case: {
+    "memory": 100, "percent": (29, 57, 58)[case["n_params"] // 2 % 3], "n_params": 0,
+    "token_bytes": 1, "size": 1, "n_tokens": 1, "common": 0,
+})  # fmt: skip
 
 
 # --- what goes wrong: each changes one thing of this ---
@@ -218,6 +222,10 @@ Q.mistakes(
     {
         "all of the card is used. The programs on it need their part: take percent of it.": {
             "usable": lambda memory, percent: memory
+        },
+        "the percentage is made a float, which is a little less than asked, and a byte is lost: 100 * "
+        "0.29 is below 29. Stay with whole numbers.": {
+            "usable": lambda memory, percent: int(memory * (percent / 100))
         },
         "the model is forgotten: its parameters lie on the card, too.": {
             "model": lambda n, bits: 0
