@@ -139,6 +139,17 @@ def _less(case):
     return {**given, "memory": given["memory"] - 1, "common": 0}
 
 
+def _tight(case):
+    """An odd number of half bytes, and a card that has exactly the room."""
+    given = {**case, "weight_bits": 4, "n_params": case["n_params"] | 1}
+    return {**given, **_blocks(lambda each: 2 * each)(given), "common": 0}
+
+
+def _tight_less(case):
+    given = _tight(case)
+    return {**given, "memory": given["memory"] - 1}
+
+
 _law("nothing in common", lambda case: {"common": 0})
 _law("a common beginning")
 _law("a beginning of whole blocks", lambda case: {"common": 2 * case["size"]})
@@ -152,31 +163,22 @@ _law("everything in common but what fills no block", lambda case: {
 _law("chats that fill their blocks", lambda case: {"n_tokens": 3 * case["size"], "common": 0})
 _law("chats of one token", lambda case: {"n_tokens": 1, "common": 1})
 _law("room for exactly one", _blocks(lambda each: each))
+_law("half a byte of the model more", _tight)
+_law("half a byte of the model less", _tight_less)
 _law("a byte too little for one", _less)
 _law("not all of the first chat fits, though its own part would", _blocks(lambda each: each - 1))
 _law("exactly one block short of a second", _blocks(lambda each: 2 * each - 2))
 _law("the model fills the card", lambda case: {"n_params": 16 * case["memory"]})
+_law("the model fills what may be used", lambda case: {
+    "n_params": 1000 * case["n_params"], "percent": 50,
+    "memory": 2 * -(-1000 * case["n_params"] * case["weight_bits"] // 8),
+})  # fmt: skip
 _law("no byte is left", lambda case: {
     **_blocks(lambda each: 0)(case)
 })  # fmt: skip
 _law("parameters of 4 bits, an odd number of them", lambda case: {
     "weight_bits": 4, "n_params": 2 * case["n_params"] + 1
 })  # fmt: skip
-
-
-def _tight(case):
-    """An odd number of half bytes, and a card that has exactly the room."""
-    given = {**case, "weight_bits": 4, "n_params": case["n_params"] | 1}
-    return {**given, **_blocks(lambda each: 2 * each)(given), "common": 0}
-
-
-def _tight_less(case):
-    given = _tight(case)
-    return {**given, "memory": given["memory"] - 1}
-
-
-_law("half a byte of the model more", _tight)
-_law("half a byte of the model less", _tight_less)
 _law("percent, rounded down", lambda case: {
     **_tight(case), "percent": 99, "memory": -(-100 * _tight(case)["memory"] // 99) - 1
 })  # fmt: skip
@@ -191,12 +193,13 @@ _law("a percentage that no float holds", lambda case: {
 
 def _fit(
     memory, percent, n_params, weight_bits, token_bytes, size, n_tokens, common, *,
-    usable=lambda memory, percent: memory * percent // 100, model=lambda n, b: -(-n * b // 8),
+    usable=lambda memory, percent, model: memory * percent // 100 - model,
+    model=lambda n, b: -(-n * b // 8),
     cut=lambda left, block: max(0, left) // block, needs=lambda n, size: -(-n // size),
     shares=lambda common, n, size: min(common, n - 1) // size,
     count=lambda blocks, each, shared: (blocks - shared) // (each - shared), none=True,
 ):  # fmt: skip
-    left = usable(memory, percent) - model(n_params, weight_bits)
+    left = usable(memory, percent, model(n_params, weight_bits))
     blocks, each = cut(left, size * token_bytes), needs(n_tokens, size)
     if (blocks < each and none) or left < 0:
         return 0
@@ -221,11 +224,13 @@ Q.mistakes(
     _fit,
     {
         "all of the card is used. The programs on it need their part: take percent of it.": {
-            "usable": lambda memory, percent: memory
+            "usable": lambda memory, percent, model: memory - model
         },
+        "percent is taken of what the model leaves. It is a part of the whole card, and the model lies in "
+        "that part.": {"usable": lambda memory, percent, model: (memory - model) * percent // 100},
         "the percentage is made a float, which is a little less than asked, and a byte is lost: 100 * "
         "0.29 is below 29. Stay with whole numbers.": {
-            "usable": lambda memory, percent: int(memory * (percent / 100))
+            "usable": lambda memory, percent, model: int(memory * (percent / 100)) - model
         },
         "the model is forgotten: its parameters lie on the card, too.": {
             "model": lambda n, bits: 0
@@ -250,6 +255,14 @@ Q.mistakes(
             "count": lambda blocks, each, shared: (
                 (blocks - shared) // (each - shared) if each > shared else 10**6
             ),
+        },
+        "the last token is shared as well when all is common, no block is left to a chat, and the division "
+        "by none fails. A chat's last token has to be computed.": {
+            "shares": lambda common, n, size: common // size
+        },
+        "one chat at the least is told, even where there is no room for any.": {
+            "count": lambda blocks, each, shared: max(1, (blocks - shared) // (each - shared)),
+            "none": False,
         },
         "the shared blocks take no memory. They are held once.": {
             "count": lambda blocks, each, shared: blocks // (each - shared)
