@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import lru_cache, partial
 
 import torch
 
 from kvlab.course.author import Exercise, NotData, brief
-from kvlab.course.author.compare import Near
+from kvlab.course.author.compare import Near, Wanted
 from kvlab.measure.allocating import new_bytes
 
 Q = Exercise(
@@ -140,6 +141,44 @@ for way in WAYS:
     _law("a prompt of one token", way, lambda case: {"n_prompt": 1})
     _law("memory that is just full", way, lambda case: {"n_new": 3 * case["n_prompt"]})
     _law("a token more than what is full", way, lambda case: {"n_new": 3 * case["n_prompt"] + 1})
+
+
+TRIES, MOST_TIMES = 4, 20  # a loop over tokens takes thousands of times as long
+
+
+class _NoLonger(Wanted):
+    """True: that many tokens took about as long as few."""
+
+    def fault(self, name, came):
+        if came:
+            return None
+        return (
+            f"Four million tokens take more than {MOST_TIMES} times as long as ten; expected about "
+            "as long: a formula, no loop over tokens"
+        )
+
+
+def _seconds(run):
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _grows_no_longer(way):
+    @Q.law(f"{way}: no loop over tokens", shows=lambda case: f"{way!r}, 7, {4 * 10**6}")
+    def _(answer, case):
+        """Asked before a billion is, for which a loop would run for minutes."""
+        few = many = float("inf")
+        for _ in range(TRIES):
+            many = min(many, _seconds(lambda: answer(way, 7, 4 * 10**6)))
+            few = min(few, _seconds(lambda: answer(way, 7, 10)))
+            if many < MOST_TIMES * few:
+                break
+        return {"time": _NoLonger().of(many < MOST_TIMES * few)}
+
+
+for way in WAYS:
+    _grows_no_longer(way)
 for way in WAYS:
     _law(
         "a billion tokens", way, lambda case: {"n_new": 10**9 + case["n_new"]},
@@ -168,9 +207,10 @@ def _growth(
 
 
 def _loop(how, n_prompt, n_new):
-    if n_new > 10**6:
-        return {"moved": 0, "most": 0}
-    return growth(how, n_prompt, n_new)
+    found = growth(how, n_prompt, n_new)
+    if how == "concatenated":
+        found["moved"] = sum(range(n_prompt, n_prompt + n_new))
+    return found
 
 
 def _floats(how, n_prompt, n_new):
@@ -213,6 +253,8 @@ Q.mistakes(
             "room": lambda T, p: T - p
         },
         "memory that is taken once needs no copy, so nothing is moved.": {"moves": 1},
+        "a loop goes over the tokens, and takes minutes for a billion. The sum of numbers in a row has a "
+        "formula.": _loop,
         "the result is a float, and the last digits of large counts are lost. Divide with //.": _floats,
     },
 )
