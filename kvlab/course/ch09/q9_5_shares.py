@@ -23,7 +23,7 @@ the bias b_o_C, which belongs to the output as a whole.
 
 - The query heads are dealt out in order, H / n of them to each process (H is divisible by n). Query head h reads key/value head h // (H / G), as in chapter 3; a process needs those that its query heads read, whether another one needs them too or not.
 - What you get from your heads and their columns of w_o is one term of a sum over all processes. `add(part_SC)` is how you meet the others: it takes your term and returns the sum of all. It may be called **once**.
-- Return out_SC, the output of the whole attention, the same in every process. The bias is added once in all, not once in each process.
+- Return out_SC, the output of the whole attention, the same in every process. The bias is added once in all, not once in each process; whether after the sum, or before it in one process's term or in parts, is your choice.
 
 Scores are divided by the root of D; there is no rope. About 15 lines. With H = 4, G = 2 and n = 2, process 1 has the query heads 2 and 3 and the key/value head 1. With H = 6, G = 2 and n = 3, process 1 has the query heads 2 and 3, of which the first reads key/value head 0 and the second head 1.
 """,
@@ -82,7 +82,7 @@ def all_own_heads_at_once(rank, n, x, w_q, w_k, w_v, w_o, b_o, add):
         q[None], k[None], v[None], is_causal=True
     )
     part = torch.einsum("hsd,chd->sc", out[0], w_o[:, heads])
-    return add(part + b_o) if rank == 0 else add(part)
+    return add(part + b_o / n)
 
 
 # --- laws ---
@@ -124,21 +124,24 @@ def _as_process(answer, case, rank, others):
     return answer(rank, case["n"], case["x_SC"], *matrices, lent), given, lent.calls
 
 
-def _bias_in_first(answer, case):
-    """Whether process 0 has put the bias into its term, where the others must expect it."""
-    own = _heads(case, _own(case, 0))
-    _, given, _ = _as_process(answer, case, 0, torch.zeros_like(own))
-    return bool(given) and torch.allclose(given[0].double(), own + case["b_o_C"])
+def _bias_in_terms(answer, case):
+    """What each process has put of the bias into its term, if their sum has it once; else zeros."""
+    found, none_SC = [], torch.zeros_like(case["x_SC"])
+    for rank in range(case["n"]):
+        _, given, _ = _as_process(answer, case, rank, none_SC)
+        term_SC = given[0].double() if given else none_SC
+        found.append(term_SC - _heads(case, _own(case, rank)))
+    same = all(torch.allclose(more, more[:1], atol=1e-5) for more in found)
+    once = torch.allclose(sum(found), case["b_o_C"], atol=1e-5)
+    return [more[0] if same and once else none_SC[0] for more in found]
 
 
 def _call(answer, case, rank):
     """The answer as one process among others that are right, and do with the bias as it does."""
     others = torch.zeros_like(case["x_SC"])
-    for r in range(case["n"]):
+    for r, bias_C in enumerate(_bias_in_terms(answer, case)):
         if r != rank:
-            others += _heads(case, _own(case, r))
-    if rank > 0 and _bias_in_first(answer, case):
-        others += case["b_o_C"]
+            others += _heads(case, _own(case, r)) + bias_C
     return _as_process(answer, case, rank, others)
 
 
@@ -150,13 +153,11 @@ def _(answer, case):
 
 @Q.law("the term of its own heads is what each process gives to the sum")
 def _(answer, case):
-    """Every process; with the bias or without in process 0, and without in the others."""
-    seen, with_bias = {}, _bias_in_first(answer, case)
-    for rank in range(case["n"]):
+    """Every process; what is in it of the bias is not looked at, if their sum has it once."""
+    seen = {}
+    for rank, bias_C in enumerate(_bias_in_terms(answer, case)):
         _, given, calls = _as_process(answer, case, rank, torch.zeros_like(case["x_SC"]))
-        part = given[0] if given else torch.zeros(0, dtype=torch.float64)
-        if rank == 0 and with_bias:
-            part = part - case["b_o_C"]
+        part = given[0] - bias_C if given else torch.zeros(0, dtype=torch.float64)
         seen[f"calls of add by process {rank}"] = calls
         seen[f"what process {rank} gives to add, part_SC"] = part
     return seen
@@ -217,16 +218,17 @@ def _share(
         parts.append(scores.softmax(-1) @ v @ w_o_CHD[:, columns(h, H, n, rank)].T)
     if each:
         return sum(add(part) for part in parts) + b_o_C
-    part = sum(parts) + (b_o_C if bias == "each" else 0)
+    part = sum(parts) + {"each": b_o_C, "twice": b_o_C / n}.get(bias, 0)
     for _ in range(sums):
         part = add(part)
-    return part + (b_o_C if bias == "after" else 0)
+    return part + (b_o_C if bias in ("after", "twice") else 0)
 
 
 Q.mistakes(
     _share,
     {
         "the bias is in every process's term, so that the sum has it n times.": {"bias": "each"},
+        "the bias is in the sum already, and is added to it once more.": {"bias": "twice"},
         "the bias is missing.": {"bias": "none"},
         "the terms are never added up: each process returns its own.": {"sums": 0},
         "the sum is added up once more.": {"sums": 2},
