@@ -18,7 +18,7 @@ A long prompt comes while others write, and nobody is to wait for it (chapter 9,
 Now a call takes at most `budget` tokens, all rows together, and `budget` is at least the number of requests. Request `i` may be in call number `comes[i]` and in all later ones (the first call is number 0); there is always somebody to serve. In each call
 
 1. everybody who has begun an answer gets one row: the token that was written last;
-2. what is left of the budget goes to the prompts, in the order of their numbers: each gets as much of what is unread of it as there is space for, and the next one gets what is left after it.
+2. what is left of the budget goes to the prompts, in the order of their numbers, whichever of them came first: each gets as much of what is unread of it as there is space for, and the next one gets what is left after it.
 
 A prompt that is read to its end gives its first token in that same call. What the logits say after a piece that is not the last one is nobody's token: it is thrown away. Always the likeliest token is written, and an answer ends when it has `limits[i]` tokens. A request that has nothing to be taken in has no row. Return the answers. About 20 lines.
 
@@ -179,6 +179,10 @@ def _two(case):
 _law("one writes while a prompt comes", _two)
 _law("several prompts, one after the other", lambda case: case)
 _law("two come together", lambda case: {**case, "comes": [0, *[2] * (len(case["comes"]) - 1)]})
+_law("a lower number comes later, and its prompt is read first", lambda case: {
+    **case, "prompts": [(p * 2)[:n] for p, n in zip(case["prompts"], (1, 6, 12), strict=False)],
+    "limits": [8, 2, 2], "comes": [0, 3, 1], "budget": 4,
+})  # fmt: skip
 _law("all are there from the beginning", lambda case: {**case, "comes": [0] * len(case["comes"])})
 _law("a budget of one token for each", lambda case: {**case, "budget": len(case["prompts"])})
 _law("a budget that holds every prompt", lambda case: {**case, "budget": 60})
@@ -198,14 +202,15 @@ _law("an answer of one token", lambda case: {
 def _serve(
     model, prompts, limits, comes, budget, *, unread_speak=False, prompts_first=False, counts=True,
     one_prompt=False, starts_again=False, whole=False, skips=0, waits=0, stops=False, more=0,
+    order=lambda i, comes: i,
 ):  # fmt: skip
     n, n_calls = len(prompts), 0
     answers, read = [[] for _ in prompts], [0] * n
     while any(len(a) < limit for a, limit in zip(answers, limits, strict=True)):
-        now = n_calls - waits
-        there = [i for i in range(n) if comes[i] in range(now + 1) or not comes[i]]
+        there = [i for i in range(n) if comes[i] in range(n_calls - waits + 1) or not comes[i]]
         there = [i for i in there if len(answers[i]) < limits[i]]
         reading = [i for i in there if read[i] < len(prompts[i])]
+        reading.sort(key=lambda i: order(i, comes))
         writing = [i for i in there if answers[i] and not (stops and reading)]
         rows, left = [], budget + more
 
@@ -247,6 +252,9 @@ Q.mistakes(
         },
         "only one prompt is read in a call. What is left of the budget belongs to the next.": {
             "one_prompt": True
+        },
+        "prompts are read in the order in which they came; that of their numbers was asked for.": {
+            "order": lambda i, comes: comes[i]
         },
         "a piece begins at the prompt's first token again. What was read lies in the seat.": {
             "starts_again": True
