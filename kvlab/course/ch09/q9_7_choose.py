@@ -28,7 +28,7 @@ With matrices of 8, no keys and values, 2 layers, 2 heads, 1 chat, 2 devices of 
         "Write the time of one stage as a function of tp, pp and b first. What does a stage not have to do if tp is 1, or pp is 1?",
         "Go through all pairs of tp and pp, leave out those that do not divide, need too many devices, or do not fit, and take the minimum of (seconds, tp * pp, tp).",
         "b = 1 if goal == 'one chat' else -(-chats // min(pp, chats)); stage = (matrices + b * kv) / (tp * pp) / rate; if tp > 1: stage += 2 * layers / pp * message; if pp > 1: stage += message; found.append((pp * stage, tp * pp, tp, pp)). "
-        "Return list(min(found)[2:]) or None.",
+        "Return list(min(found)[2:]) if found else None.",
     ),
     size=lambda case: case["devices"]["n"] * 100 + case["chats"],
 )
@@ -142,6 +142,13 @@ FIXED = {  # matrices, kv, layers, heads; n, memory, message; chats; goal: where
     "one stage hands on to nobody": ((96, 6, 6, 2), (6, 200, 0.25), 3, GOALS[1]),
     "one chat, whatever their number": ((96, 96, 4, 2), (6, 200, 2.0), 2, GOALS[0]),
     "a tie, and fewer devices": ((64, 0, 4, 2), (4, 100, 0.0), 1, GOALS[0]),
+    "a tie, and fewer devices that stand in wider groups": (
+        (96, 48, 6, 2),
+        (6, 432, 0.75),
+        4,
+        GOALS[1],
+    ),
+    "a tie, and fewer devices without stages": ((12, 12, 4, 3), (4, 72, 0.125), 7, GOALS[1]),
     "a tie, and as many devices": ((64, 0, 2, 2), (2, 40, 2.0), 1, GOALS[0]),
 }
 
@@ -255,6 +262,12 @@ Q.mistakes(
         "tp must divide the heads, and pp the layers.": {"divides": False},
         "of splits that take the same time the one with fewest devices was asked for.": {
             "key": lambda seconds, tp, pp: (seconds, -tp * pp, tp)
+        },
+        "the smallest tp counts only among those that have as few devices.": {
+            "key": lambda seconds, tp, pp: (seconds, tp, pp)
+        },
+        "of splits that tie with as few devices the smallest tp was asked for, not the largest.": {
+            "key": lambda seconds, tp, pp: (seconds, tp * pp, -tp)
         },
         "tp and pp are swapped.": {"swapped": True},
         "the goal is not looked at: all chats always.": {"goals": "all chats"},
