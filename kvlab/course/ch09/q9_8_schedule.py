@@ -31,7 +31,7 @@ Write a schedule of your own; the engine of this book serves people by it, with 
 `[name, pending, written, waited]`: tokens that are there and not computed yet, tokens of the answer that are written, and in how many steps in a row, up to now, nothing was computed for it. Return a list of `[name, tokens]`. As in 9.2, a request reads while more than one token is pending or nothing is written; else it writes, and one token is pending. How
 you do it is your choice. What your schedule has to keep are promises:
 
-1. No step has more than `budget` tokens, and none is empty while somebody is there.
+1. No step has more than `budget` tokens, nobody gets more than is pending, and no step is empty while somebody is there.
 2. Nobody who writes ever waits: there is a token in every step. (There are never more requests than the budget has tokens.)
 3. A long prompt does not wait for nothing: a step is full as long as there are tokens to fill it with.
 4. Who asks something short is not kept waiting by somebody else's long prompt: of those who read, the one with the **fewest** pending tokens comes first.
@@ -158,6 +158,7 @@ class _Counted:
         pairs = [(name, n) for name, n in self.answer(asked, budget) if name in there]
         tokens = sum(n for _, n in pairs)
         seen["most"], seen["empty"] = max(seen["most"], tokens), seen["empty"] + (tokens < 1)
+        seen["beyond"] += sum(max(0, n - there[name].pending) for name, n in pairs)
         seen["unused"] += tokens < min(budget, sum(r.pending for r in there.values()))
         given = {name for name, n in pairs if n > 0}
         for name, request in there.items():
@@ -185,6 +186,7 @@ def _served(answer, case, arrivals, make):
 def _promised(seen, case):
     return {
         "most tokens in a step": AtMost(case["budget"]).of(seen["most"]),
+        "tokens given beyond what is pending": AtMost(0).of(seen["beyond"]),
         "empty steps": AtMost(0).of(seen["empty"]),
         "times that somebody who writes was left out of a step": AtMost(0).of(
             seen["writers left out"]
@@ -250,13 +252,14 @@ def _(answer, case):
         ([["a", 1, 0, 0], ["b", 9, 0, PATIENCE], ["c", 1, 1, 0]], 4),
         ([["a", 30, 0, PATIENCE - 1], ["b", 7, 0, 0]], 7),
         ([["a", 9, 5, 1], ["b", 4, 0, 0]], 6),
+        ([["a", 1, 3, 0], ["b", 4, 0, 0]], 9),
         ([], 5),
     ]
     seen = {}
     for requests, budget in calls:
         pairs = answer(requests, budget)
         tokens = {name: n for name, n in pairs if n}
-        seen[f"schedule({requests}, {budget})"] = dict(sorted(tokens.items()))
+        seen[f"schedule({requests}, {budget})"] = sorted(map(list, tokens.items()))
     return seen
 
 
@@ -275,7 +278,7 @@ def _(answer, case):
 
 def _plan(
     requests, budget, *, order=lambda r: (r[3] < PATIENCE, r[1]), writers="first", share=None,
-    cuts=True, limit=None, over=0, writes=lambda r: r[1] == 1 and r[2] > 0,
+    cuts=True, limit=None, over=0, fills=False, writes=lambda r: r[1] == 1 and r[2] > 0,
 ):  # fmt: skip
     writing = [r for r in requests if writes(r)]
     reading = sorted((r for r in requests if not writes(r)), key=order)
@@ -294,6 +297,8 @@ def _plan(
             if n > 0:
                 step.append([name, n])
                 left -= n
+    if fills and step:
+        step[-1][1] += max(0, left)
     return step
 
 
@@ -318,6 +323,9 @@ Q.mistakes(
         "prompts get equal shares of the budget, and steps are not full.": {"share": True},
         "a prompt gets 8 tokens at most, though there is space for more.": {"limit": 8},
         "a prompt is read whole, whatever the budget says.": {"cuts": False},
+        "the last one gets all that is left of the budget, more than it has pending.": {
+            "fills": True
+        },
         "a step has one token more than the budget.": {"over": 1},
         "whoever has written something counts as writing. Who lost its blocks reads again.": {
             "writes": lambda r: r[2] > 0
