@@ -171,7 +171,7 @@ _law("no request", lambda case: _first(case, 0))
 
 def _serve(
     model, prompts, limits, eos, n_seats, *, clears=True, static=False, padded=False, lingers=0,
-    order=lambda answers, ended: answers, apart=False, next_one=0, whole=False, shows=True,
+    order=lambda answers, ended: answers, apart=False, next_one=0, whole="", shows=True,
     ends=True, over=0, feeds=-1,
 ):  # fmt: skip
     answers, ended = [[] for _ in prompts], []
@@ -189,7 +189,8 @@ def _serve(
                 longest = max(len(prompts[j]) for j in seated.values() if not answers[j])
                 rows.append([seat, [0] * (longest - len(prompts[i])) + prompts[i]])
             elif whole:
-                model.clear(seat)
+                if whole == "cleared":
+                    model.clear(seat)
                 rows.append([seat, prompts[i] + answers[i]])
             else:
                 rows.append([seat, [answers[i][feeds]] if answers[i] else prompts[i]])
@@ -229,8 +230,10 @@ Q.mistakes(
             "next_one": -1
         },
         "the whole text is taken in again in each call. Its keys and values are in the seat.": {
-            "whole": True
+            "whole": "cleared"
         },
+        "the whole text is taken in again in each call, behind what the seat holds of it. Only the "
+        "token that was written last is new.": {"whole": "behind"},
         "eos belongs to the answer, as its last token.": {"shows": False},
         "the answer goes on behind eos.": {"ends": False},
         "an answer has a token more than its limit.": {"over": 1},
