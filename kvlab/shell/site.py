@@ -18,7 +18,7 @@ from kvlab.shell.lab import has_folders
 PAGES = (
     "chapters/*.ipynb", "exercises/*.ipynb", "docs/**/*", "README.md", "CHANGELOG.md",
     "CONTRIBUTING.md",
-    "kvlab/pocket/weights/README.md", "benchmarks/results/*.md",
+    "kvlab/pocket/weights/README.md", "benchmarks/results/*",
 )  # fmt: skip
 # Whose names have a page: the package, and its parts that are used by themselves.
 DESCRIBED = (
