@@ -105,7 +105,7 @@ class Bench:
         return [
             Case(f"{size.users} users at once, beside one after the other", 5.0,
                  lambda: self.alone(many), lambda: self.served(many)),
-            Case("twin: one user", 0.9,
+            Case("twin: one user", 0.98,
                  lambda: self.alone(many[:1]), lambda: self.served(many[:1])),
         ]  # fmt: skip
 
@@ -119,7 +119,7 @@ class Bench:
         return [
             Case(f"{len(mixed)} users of mixed lengths, beside padded batches of {rows}", 2.0,
                  lambda: self.padded(mixed, rows), lambda: self.served(mixed, max_running=rows)),
-            Case("twin: equal lengths", 0.9,
+            Case("twin: equal lengths", 0.98,
                  lambda: self.padded(equal, rows), lambda: self.served(equal, max_running=rows)),
         ]  # fmt: skip
 
