@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import SHAPE, TINY, arguments, over, random_model, record
-from benchmarks.readme import pruned as as_markdown
+from benchmarks.tables import pruned as as_markdown
 from kvlab import (
     KVCache,
     ModelConfig,

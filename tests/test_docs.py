@@ -9,15 +9,15 @@ import sys
 import pytest
 import torch
 
-from benchmarks.readme import TABLES, filled
+from benchmarks.tables import TABLES, filled
 from kvlab.course.exercises import ALL
 from kvlab.shell.cli import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_tables_of_the_readme_are_the_recorded_results():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_tables_of_measurements_are_the_recorded_results():
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert filled(text) == text and "| 512 |" in text
     for name in TABLES:
         recorded = (ROOT / "benchmarks" / "results" / f"{name}.json").exists()
@@ -114,6 +114,13 @@ def test_commands_named_in_the_readme_exist():
     assert {"lab", "test", "demo", "generate", "doctor", "grade"} <= set(
         re.findall(r"kvlab (\w+)", text)
     )
+
+
+def test_the_readme_is_short_and_opens_with_the_page_in_which_the_model_runs():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 200, "tables of measurements stand in docs/benchmarks.md"
+    picture, commands = text.index("](docs/images/live.png)"), text.index("```")
+    assert picture < commands < text.index("\n## ")
 
 
 def test_the_readme_lists_the_chapters_that_are_there():

@@ -1,4 +1,4 @@
-"""Fill the README's tables from the recorded results: `python -m benchmarks.readme`."""
+"""Fill the tables of docs/benchmarks.md from recorded results: `python -m benchmarks.tables`."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ TABLES: dict[str, Callable[[Result], list[str]]] = {
 
 
 def filled(text: str) -> str:
-    """The README with its tables as the results say them."""
+    """The page with its tables as the results say them."""
     for name, table in TABLES.items():
         if f"<!-- {name} -->" not in text:  # not measured yet
             continue
@@ -212,5 +212,5 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    files.write(readme, filled(readme.read_text("utf-8")))
+    page = ROOT / "docs" / "benchmarks.md"
+    files.write(page, filled(page.read_text("utf-8")))
