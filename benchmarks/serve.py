@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.common import TINY, arguments, over, random_model, record
 from kvlab import Transformer, generate, load
+from kvlab.fast.compiled import compiled_decode
 from kvlab.measure import interleaved
 from kvlab.serve.blocks import BlockPool, Prefix
 from kvlab.serve.engine import Engine
@@ -66,17 +67,26 @@ class Forgetful(BlockPool):
 
 
 class Bench:
-    """A model and texts of random tokens, the same in every run."""
+    """A model and texts of random tokens, the same in every run; both ways compiled, or neither."""
 
-    def __init__(self, model: Transformer, sizes: Sizes) -> None:
+    def __init__(self, model: Transformer, sizes: Sizes, *, compiled: bool = False) -> None:
         self.model, self.sizes, self.rng = model, sizes, random.Random(0)
+        self.compiled = compiled
         self.most = model.config.max_positions
 
     def tokens(self, n: int) -> list[int]:
         return [self.rng.randrange(self.model.config.vocab_size) for _ in range(n)]
 
     def engine(self, **how) -> Engine:
-        return Engine(self.model, n_blocks=600, size=16, **how)
+        return Engine(self.model, n_blocks=600, size=16, **{"compiled": self.compiled, **how})
+
+    def generate(self, prompts: list[list[int]], n: int) -> Answers:
+        """What the engine is beside: prompts in one batch, `n` tokens each."""
+        if not self.compiled:
+            return generate(self.model, prompts, n, eos=()).tolist()
+        cache = self.model.new_cache(len(prompts), max(map(len, prompts)) + n)
+        step = compiled_decode(self.model, cache)
+        return generate(self.model, prompts, n, eos=(), cache=cache, decode=step).tolist()
 
     def served(self, asked: Sequence[tuple[list[int], int]], **how) -> Answers:
         """Everybody at once."""
@@ -87,7 +97,7 @@ class Bench:
 
     def alone(self, asked: Sequence[tuple[list[int], int]]) -> Answers:
         """One after the other."""
-        return [generate(self.model, p, n, eos=())[0].tolist() for p, n in asked]
+        return [self.generate([p], n)[0] for p, n in asked]
 
     def padded(self, asked: Sequence[tuple[list[int], int]], rows: int) -> Answers:
         """Batches as they come, padded to the longest prompt, until the longest answer is there."""
@@ -95,8 +105,8 @@ class Bench:
         for start in range(0, len(asked), rows):
             batch = asked[start : start + rows]
             most = max(n for _, n in batch)
-            out_BN = generate(self.model, [p for p, _ in batch], most, eos=())
-            found += [row[:n] for row, (_, n) in zip(out_BN.tolist(), batch, strict=True)]
+            rows_said = self.generate([p for p, _ in batch], most)
+            found += [row[:n] for row, (_, n) in zip(rows_said, batch, strict=True)]
         return found
 
     def batching(self) -> list[Case]:
@@ -202,6 +212,7 @@ def gaps(bench: Bench, policy: Policy, budget: int) -> dict[str, object]:
     usual = statistics.median(waits[5:40])
     return {
         "name": f"longest gap as {long:,} tokens come, {policy.__name__}, steps of {budget:,}",
+        "steps": "compiled" if bench.compiled else "plain",
         "gap_in_steps": round(max(waits[40:]) / usual, 1),
         "step_seconds": round(usual, 5),
     }  # fmt: skip
@@ -272,8 +283,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model = random_model(TINY) if args.tiny else load(args.model)[0]
     sizes = SMALL if args.tiny else LARGE if model.config.n_params > 2e7 else Sizes()
-    bench, rows = Bench(model, sizes), []
-    for case in (*bench.batching(), *bench.blocks(), *bench.sharing()):
+    bench, both, rows = Bench(model, sizes), Bench(model, sizes, compiled=True), []
+    cases = [("plain", c) for c in (*bench.batching(), *bench.blocks(), *bench.sharing())]
+    cases += [("compiled", c) for c in (*both.batching(), *both.blocks())]
+    for steps, case in cases:
         answers: tuple[list[Answers], list[Answers]] = ([], [])
         ways = {"base": (answers[0], case.base), "ours": (answers[1], case.ours)}
         runs = {
@@ -284,13 +297,15 @@ def main() -> None:
         same = sum(a == b for a, b in zip(answers[0][0], answers[1][0], strict=True))
         n_tokens = sum(map(len, answers[1][0]))
         rows.append({
-            "name": case.name, "bar": case.bar, **over(seconds["base"], seconds["ours"]),
+            "name": case.name, "steps": steps, "bar": case.bar,
+            **over(seconds["base"], seconds["ours"]),
             "tokens_per_second": round(n_tokens / statistics.median(seconds["ours"]), 1),
             "same_answers": f"{same} of {len(answers[0][0])}",
         })  # fmt: skip
     rows.append(first_tokens(bench, args.rounds))
     rows += [gaps(bench, chunked, budget) for budget in (16, 24, 32, 64)]
     rows.append(gaps(bench, prefill_first, 4096))
+    rows += [gaps(both, chunked, 16), gaps(both, prefill_first, 4096)]
     rows += [freed(bench), *pruned(bench)]
     record(
         "benchmarks.serve", args.out, rows, parameters=model.config.n_params, threads=args.threads

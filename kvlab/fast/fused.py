@@ -8,6 +8,7 @@ Keys and values are written and read where they lie, in the one cache, dense or 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -43,24 +44,34 @@ class FusedDecode:
             reason = f"the model is on {model.device}"
         if reason is None and model.dtype == torch.float16 and not _reads_float16():
             reason = "this processor has no instruction that reads float16; load another dtype"
+        own = getattr(type(cache), "slots", _OwnSlots)  # blocks have their own way
         if reason is None and not self._writes:
-            reason = _unread(cache)
+            reason = _unread(cache) if own is _OwnSlots else cache.unread
         if reason:
             raise ValueError(f"The compiled step for a CPU was asked for, but {reason}.")
         self._rope = model.model.rope
         self._embed = model.model.embed_tokens
         self._dtype = model.dtype
         self._work = torch.float64 if model.dtype == torch.float64 else torch.float32
-        self._cache = cache
         self._layers = [_LayerStep(layer, self._work) for layer in model.model.layers]
         self._norm = _Norm(model.model.norm, self._work)
         self._head = _Matrix(model.head_weights, self._work)
-        slots = _DenseSlots if self._writes else _OwnSlots
-        self._slots = [slots(cache, layer) for layer in range(cache.n_layers)]
-        self._acts = _Activations(model, cache, self._work)
         matrices = [m for layer in self._layers for m in layer.matrices]
         read = sum(m.weight.nbytes for m in [*matrices, self._head])
         self._one_thread = read < ONE_THREAD_BYTES
+        self._slots_of = _DenseSlots if self._writes else own
+        self._bind(model, cache)
+
+    def _bind(self, model: Transformer, cache: Cache) -> None:
+        self._cache = cache
+        self._slots = [self._slots_of(cache, layer) for layer in range(cache.n_layers)]
+        self._acts = _Activations(model, cache, self._work)
+
+    def beside(self, model: Transformer, cache: Cache) -> FusedDecode:
+        """The same step for another cache of the same kind; the model's vectors are shared."""
+        other = copy.copy(self)
+        other._bind(model, cache)
+        return other
 
     def __call__(self, token_B: Tensor) -> Tensor:
         """Feed one token per row. Shapes: token_B -> logits_BV."""

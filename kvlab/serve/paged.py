@@ -11,18 +11,22 @@ where its request's keys lie.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
 from kvlab.protocol import Cache, LayerKV
-from kvlab.serve.reading import Gathered, InPlace, Piece
+from kvlab.serve.reading import Gathered, InPlace, Pieces
 from kvlab.serve.store import BlockStore, Part
 
 
 class StepCache(Cache):
-    """The cache of one step. Requests of one new token are read together, others one by one."""
+    """The cache of one step.
+
+    Requests of one new token are read together, others with those of as many new tokens after as
+    many.
+    """
 
     name, why, unread = "rows", "keys lie in blocks", "nothing else can read blocks"
 
@@ -35,20 +39,18 @@ class StepCache(Cache):
         none_BGTD = store.none_BGTD
         self._kv = LayerKV(none_BGTD, none_BGTD, none_BGTD[..., 0], False, reader=self)
         starts = [0, *accumulate(p.n_new for p in parts)]
-        alone = [i for i, p in enumerate(parts) if p.n_new == 1]
-        self._readers = [
-            (slice(starts[i], starts[i + 1]), Piece(store, p))
-            for i, p in enumerate(parts) if p.n_new > 1
-        ]  # fmt: skip
-        # the kernel for single tokens writes them as well
         kernel = store.unread is None
-        self._slot_S = store.slots(parts) if self._readers or not kernel else None
-        if alone:
-            where = slice(None)
-            if self._readers:
-                where = torch.tensor([starts[i] for i in alone], device=device)
-            reader = (InPlace if kernel else Gathered)(store, [parts[i] for i in alone])
-            self._readers.append((where, reader))
+        alike: dict[tuple[int, int], list[int]] = {}  # what is read together
+        for i, p in enumerate(parts):
+            alike.setdefault((p.n_new, p.held if p.n_new > 1 else 0), []).append(i)
+        self._readers = []
+        for (n_new, _), which in alike.items():
+            reader = Pieces if n_new > 1 else InPlace if kernel else Gathered
+            where = _where([(starts[i], starts[i + 1]) for i in which], device)
+            self._readers.append((where, reader(store, [parts[i] for i in which])))
+        # the kernel for single tokens writes them as well
+        pieces = any(n_new > 1 for n_new, _ in alike)
+        self._slot_S = store.slots(parts) if pieces or not kernel else None
 
     def append(
         self, layer: int, k_BGSD: Tensor, v_BGSD: Tensor, pos_BS: Tensor | None = None
@@ -77,3 +79,10 @@ class StepCache(Cache):
             for at, reader in self._readers:
                 out_SHD[at] = reader(layer, q_SHD[at], k_SGD[at], v_SGD[at])
         return out_SHD.transpose(0, 1)[None]
+
+
+def _where(spans: Sequence[tuple[int, int]], device: torch.device) -> slice | Tensor:
+    """Where the tokens of some requests stand in a step: a slice if they are neighbours."""
+    if all(stop == start for (_, stop), (start, _) in pairwise(spans)):
+        return slice(spans[0][0], spans[-1][1])
+    return torch.tensor([i for span in spans for i in range(*span)], device=device)

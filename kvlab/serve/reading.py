@@ -1,7 +1,7 @@
-"""How a step reads blocks: single tokens together, several tokens of one request by themselves.
+"""How a step reads blocks: single tokens together, and pieces of a length together.
 
-B requests of one new token each, H query heads, G key/value heads, R = H / G, S new tokens, T slots
-of the longest request, D head width.
+B requests that are read together, H query heads, G key/value heads, R = H / G, S new tokens, T
+slots of the longest request, D head width.
 """
 
 from __future__ import annotations
@@ -36,13 +36,17 @@ class InPlace:
 
     def __call__(self, layer: int, q_BHD: Tensor, k_BGD: Tensor, v_BGD: Tensor) -> Tensor:
         """Write keys and values, and read all. Shapes: out_BHD."""
-        new = as_numpy(q_BHD), as_numpy(k_BGD), as_numpy(v_BGD)
         out_BHD = torch.empty(q_BHD.shape, dtype=q_BHD.dtype)
+        new = as_numpy(q_BHD), as_numpy(k_BGD), as_numpy(v_BGD)
+        self.attend(layer, new, as_numpy(out_BHD))
+        return out_BHD
+
+    def attend(self, layer: int, new: tuple[np.ndarray, ...], out_BHD: np.ndarray) -> None:
+        """The same on arrays, the new ones as (q_BHD, k_BGD, v_BGD)."""
         self._attend(
             new, *self._store.arrays[layer], self._table_BK, self._used_B, self._store.size,
-            self._like, as_numpy(out_BHD),
+            self._like, out_BHD,
         )  # fmt: skip
-        return out_BHD
 
 
 class Gathered:
@@ -63,29 +67,30 @@ class Gathered:
         ).flatten(1, 2)
 
 
-class Piece:
-    """Several new tokens of one request.
+class Pieces:
+    """Several new tokens each of some requests, as many of each and after as many.
 
     The beginning of a text is read from what was just computed, a later piece from its blocks.
     """
 
-    def __init__(self, store: BlockStore, part: Part) -> None:
-        self._store, self._table_1K = store, None
-        if part.held:
-            self._table_1K = store.tables([part.table], part.held + part.n_new)
-            self._seen_11ST = seen(store, [part])
+    def __init__(self, store: BlockStore, parts: Sequence[Part]) -> None:
+        self._store, self._table_BK, self._n_new = store, None, parts[0].n_new
+        if parts[0].held:
+            self._table_BK = store.tables([p.table for p in parts], parts[0].held + self._n_new)
+            self._seen_B1ST = seen(store, parts)
 
     def __call__(self, layer: int, q_SHD: Tensor, k_SGD: Tensor, v_SGD: Tensor) -> Tensor:
         """Read all, of which the new ones are written already. Shapes: out_SHD."""
-        q_1HSD, how = q_SHD.transpose(0, 1)[None], {"enable_gqa": q_SHD.shape[1] != k_SGD.shape[1]}
-        if self._table_1K is None:
-            kv = [x_SGD.transpose(0, 1)[None] for x_SGD in (k_SGD, v_SGD)]
-            out_1HSD = F.scaled_dot_product_attention(q_1HSD, *kv, is_causal=True, **how)
+        q_BHSD, how = self._by_request(q_SHD), {"enable_gqa": q_SHD.shape[1] != k_SGD.shape[1]}
+        if self._table_BK is None:
+            kv, how["is_causal"] = [self._by_request(x_SGD) for x_SGD in (k_SGD, v_SGD)], True
         else:
-            kv = self._store.gathered(layer, self._table_1K)
-            seen_11ST = self._seen_11ST
-            out_1HSD = F.scaled_dot_product_attention(q_1HSD, *kv, attn_mask=seen_11ST, **how)
-        return out_1HSD[0].transpose(0, 1)
+            kv, how["attn_mask"] = self._store.gathered(layer, self._table_BK), self._seen_B1ST
+        out_BHSD = F.scaled_dot_product_attention(q_BHSD, *kv, **how)
+        return out_BHSD.transpose(1, 2).flatten(0, 1)
+
+    def _by_request(self, x_SHD: Tensor) -> Tensor:
+        return x_SHD.unflatten(0, (-1, self._n_new)).transpose(1, 2)
 
 
 def seen(store: BlockStore, parts: Sequence[Part]) -> Tensor:

@@ -37,18 +37,35 @@ def serve(args: Namespace) -> int:
         model, n_blocks=n_blocks, size=args.block_size, policy=POLICIES[args.policy],
         budget=args.budget, max_running=args.max_running,
     )  # fmt: skip
+    steps = _compiled(engine)
     name = args.name or Path(args.model).name.removesuffix(".gguf")
     hosts = running.LOCAL if running.is_local(args.host) and key is None else None
     worker = Worker(engine)
     server = running.Server(worker, tokenizer, name, key=key, hosts=hosts, patience=args.patience)
     where, mb = running.address_of(listener), engine.store.allocated_bytes / 1e6
-    said = f"{name} at {where}/v1; {mb:,.0f} MB for keys and values. Ctrl-C ends it."
+    said = f"{name} at {where}/v1; {mb:,.0f} MB for keys and values; {steps}. Ctrl-C ends it."
     print(said, file=sys.stderr, flush=True)
     try:
         server.run(sockets=[listener])
     finally:
         worker.close()
     return 0
+
+
+def _compiled(engine) -> str:
+    """Let an engine's steps be compiled where they can, now and not while somebody waits.
+
+    Returns how they run, and why.
+    """
+    from kvlab.serve.compiled import CompiledSteps
+
+    try:
+        engine.compiled = CompiledSteps(engine.model, engine.store)
+    except ValueError as error:
+        return f"plain steps ({str(error).rstrip('.')})"
+    engine.add("first", [0], 2, ends=())
+    engine.run()
+    return "compiled steps"
 
 
 def torture(args: Namespace) -> int:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import kvlab
+from kvlab.fast.int8 import int8_weights_
 from kvlab.sampling import Sampler
 from kvlab.serve.engine import Engine
 from kvlab.serve.policies import POLICIES, chunked
@@ -61,10 +62,13 @@ def test_everybody_gets_the_answer_that_they_would_get_alone(policy, device):
         assert engine.pool.counts.used == 0
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
 @pytest.mark.parametrize("changes", FAMILIES, ids=[str(c) for c in FAMILIES])
-def test_answers_are_those_of_generate_in_every_family_while_blocks_are_taken_away(changes):
+def test_answers_are_those_of_generate_in_every_family_while_blocks_are_taken_away(
+    changes, compiled
+):
     model, rng = tiny_model(seed=2, **changes), random.Random(9)
-    engine = Engine(model, n_blocks=12, size=4, budget=11)
+    engine = Engine(model, n_blocks=12, size=4, budget=11, compiled=compiled)
     asked, requests = {}, []
     for id, prompt in enumerate(prompts(model, 10, rng)):
         n = rng.randint(4, 18)
@@ -74,9 +78,10 @@ def test_answers_are_those_of_generate_in_every_family_while_blocks_are_taken_aw
     assert any(r.preempted for r in requests) and any(r.cached for r in requests)
 
 
-def test_logits_of_a_step_are_those_of_a_whole_forward(monkeypatch):
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+def test_logits_of_a_step_are_those_of_a_whole_forward(monkeypatch, compiled):
     model, rng = tiny_model(seed=3), random.Random(1)
-    engine = Engine(model, n_blocks=40, size=4, budget=13)
+    engine = Engine(model, n_blocks=40, size=4, budget=13, compiled=compiled)
     compared = 0
     plain = Engine._logits
 
@@ -94,6 +99,75 @@ def test_logits_of_a_step_are_those_of_a_whole_forward(monkeypatch):
         engine.add(id, prompt, 6)
     engine.run()
     assert compared == 48
+
+
+def test_beginnings_and_pieces_of_one_length_are_read_together(monkeypatch):
+    """Also where another request stands between them in the step, and each at its own place."""
+    from kvlab.serve import paged
+
+    model, rng, seen = tiny_model(seed=3), random.Random(1), []
+
+    class Watched(paged.Pieces):
+        def __init__(self, store, parts):
+            seen.append([(p.held, p.n_new) for p in parts])
+            super().__init__(store, parts)
+
+    monkeypatch.setattr(paged, "Pieces", Watched)
+
+    def sixes_and_fives(running, waiting, budget):
+        return [(r, 5 if r.id == 1 else 6) for r in (*running, *waiting)]
+
+    engine = Engine(model, n_blocks=40, size=4, budget=64, policy=sixes_and_fives)
+    asked = {}
+    for id in range(4):
+        prompt = [rng.randrange(model.config.vocab_size) for _ in range(15)]
+        asked[id] = alone(model, prompt, 5)
+        engine.add(id, prompt, 5)
+    assert served(engine) == asked
+    assert seen[:6] == [
+        [(0, 6)] * 3, [(0, 5)], [(6, 6)] * 3, [(5, 5)], [(12, 3)] * 3, [(10, 5)]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
+def test_compiled_steps_give_the_logits_of_plain_ones(kind):
+    """Logits of the same tokens, whatever the numbers are stored as; both kinds of steps mixed."""
+    model, _ = kvlab.load("pocket", dtype="float32" if kind == "int8" else kind)
+    if kind == "int8":
+        int8_weights_(model)
+    rng = random.Random(5)
+    asked = [[rng.randrange(2048) for _ in range(rng.choice([1, 7, 40]))] for _ in range(18)]
+    logits = []
+    for compiled in (False, True):
+        engine, rows = Engine(model, n_blocks=200, budget=64, compiled=compiled), {}
+
+        def kept(row_1V, rows=rows, engine=engine):
+            rows.setdefault(len(rows), row_1V[0].clone())
+            return torch.tensor([7])  # whatever is likeliest
+
+        for id, prompt in enumerate(asked):
+            engine.add(id, prompt, 5, pick=kept, ends=())
+        engine.run()
+        logits.append(torch.stack(list(rows.values())).float())
+    assert logits[0].shape[0] == 18 * 5
+    near = 1e-4 if kind == "float32" else 0.1
+    torch.testing.assert_close(*logits, atol=near, rtol=0)
+
+
+def test_compiled_steps_are_refused_where_they_cannot_be(monkeypatch):
+    from kvlab import kernels
+
+    model = tiny_model()
+    engine = Engine(model, n_blocks=4, compiled=True)
+    request = engine.add("one", [3], 4)
+    engine.step()
+    with kvlab.Probe(model), pytest.raises(ValueError, match="A probe watches this model"):
+        engine.step()
+    engine.run()
+    assert request.answer == alone(model, [3], 4)
+    monkeypatch.setattr(kernels, "missing", lambda name: "numba is not installed")
+    with pytest.raises(ValueError, match="numba is not installed"):
+        Engine(model, n_blocks=4, compiled=True)
 
 
 def test_blocks_read_where_they_lie_and_gathered_give_the_same(monkeypatch):
