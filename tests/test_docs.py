@@ -26,8 +26,11 @@ def test_the_tables_of_measurements_are_the_recorded_results():
 
 @pytest.mark.parametrize(
     "name",
-    ["decode", "prefill", "batch", "gpu", "pruned", "pruned_gpu", "threads", "steps", "serve"],
-)
+    [
+        "decode", "prefill", "batch", "gpu", "pruned", "pruned_gpu", "threads", "steps", "serve",
+        "serve_peers",
+    ],
+)  # fmt: skip
 def test_a_measurement_runs_on_a_toy(name, monkeypatch, capsys):
     """Here and not each in a process of its own, which would load and compile everything again."""
     monkeypatch.setattr(sys, "argv", [name, "--tiny", "--rounds", "1"])

@@ -163,8 +163,10 @@ def test_the_command_serves_until_it_is_told_to_end():
     line = [sys.executable, "-c", run, "serve", "--port", "0", "--blocks", "200"]
     server = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
     try:
-        url = server.stderr.readline().split(" at ")[1].partition(";")[0]
-        body = LONG | {"max_tokens": 200, "stream": True}
+        said = server.stderr.readline()
+        assert "; compiled steps. " in said
+        url = said.split(" at ")[1].partition(";")[0]
+        body = LONG | {"max_tokens": 1500, "stream": True}
         with httpx.stream("POST", f"{url}/completions", json=body, timeout=300) as response:
             lines = response.iter_lines()
             first = next(lines)
