@@ -1,17 +1,11 @@
-"""Fill the tables of docs/benchmarks.md from recorded results: `python -m benchmarks.tables`."""
+"""Fill the tables of docs/benchmarks.md and docs/negative.md: `python -m benchmarks.tables`."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
+from benchmarks.filling import ROOT, Result, Table, filled, where
 from kvlab import files
-
-ROOT = Path(__file__).resolve().parent.parent
-Result = dict[str, Any]
 
 
 def cache(result: Result) -> list[str]:
@@ -175,21 +169,7 @@ def aimed(found: float, target: float | None) -> str:
     return f"{found:.2f}" + ("" if target is None else f" ({target:g})")
 
 
-def where(result: Result) -> str:
-    """Machine, versions and command."""
-    machine = result["machine"]
-    versions = f"torch {machine['torch']}"
-    if "transformers" in machine:
-        versions += f", transformers {machine['transformers']}"
-    waiting = machine.get("waiting", "").lower()
-    passive = ", waiting passively" if waiting == "passive" else ""
-    return (
-        f"{machine['cpu']}, {machine['threads']} threads{passive}, {versions}; "
-        f"`{result['command'].strip()}`."
-    )
-
-
-TABLES: dict[str, Callable[[Result], list[str]]] = {
+TABLES: dict[str, Table] = {
     "cache": cache,
     "decode": decode,
     "prefill": prefill,
@@ -199,18 +179,9 @@ TABLES: dict[str, Callable[[Result], list[str]]] = {
 }
 
 
-def filled(text: str) -> str:
-    """The page with its tables as the results say them."""
-    for name, table in TABLES.items():
-        if f"<!-- {name} -->" not in text:  # not measured yet
-            continue
-        path = ROOT / "benchmarks" / "results" / f"{name}.json"
-        made = "\n".join(table(json.loads(path.read_text("utf-8")))) + "\n"
-        block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
-        text = block.sub(lambda found, made=made: found[1] + made + found[2], text)
-    return text
-
-
 if __name__ == "__main__":
-    page = ROOT / "docs" / "benchmarks.md"
-    files.write(page, filled(page.read_text("utf-8")))
+    from benchmarks.negative import TABLES as NEGATIVE
+
+    for page, tables in (("benchmarks.md", TABLES), ("negative.md", NEGATIVE)):
+        path = ROOT / "docs" / page
+        files.write(path, filled(path.read_text("utf-8"), tables))

@@ -9,7 +9,9 @@ import sys
 import pytest
 import torch
 
-from benchmarks.tables import TABLES, filled
+from benchmarks.filling import filled
+from benchmarks.negative import TABLES as NEGATIVE
+from benchmarks.tables import TABLES
 from kvlab.course.exercises import ALL
 from kvlab.shell.cli import ROOT
 
@@ -18,17 +20,23 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 def test_the_tables_of_measurements_are_the_recorded_results():
     text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    assert filled(text) == text and "| 512 |" in text
+    assert filled(text, TABLES) == text and "| 512 |" in text
     for name in TABLES:
         recorded = (ROOT / "benchmarks" / "results" / f"{name}.json").exists()
         assert recorded == (f"<!-- {name} -->\n|" in text), name
+
+
+def test_what_did_not_work_is_what_the_records_say():
+    text = (ROOT / "docs" / "negative.md").read_text(encoding="utf-8")
+    assert filled(text, NEGATIVE) == text, "python -m benchmarks.tables"
+    assert set(re.findall(r"<!-- ([^/].*?) -->", text)) == set(NEGATIVE)
 
 
 @pytest.mark.parametrize(
     "name",
     [
         "decode", "prefill", "batch", "gpu", "pruned", "pruned_gpu", "threads", "steps", "serve",
-        "serve_peers",
+        "serve_peers", "zeros",
     ],
 )  # fmt: skip
 def test_a_measurement_runs_on_a_toy(name, monkeypatch, capsys):
