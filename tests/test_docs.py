@@ -15,7 +15,7 @@ from benchmarks.tables import TABLES
 from kvlab.course.exercises import ALL
 from kvlab.shell.cli import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_the_tables_of_measurements_are_the_recorded_results():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from kvlab import files
 from kvlab.shell.bootstrap import ROOT
@@ -25,7 +27,28 @@ DESCRIBED = (
     "kvlab", "kvlab.prune", "kvlab.prune.scores", "kvlab.pack", "kvlab.quality", "kvlab.measure",
     "kvlab.serve", "kvlab.parallel", "kvlab.hf",
 )  # fmt: skip
+# A name in a page of docs/examples: when one reaches for it, how, and what that prints.
+EXAMPLE = re.compile(
+    r"^## `(\w+)`\n\n(.+?)\n\n```python\n(.*?)^```\n\n```text\n(.*?)^```$", re.M | re.S
+)
 NEEDED = ("sphinx", "myst_nb", "furo", "sphinx_copybutton")
+
+
+class Example(NamedTuple):
+    """A name's example: when one reaches for it, the code, and what it prints."""
+
+    when: str
+    code: str
+    printed: str
+
+
+def examples(folder: Path) -> dict[str, Example]:
+    """The examples in a folder's pages, each by its full name: `kvlab.load` is in `kvlab.md`."""
+    return {
+        f"{page.stem}.{name}": Example(when, code, printed)
+        for page in sorted(folder.glob("*.md"))
+        for name, when, code, printed in EXAMPLE.findall(page.read_text(encoding="utf-8"))
+    }
 
 
 def build(out: str | Path, root: Path = ROOT, *, book: bool = True) -> Path | None:

@@ -1,8 +1,10 @@
 """How Sphinx makes the book's pages: nothing runs, nothing is fetched from elsewhere."""
 
 import re
+from pathlib import Path
 
 import kvlab
+from kvlab.shell.site import examples
 
 project = "kvlab"
 html_title = "kvlab, a book that runs"
@@ -26,6 +28,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True}
 
+EXAMPLES = examples(Path(__file__).parent / "docs" / "examples")
+
 
 def as_blocks(_app, _what, _name, _obj, _options, lines):
     """Docstrings are written to be read in a terminal: fences become blocks, each line of
@@ -45,5 +49,18 @@ def as_blocks(_app, _what, _name, _obj, _options, lines):
     lines[:] = told
 
 
+def with_example(_app, _what, name, of, _options, lines):
+    """Beneath a public name's docstring its example, wherever it is described."""
+    last = name.rpartition(".")[2]
+    own = f"kvlab.{last}" if last in kvlab.__all__ and getattr(kvlab, last) is of else name
+    if found := EXAMPLES.get(own):
+        lines += ["", "**Example.** " + found.when.replace("\n", " ")]
+        for kind, text in (("python", found.code), ("text", found.printed)):
+            lines += ["", f".. code-block:: {kind}", ""]
+            lines += ["   " + line for line in text.splitlines()]
+        lines.append("")
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", as_blocks)
+    app.connect("autodoc-process-docstring", with_example)
