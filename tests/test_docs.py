@@ -36,7 +36,7 @@ def test_what_did_not_work_is_what_the_records_say():
     "name",
     [
         "decode", "prefill", "batch", "gpu", "pruned", "pruned_gpu", "threads", "steps", "serve",
-        "serve_peers", "zeros",
+        "serve_peers", "zeros", "division",
     ],
 )  # fmt: skip
 def test_a_measurement_runs_on_a_toy(name, monkeypatch, capsys):
