@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from functools import wraps
 from numbers import Integral, Real
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
+P = ParamSpec("P")
+R = TypeVar("R")
 IDS = (torch.int64, torch.int32)
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 HOLDS = {"mps": (torch.float32, torch.float16)}  # devices that do not hold all of these
@@ -161,18 +164,20 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:80]} …"
 
 
-def takes(**tests: type | Callable[[str, object], object]) -> Callable:
+def takes(
+    **tests: type | Callable[[str, object], object],
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator: arguments by name that must be of a type, or that a check of these must pass."""
     of = {
         name: named(kind, test, f"a {test.__name__}") if isinstance(test, type) else test
         for name, test in tests.items()
     }
 
-    def wrap(function: Callable) -> Callable:
+    def wrap(function: Callable[P, R]) -> Callable[P, R]:
         names = list(inspect.signature(function).parameters)
 
         @wraps(function)
-        def called(*args, **given):
+        def called(*args: P.args, **given: P.kwargs) -> R:
             for name, value in (*zip(names, args, strict=False), *given.items()):
                 if name in of:
                     of[name](name, value)

@@ -8,6 +8,10 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # the one that comes along, and the one that `kvlab fetch` brings into this environment
 NAMED = {
@@ -107,11 +111,11 @@ def no_tokenizer(path: Path) -> str:
     return cure
 
 
-def in_short(function: Callable) -> Callable:
+def in_short(function: Callable[P, R]) -> Callable[P, R]:
     """A decorator: refusals of fewer than 500 characters, however long the names in them are."""
 
     @wraps(function)
-    def called(*args, **given):
+    def called(*args: P.args, **given: P.kwargs) -> R:
         try:
             return function(*args, **given)
         except ValueError as error:

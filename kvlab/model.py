@@ -7,6 +7,7 @@ V vocabulary. Parameter names are Hugging Face's, so a checkpoint loads without 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from kvlab import checks, ops
 from kvlab.attention import Chosen, chosen
-from kvlab.cache import Cache, LayerKV, new_cache
+from kvlab.cache import Cache, KVCache, LayerKV, new_cache
 from kvlab.config import ModelConfig
 
 
@@ -53,6 +54,10 @@ class Transformer(nn.Module):
         """The layers' attention modules, in order: `measure.taps.listen` hears what passes."""
         return [layer.self_attn for layer in self.model.layers]
 
+    @overload
+    def new_cache(self, batch: int, capacity: int) -> KVCache: ...
+    @overload
+    def new_cache(self, batch: int, capacity: int, **how: object) -> Cache: ...
     def new_cache(self, batch: int, capacity: int, **how: object) -> Cache:
         """An empty cache that fits this model, its device and its precision.
 
@@ -64,13 +69,9 @@ class Transformer(nn.Module):
         return new_cache(*sizes, dtype=self.dtype, device=self.device, **how)
 
     def forward(
-        self,
-        tokens_BS: Tensor,
-        pos_BS: Tensor | None = None,
-        cache: Cache | None = None,
-        *,
+        self, tokens_BS: Tensor, pos_BS: Tensor | None = None, cache: Cache | None = None, *,
         backend: str = "auto",
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Logits of the token after each given one.
 
         With a cache the tokens follow those already in it, and their keys and values stay there.
@@ -81,13 +82,9 @@ class Transformer(nn.Module):
         return self.head(self.hidden(tokens_BS, pos_BS, cache, backend=backend))
 
     def hidden(
-        self,
-        tokens_BS: Tensor,
-        pos_BS: Tensor | None = None,
-        cache: Cache | None = None,
-        *,
+        self, tokens_BS: Tensor, pos_BS: Tensor | None = None, cache: Cache | None = None, *,
         backend: str = "auto",
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """The last layer's output after the final norm: what `head` reads. Shapes: x_BSC."""
         # an unknown backend is refused, as all else, before anything is written
         attend = chosen(backend, weights=backend == "reference")

@@ -133,9 +133,12 @@ class Storage(Protocol):
 class Watcher(AbstractContextManager, Protocol):
     """What a policy's `watch` returns: a block that the prompt is read in, and then `prune`."""
 
-    cache: Cache
-    again: bool  # whether something is pruned after decoded tokens too
-    watches_decoding: bool  # whether these must then be decoded inside the block
+    @property
+    def cache(self) -> Cache: ...
+    @property
+    def again(self) -> bool: ...  # whether something is pruned after decoded tokens too
+    @property
+    def watches_decoding(self) -> bool: ...  # whether these must be decoded inside the block
 
     def prune(self) -> None:
         """Apply what is due: after the prompt, then after each decoded token."""

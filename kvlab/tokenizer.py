@@ -73,7 +73,7 @@ class Tokenizer:
             )
         return self.encode(self.template(messages, **more), special=False)
 
-    def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
+    def decode(self, ids: Iterable[object], *, special: bool = False) -> str:
         """The text of some token ids; special tokens (EOS) are left out unless asked for.
 
         One row of a batch (1, N), as `generate` gives it, counts as its ids.
@@ -85,7 +85,7 @@ class Tokenizer:
         with checks.told("The tokenizer cannot decode"):
             return self.inner.decode(ids, skip_special_tokens=not special)
 
-    def _checked(self, ids: Iterable[int]) -> list[int]:
+    def _checked(self, ids: Iterable[object]) -> list[int]:
         given = checks.plain(ids)
         given = [given] if isinstance(given, Integral) else given
         checks.listed("ids", given)

@@ -29,6 +29,7 @@ STANDARD_ONLY = [
     "shell.bootstrap",
     "shell.lab",
     "shell.cli",
+    "shell.examples",
     "shell.options",
     "shell.surroundings",
 ]

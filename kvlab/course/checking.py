@@ -146,12 +146,11 @@ class Hint:
     """A hint, which a notebook shows as text."""
 
     def __init__(self, exercise: Exercise, n: int) -> None:
-        self._text = (
-            f"Hint {n + 1} of {len(exercise.hints)} for {exercise.number}: " + (exercise.hints[n])
-        )
+        self.text = exercise.hints[n]
+        self._before = f"Hint {n + 1} of {len(exercise.hints)} for {exercise.number}: "
 
     def __repr__(self) -> str:
-        return self._text
+        return self._before + self.text
 
 
 def hint(number: str, n: int | None = None, *, student: str | None = None) -> Hint:

@@ -94,3 +94,20 @@ def as_text() -> str:
     done = sum(bool(noted.get(e.number, {}).get("passed")) for e in known)
     total = sum(e.points for e in known)
     return "\n".join([*lines, f"{done} of {len(known)} done, {points} of {total} points"])
+
+
+def as_data() -> dict[str, Any]:
+    """The same for programs: the file, and for each exercise what is noted of it."""
+    noted, empty = read(), {"state": "not answered", "tries": 0, "passed": ""}
+    rows = [
+        {"number": e.number, "title": e.title, "points": e.points} | noted.get(e.number, empty)
+        for e in exercises()
+    ]
+    done = [row for row in rows if row["passed"]]
+    return {
+        "file": str(path()),
+        "exercises": rows,
+        "done": len(done),
+        "points": sum(row["points"] for row in done),
+        "out_of": sum(row["points"] for row in rows),
+    }

@@ -103,10 +103,10 @@ def run(
     opened = load(model, device=device, dtype=dtype) if name != "given" else model
     if spread_out and name == "given":
         raise ValueError("Workers open a model by its name, and a model was given that is open.")
-    settings = settings_of(str(name), opened, n_tokens, n_prompts, text, questions, sink, recent)
     shape = Shape(n_tokens, opened[0].config.head_dim, storage(opened[0]), sink, recent)
     for budget in budgets:
         at_bytes((), budget, shape)
+    settings = settings_of(str(name), opened, n_tokens, n_prompts, text, questions, sink, recent)
     cells = Cells(opened, settings, tasks, text, questions)
     how = (str(name), device, dtype, settings, tasks, text, questions, n_threads)
     sent = spreading(Work(*how) if spread_out else None, own, workers, scheduler)

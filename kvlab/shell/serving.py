@@ -26,10 +26,6 @@ def serve(args: Namespace) -> int:
     key = args.api_key or os.environ.get("KVLAB_API_KEY") or None
     if args.policy not in POLICIES:
         raise ValueError(f"There is no policy {args.policy!r}; there are {', '.join(POLICIES)}.")
-    if not 0 <= args.port < 2**16:
-        raise ValueError(
-            f"The port is {args.port}; expected 1 to 65535, or 0 for any that is free."
-        )
     listener = running.listening(args.host, args.port, key=key, is_open=args.open)
     model, tokenizer = load(args.model, device=args.device, dtype=args.dtype)
     n_blocks = args.blocks or running.n_blocks_for(model, args.block_size)

@@ -61,6 +61,8 @@ def build(out: str | Path, root: Path = ROOT, *, book: bool = True) -> Path | No
     """
     if not has_folders(root, "site"):
         return None
+    if not str(out):
+        raise ValueError("The folder's name is empty; expected a new folder, or an older site's.")
     out = Path(out)
     if book:
         _book(root, out)

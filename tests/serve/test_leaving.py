@@ -147,8 +147,9 @@ def test_where_others_could_reach_it_a_key_is_asked_for(host, monkeypatch, capsy
 
 
 def test_a_port_that_is_taken_or_is_none_is_named(capsys):
-    assert cli.main(["serve", "--port", "70000"]) == 1
-    assert "The port is 70000" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["serve", "--port", "70000"])
+    assert "'70000': expected 1 to 65535" in capsys.readouterr().err
     with running.listening("127.0.0.1", 0, key=None, is_open=False) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=f"port {port}"):

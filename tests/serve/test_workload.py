@@ -116,7 +116,7 @@ def test_the_command_serves_the_same_requests_by_each_policy(tmp_path, capsys):
         (["--policies", "first come"], "There is no policy 'first come'; there are prefill_first"),
         (["--policies", ","], "at least one policy"),
         (["--loads", "much"], "Loads 'much' were asked for"),
-        (["--loads", "0"], "rate is 0"),
+        (["--loads", "0"], "A load is 0"),
         (["--requests", "0"], "n is 0"),
         (["--budget", "0"], "budget is 0"),
         (["--plot", "who.txt"], "who.txt"),

@@ -95,3 +95,9 @@ def as_text(exercise: Exercise) -> str:
     for name, kinds, meaning in rows:
         lines.append(f"  {name:<{wide[0]}}  {kinds:<{wide[1]}}  {meaning}".rstrip())
     return "\n".join(lines)
+
+
+def as_data(exercise: Exercise) -> dict[str, Any]:
+    """The same for programs."""
+    found = [{"name": e.name, "kinds": e.kinds, "meaning": e.meaning} for e in entries(exercise)]
+    return {"exercise": exercise.number, "title": exercise.title, "entries": found}

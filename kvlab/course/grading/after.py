@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 from pathlib import Path
 
 from kvlab.course.grading import (
@@ -43,12 +45,15 @@ def run_similar(args: argparse.Namespace) -> int:
         found = similarity.alike(
             there.submissions, chapter=args.chapter, at_least=args.at_least, roster=known
         )
-    if args.csv == "-":
-        print(similarity.as_csv(found), end="")
-        return 0
-    if args.csv:
+    as_json = json.dumps([dataclasses.asdict(pair) for pair in found], indent=1) + "\n"
+    if args.csv not in (None, "-"):
         report.write(args.csv, tables.marked(similarity.as_csv(found)))
-    print(similarity.as_text(found))
+    if args.json not in (None, "-"):
+        report.write(args.json, as_json)
+    if "-" in (args.csv, args.json):
+        print(as_json if args.json == "-" else similarity.as_csv(found), end="")
+    else:
+        print(similarity.as_text(found))
     return 0
 
 
@@ -65,5 +70,9 @@ def run_normalise(args: argparse.Namespace) -> int:
             untidy.append(path)
             if not args.check:
                 notebooks.write(path, tidy)
-    print(f"{', '.join(untidy) or 'nothing'} {'is untidy' if args.check else 'changed'}")
+    what = "is untidy" if args.check else "changed"
+    if args.json:
+        print(json.dumps({what.removeprefix("is "): untidy}))
+    else:
+        print(f"{', '.join(untidy) or 'nothing'} {what}")
     return 1 if untidy and args.check else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from kvlab.course.author import cells
@@ -32,7 +33,8 @@ def run(args: argparse.Namespace, root: Path) -> int:
                 _write(path, made)
     if args.roster:
         stale += _for_each(own, args)
-    print(f"{', '.join(stale) or 'nothing'} {'differs' if args.check else 'written'}")
+    what = "differs" if args.check else "written"
+    print(json.dumps({what: stale}) if args.json else f"{', '.join(stale) or 'nothing'} {what}")
     return 1 if stale and args.check else 0
 
 

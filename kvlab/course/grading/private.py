@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,10 @@ TRIES = 6
 
 def run_cases(args: argparse.Namespace) -> int:
     """What `kvlab cases` does: print the entries of one exercise's cases, or of all."""
-    chosen = [find(args.exercise)] if args.exercise else exercises()
+    chosen = exercises() if args.exercise is None else [find(args.exercise)]
+    if args.json:
+        print(json.dumps([entries.as_data(exercise) for exercise in chosen], indent=1))
+        return 0
     print("\n\n".join(map(entries.as_text, chosen)))
     print("\nNames that begin with _ are not shown to learners. See docs/grading.md.")
     return 0
@@ -36,6 +40,8 @@ def private_cases(path: str | Path) -> dict[str, Callable[..., Any]]:
     """
     import runpy
 
+    if not Path(path).is_file():
+        raise ValueError(f"{path} is not there; expected a Python file with CASES.")
     try:
         found = runpy.run_path(str(path)).get("CASES")
     except Exception as error:

@@ -33,9 +33,12 @@ class Target:
         self.url = self.url.rstrip("/").removesuffix("/v1")
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         limits = httpx.Limits(max_connections=200)
-        self.http = httpx.Client(
-            base_url=self.url, headers=headers, timeout=self.seconds, limits=limits
-        )
+        try:
+            self.http = httpx.Client(
+                base_url=self.url, headers=headers, timeout=self.seconds, limits=limits
+            )
+        except httpx.InvalidURL as error:
+            raise ValueError(f"{self.url!r} is no address ({error}).") from None
 
     def find_model(self) -> None:
         """Ask for the first model's name, where none was given.
