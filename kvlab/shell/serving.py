@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
+
+from kvlab import checks
 
 NEEDS = 'It needs more than the engine: pip install ".[serve]" in the project\'s folder'
 
@@ -24,11 +28,12 @@ def serve(args: Namespace) -> int:
     from kvlab.serve.policies import POLICIES
 
     key = args.api_key or os.environ.get("KVLAB_API_KEY") or None
-    if args.policy not in POLICIES:
-        raise ValueError(f"There is no policy {args.policy!r}; there are {', '.join(POLICIES)}.")
+    _check(args, POLICIES)
     listener = running.listening(args.host, args.port, key=key, is_open=args.open)
     model, tokenizer = load(args.model, device=args.device, dtype=args.dtype)
-    n_blocks = args.blocks or running.n_blocks_for(model, args.block_size)
+    n_blocks = args.blocks
+    if n_blocks is None:
+        n_blocks = running.n_blocks_for(model, args.block_size)
     engine = Engine(
         model, n_blocks=n_blocks, size=args.block_size, policy=POLICIES[args.policy],
         budget=args.budget, max_running=args.max_running,
@@ -62,6 +67,16 @@ def _compiled(engine) -> str:
     engine.add("first", [0], 2, ends=())
     engine.run()
     return "compiled steps"
+
+
+def _check(args: Namespace, policies: Iterable[str]) -> None:
+    """Refuse before a port is taken and a model opened."""
+    if args.policy not in policies:
+        raise ValueError(f"There is no policy {args.policy!r}; there are {', '.join(policies)}.")
+    for name in ("blocks", "block_size", "budget", "max_running"):
+        if getattr(args, name) is not None:
+            checks.whole("--" + name.replace("_", "-"), getattr(args, name))
+    checks.number("--patience", args.patience, lambda s: 0 <= s < math.inf, "seconds, 0 or more")
 
 
 def torture(args: Namespace) -> int:

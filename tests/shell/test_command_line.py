@@ -61,6 +61,9 @@ MISTAKES = {
     "generate": ["", "x -n 1.5", "x --budget abc", "x --temperature nan", "x --top-p nan",
                  "x --seed x", "x --sparsity nan", "x --tp 0", "x --model ''", "x --device ''",
                  "x --seed 99999999999999999999999", "x --dtype ''"],
+    "serve": ["--port x", "--port 70000", "--policy nobody", "--block-size 0", "--blocks 0",
+              "--budget 0", "--max-running 0", "--blocks -1", "--patience -1", "--patience nan",
+              "--host 0.0.0.0 --port 0", "--model nothere --port 0", "x"],
     "torture": ["", "nonsense", "ftp://x", "http://[::1", "x y", "http://127.0.0.1:1 --seconds x",
                 "http://127.0.0.1:1 --case nothing", "''", "http:///", "http://127.0.0.1:1 --frob"],
     "eval": ["nothere", "empty", "file.txt", "a b", "pocket --prompts 0", "pocket --prompts x",
@@ -123,6 +126,10 @@ def test_a_mistake_is_told_and_leaves_no_traceback(name, odd, capsys, monkeypatc
     monkeypatch.chdir(odd)
     monkeypatch.setenv("KVLAB_DATA", str(odd / "data"))
     monkeypatch.setattr("kvlab.shell.lab.become", None)  # nothing starts by mistake
+    if name == "serve":
+        running = pytest.importorskip("kvlab.serve.running", exc_type=ImportError)
+        monkeypatch.setattr(running.Server, "run", None)
+        monkeypatch.delenv("KVLAB_API_KEY", raising=False)
     before = sorted(odd.rglob("*"))
     assert len(MISTAKES[name]) >= 10
     for tail in MISTAKES[name]:
