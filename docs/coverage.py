@@ -318,7 +318,7 @@ IDEAS: tuple[Idea, ...] = (
         "pruning makes the cache smaller",
         "A B",
         (12, "A packed cache, weighed"),
-        ("12.4", "12.6"),
+        ("12.4", "12.6", "12.7"),
         loose="only what is packed or gone",
     ),
     Idea(

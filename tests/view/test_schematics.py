@@ -25,6 +25,12 @@ def config(heads, libraries, width=128, layers=32, hidden=4096, mlp=14336, vocab
 POCKET = config(6, 2, 32, 4, 192, 512, 2048, tie_embeddings=True)
 HUGE = config(128, 8, 128, 128, 16384, 53248, 2**31 - 1)
 LONG = "A model with a very long name that no page holds in a single line of its own, see"
+KEYS = [
+    [0.1, -3, 2, 0, 0, 0, 0, 0.5],
+    [9, 1, 1, 1, 1, 1, 1, -0.04],
+    [1, 2, 3, 4, 5, 6, 7, 8],
+    [0, 0, 0, 0, 0, 0, 0, 0],
+]
 DRAWN = {
     "building": lambda: schematics.building(POCKET),
     "building of MHA": lambda: schematics.building(config(32, 32)),
@@ -94,6 +100,11 @@ DRAWN = {
     ),
     "block map of large blocks": lambda: schematics.block_map({"A": ([63], ["a"] * 64)}, 64, 64),
     "block map of nobody": lambda: schematics.block_map({}, 1, 1),
+    "four ways": lambda: schematics.four_ways(KEYS, 3, [True, False, True, False]),
+    "four ways of the largest": lambda: schematics.four_ways(
+        [[-99.9] * 8] * 8, 4, [True] * 8, bytes_per_number=8
+    ),
+    "four ways of one": lambda: schematics.four_ways([[0] * 8], 1, [True], bytes_per_number=1),
     "cache": lambda: schematics.cache_in_memory(POCKET, 24, 17),
     "cache, full": lambda: schematics.cache_in_memory(POCKET, 8, 8),
     "cache, empty": lambda: schematics.cache_in_memory(POCKET, 1, 0),
@@ -282,6 +293,33 @@ def test_a_block_of_two_chats_is_drawn_once_and_told():
     assert "Block 5 is shared by A and B." in drawn.alt
     assert drawn.svg.count(">free</text>") == 6 and drawn.svg.count(">a</text>") == 1
     assert "shared" not in schematics.block_map({"A": ([1], ["a"])}, 2, 2).alt
+
+
+def test_four_ways_tell_the_bytes_and_the_places():
+    drawn = schematics.four_ways(KEYS, 3, [True, False, True, False])
+    assert drawn.title == "64 bytes of keys: 64 with zeros in them, 32 compacted, 28 packed"
+    assert "Row 0 keeps the places 1, 2, 7." in drawn.alt and "tokens 0 and 2" in drawn.alt
+    words = [words for words, _ in boxes(drawn)]
+    assert words.count("−3.0") == 4 and words.count("9.0") == 3  # of the row that goes one less
+    assert words.count("-0.0") == 0 and words.count("1") == 4 * 3 + 4  # bits, tokens, one address
+    assert "Numbers from 6 × t; marks, bit 0 first, in byte t." in words
+
+
+@pytest.mark.parametrize(
+    "rows, n, keep",
+    [
+        ([[0] * 7], 1, [True]),
+        ([[0] * 8] * 9, 1, [True] * 9),
+        ([], 1, []),
+        ([[0] * 8], 5, [True]),
+        ([[0] * 8], 1, [False]),
+        ([[0] * 8], 1, [True, True]),
+        ([[100] + [0] * 7], 1, [True]),
+    ],
+)
+def test_four_ways_refuse_what_no_page_holds(rows, n, keep):
+    with pytest.raises(ValueError, match="expected"):
+        schematics.four_ways(rows, n, keep)
 
 
 def test_strips_have_one_scale_and_tell_their_sums():

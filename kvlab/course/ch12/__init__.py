@@ -5,7 +5,7 @@ NOTEBOOK = "12_zeros_are_not_free"
 INTRODUCTION = """
 # Exercises to chapter 12: zeros are not free
 
-Six questions. Each has a cell for your answer and a cell that checks it. The check tries your answer on
+Seven questions. Each has a cell for your answer and a cell that checks it. The check tries your answer on
 fresh random cases in a few seconds. If it fails it says on which case, where the first wrong number is,
 and, if it can tell, which well-known mistake you made.
 

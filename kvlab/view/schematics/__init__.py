@@ -9,6 +9,7 @@ from kvlab.view.schematics.calls import phases
 from kvlab.view.schematics.drawing import Drawing
 from kvlab.view.schematics.guessing import guesses
 from kvlab.view.schematics.heads import building
+from kvlab.view.schematics.holding import four_ways
 from kvlab.view.schematics.layers import block
 from kvlab.view.schematics.memory import cache_in_memory
 from kvlab.view.schematics.model import PLACES, whole
@@ -22,6 +23,7 @@ __all__ = [
     "block_map",
     "building",
     "cache_in_memory",
+    "four_ways",
     "guesses",
     "mask",
     "meeting",
