@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from kvlab import checks
 from kvlab.view.schematics.drawing import Drawing
@@ -12,6 +12,10 @@ from kvlab.view.schematics.sheet import MARGIN, WIDTH, Sheet, width_of
 _WIDTH_OF_ROW, _MOST_ROWS, _MOST_KEPT = 8, 8, 4  # a row of 8 has one byte of marks
 _PANEL, _GAP, _LEFT, _CELL, _HIGH, _BIT = 348, 24, 34, 36, 23, 14
 
+_FOOT = (
+    "Left of a row stands the address of its first byte, counted from where the tensor begins; "
+    "right of it, the token that it belongs to."
+)
 Rows = Sequence[Sequence[float]]
 
 
@@ -35,14 +39,8 @@ def four_ways(
     size = checks.whole("bytes_per_number", bytes_per_number)
     if n > _MOST_KEPT:
         raise ValueError(f"n_kept is {n}; expected at most {_MOST_KEPT} of {_WIDTH_OF_ROW}.")
-    checks.kind("keep", keep, (list, tuple), "one boolean a row")
-    if len(keep) != len(rows) or not all(isinstance(k, bool) for k in keep) or not any(keep):
-        raise ValueError(
-            f"keep is {checks.shown(keep)} for {counted(len(rows), 'row')}; expected one boolean "
-            "for each, and at least one that is true."
-        )
+    stay = _those_that_stay(keep, len(rows))
     kept = [_largest(row, n) for row in rows]
-    stay = [t for t, k in enumerate(keep) if k]
     row, dense = _WIDTH_OF_ROW * size, len(rows) * _WIDTH_OF_ROW * size
     sizes = (dense, dense, len(stay) * row, len(rows) * (n * size + 1))
     sheet = Sheet(title or _title(sizes), _words(rows, kept, stay, sizes, size))
@@ -52,23 +50,17 @@ def four_ways(
         "The rows that stay lie next to each other.",
         f"Numbers from {n * size} × t; marks, bit 0 first, in byte t.",
     )
-    draws: tuple[Callable[[float, float], None], ...] = (
-        lambda x, y: _dense(sheet, x, y, rows, range(len(rows)), None, row),
-        lambda x, y: _dense(sheet, x, y, rows, range(len(rows)), kept, row),
-        lambda x, y: _dense(sheet, x, y, rows, stay, None, row),
-        lambda x, y: _packed(sheet, x, y, rows, kept, size),
-    )
-    y, high = sheet.top + 2, 46 + _HIGH * len(rows)
+    every, high = range(len(rows)), 46 + _HIGH * len(rows)
     for i, name in enumerate(("dense", "with zeros", "compacted", "packed")):
-        x = MARGIN + (i % 2) * (_PANEL + _GAP)
-        _panel(sheet, x, y + (i // 2) * (high + 18), name, says[i], sizes[i], dense)
-        draws[i](x, y + (i // 2) * (high + 18) + 40)
-    y = sheet.lines(
-        MARGIN, y + 2 * high + 38, "Left of a row stands the address of its first byte, counted "
-        "from where the tensor begins; right of it, the token that it belongs to.",
-        WIDTH - 2 * MARGIN, size=12.5, role="soft",
-    )  # fmt: skip
-    return sheet.done(y)
+        x, y = MARGIN + (i % 2) * (_PANEL + _GAP), sheet.top + 2 + (i // 2) * (high + 18)
+        _panel(sheet, x, y, name, says[i], sizes[i], dense)
+        if name == "packed":
+            _packed(sheet, x, y + 40, rows, kept, size)
+        else:
+            tokens, zeros = stay if name == "compacted" else every, name == "with zeros"
+            _whole_rows(sheet, x, y + 40, rows, tokens, kept if zeros else None, row)
+    below = sheet.top + 2 * high + 40
+    return sheet.done(sheet.lines(MARGIN, below, _FOOT, WIDTH - 2 * MARGIN, size=12.5, role="soft"))
 
 
 def _checked(rows: object) -> list[list[float]]:
@@ -83,6 +75,16 @@ def _checked(rows: object) -> list[list[float]]:
         for x in row:
             checks.number("a number", x, lambda x: abs(x) < 100, "a number between -100 and 100")
     return [list(map(float, row)) for row in rows]
+
+
+def _those_that_stay(keep: object, n_rows: int) -> list[int]:
+    checks.kind("keep", keep, (list, tuple), "one boolean a row")
+    if len(keep) != n_rows or not all(isinstance(k, bool) for k in keep) or not any(keep):
+        raise ValueError(
+            f"keep is {checks.shown(keep)} for {counted(n_rows, 'row')}; expected one boolean for "
+            "each, and at least one that is true."
+        )
+    return [t for t, k in enumerate(keep) if k]
 
 
 def _largest(row: Sequence[float], n: int) -> list[int]:
@@ -144,7 +146,7 @@ def _frame(sheet: Sheet, x: float, y: float, cells: int, wide: float, rows: int)
     sheet.box(x, y, wide * cells, _HIGH * rows, "key", tint=0, edge=1.5, round_=2)
 
 
-def _dense(
+def _whole_rows(
     sheet: Sheet, x: float, y: float, rows: Rows, tokens: Sequence[int],
     kept: Sequence[Sequence[int]] | None, row: int,
 ) -> None:  # fmt: skip
