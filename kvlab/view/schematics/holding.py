@@ -12,10 +12,6 @@ from kvlab.view.schematics.sheet import MARGIN, WIDTH, Sheet, width_of
 _WIDTH_OF_ROW, _MOST_ROWS, _MOST_KEPT = 8, 8, 4  # a row of 8 has one byte of marks
 _PANEL, _GAP, _LEFT, _CELL, _HIGH, _BIT = 348, 24, 34, 36, 23, 14
 
-_FOOT = (
-    "Left of a row stands the address of its first byte, counted from where the tensor begins; "
-    "right of it, the token that it belongs to."
-)
 Rows = Sequence[Sequence[float]]
 
 
@@ -35,14 +31,12 @@ def four_ways(
     of another length.
     """
     rows = _checked(rows)
-    n = checks.whole("n_kept", n_kept)
+    n = _at_most_four(n_kept)
     size = checks.whole("bytes_per_number", bytes_per_number)
-    if n > _MOST_KEPT:
-        raise ValueError(f"n_kept is {n}; expected at most {_MOST_KEPT} of {_WIDTH_OF_ROW}.")
     stay = _those_that_stay(keep, len(rows))
     kept = [_largest(row, n) for row in rows]
-    row, dense = _WIDTH_OF_ROW * size, len(rows) * _WIDTH_OF_ROW * size
-    sizes = (dense, dense, len(stay) * row, len(rows) * (n * size + 1))
+    row = _WIDTH_OF_ROW * size
+    sizes = (len(rows) * row, len(rows) * row, len(stay) * row, len(rows) * (n * size + 1))
     sheet = Sheet(title or _title(sizes), _words(rows, kept, stay, sizes, size))
     says = (
         f"Row t begins at byte {row} × t.",
@@ -53,14 +47,20 @@ def four_ways(
     every, high = range(len(rows)), 46 + _HIGH * len(rows)
     for i, name in enumerate(("dense", "with zeros", "compacted", "packed")):
         x, y = MARGIN + (i % 2) * (_PANEL + _GAP), sheet.top + 2 + (i // 2) * (high + 18)
-        _panel(sheet, x, y, name, says[i], sizes[i], dense)
+        _panel(sheet, x, y, name, says[i], sizes[i], sizes[0])
         if name == "packed":
             _packed(sheet, x, y + 40, rows, kept, size)
         else:
             tokens, zeros = stay if name == "compacted" else every, name == "with zeros"
             _whole_rows(sheet, x, y + 40, rows, tokens, kept if zeros else None, row)
-    below = sheet.top + 2 * high + 40
-    return sheet.done(sheet.lines(MARGIN, below, _FOOT, WIDTH - 2 * MARGIN, size=12.5, role="soft"))
+    return sheet.done(_foot(sheet, sheet.top + 2 * high + 40))
+
+
+def _at_most_four(n_kept: object) -> int:
+    n = checks.whole("n_kept", n_kept)
+    if n > _MOST_KEPT:
+        raise ValueError(f"n_kept is {n}; expected at most {_MOST_KEPT} of {_WIDTH_OF_ROW}.")
+    return n
 
 
 def _checked(rows: object) -> list[list[float]]:
@@ -116,6 +116,14 @@ def _words(
         f"row, one after the other, and a byte of marks a row, {sizes[3]:,} bytes. Row 0 keeps the "
         f"places {', '.join(map(str, kept[0]))}."
     )
+
+
+def _foot(sheet: Sheet, y: float) -> float:
+    words = (
+        "Left of a row stands the address of its first byte, counted from where the tensor begins; "
+        "right of it, the token that it belongs to."
+    )
+    return sheet.lines(MARGIN, y, words, WIDTH - 2 * MARGIN, size=12.5, role="soft")
 
 
 def _panel(
