@@ -1,6 +1,7 @@
 """The book as pages: all of it is there, every link leads somewhere, nothing is foreign."""
 
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -33,6 +34,18 @@ class Page(HTMLParser):
                 self.foreign.append((tag, address))
         if tag == "img" and not of.get("alt"):
             self.silent.append(of.get("src", "")[:80])
+
+
+def test_each_page_stands_in_the_index_and_leads_to_what_is_copied():
+    """What Sphinx refuses, told where Sphinx is not installed."""
+    there = {file.resolve() for pattern in site.PAGES for file in ROOT.glob(pattern)}
+    index = (ROOT / "site" / "book" / "index.md").read_text(encoding="utf-8")
+    examples = ROOT / "docs" / "examples"  # go into the pages of names
+    for page in sorted(file for file in there if file.suffix == ".md"):
+        name = page.relative_to(ROOT).as_posix().removesuffix(".md")
+        assert f"\n{name}\n" in index or page.parent == examples, name
+        links = re.findall(r"\]\(((?!https?:)[^)#]+)\)", page.read_text(encoding="utf-8"))
+        assert [to for to in links if (page.parent / to).resolve() not in there] == [], name
 
 
 @pytest.fixture(scope="module")
