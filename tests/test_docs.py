@@ -148,3 +148,8 @@ def test_the_readme_lists_the_chapters_that_are_there():
         file = f"chapters/{path.name}"
         there.append((number, title, file, question, str(len(own)), str(minutes)))
     assert listed == there, "README.md: the table of chapters needs the rows that are there"
+
+
+def test_the_page_of_courses_is_what_the_exercises_say():
+    written = (ROOT / "docs" / "courses.md").read_text(encoding="utf-8")
+    assert written == courses.as_markdown(), "python -m docs.courses > docs/courses.md"

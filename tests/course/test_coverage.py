@@ -25,11 +25,6 @@ def test_a_lost_heading_and_a_lost_exercise_are_named(monkeypatch):
     ]
 
 
-def test_the_page_of_courses_is_what_the_exercises_say():
-    written = (ROOT / "docs" / "courses.md").read_text(encoding="utf-8")
-    assert written == courses.as_markdown(), "python -m docs.courses > docs/courses.md"
-
-
 def test_every_exercise_of_a_course_is_there():
     chapters = {str(n) for weeks in courses.COURSES.values() for week in weeks for n in week[0]}
     known = {e.number for e in ALL} | chapters
