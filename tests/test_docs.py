@@ -12,6 +12,7 @@ import torch
 from benchmarks.filling import filled
 from benchmarks.negative import TABLES as NEGATIVE
 from benchmarks.tables import TABLES
+from docs import courses
 from kvlab.course.exercises import ALL
 from kvlab.shell.cli import ROOT
 
