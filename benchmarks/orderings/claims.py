@@ -134,6 +134,8 @@ def _judged(claim: Claim, sparsity: float, cell: Sequence[Any], pairs) -> dict[s
         "better_right": sum(sum(better["right"]) for better, _ in pairs),
         "worse_right": sum(sum(worse["right"]) for _, worse in pairs),
         "of": of,
+        "wins": wins,
+        "losses": losses,
         "p": round(sign_test(wins, losses), 5),
         "verdict": verdict(wins, losses, of, [w - lost for w, lost in won]),
     }

@@ -13,12 +13,15 @@ COLUMNS = [(task, question) for task in ("words", "codes") for question in ("vis
 
 
 def summed(found: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Each row with counts, means and an interval in place of the single answers."""
+    """Each row with counts, means and their intervals in place of the single answers."""
     for row in found:
         right, kl, nats = (row[name] for name in ("right", "kl_nats", "nats"))
         low, high = quality.wilson(sum(right), len(right))
+        kl_low, kl_high = quality.bootstrap(kl)
         yield {k: v for k, v in row.items() if k not in ("right", "kl_nats", "nats")} | {
             "kl_nats": round(sum(kl) / len(kl), 5),
+            "kl_low": round(kl_low, 5),
+            "kl_high": round(kl_high, 5),
             "nats": round(sum(nats) / len(nats), 4),
             "right": sum(right),
             "of": len(right),

@@ -274,6 +274,37 @@ CH12: Reasons = {
     "12.5": {},
 }
 
+CH13: Reasons = {
+    "13.1": {
+        "is_sink_T.nonzero()[:, 0].tolist() -> is_sink_T.nonzero()[:, 0]": "a row of whole numbers is read as a list of them is.",
+        "error.item() -> error  in  return is_sink_T.nonzero()[:, 0].tolist(), out_HSD, error.it": "a tensor of one number is compared as the number is.",
+        "out_HSD - dense_HSD -> dense_HSD - out_HSD  in  error = (out_HSD - dense_HSD).norm() / dense_HSD.norm()": "a difference is as long as its opposite.",
+        "0 -> -1  in  return is_sink_T.nonzero()[:, 0].tolist(), out_HSD, error.it": "what nonzero finds along one axis has one column.",
+    },
+    "13.2": {
+        "row.nonzero()[:, 0].tolist() -> row.nonzero()[:, 0]  in  found = [row.nonzero()[:, 0].tolist() for row in size_GD >= ": "a row of whole numbers is read as a list of them is.",
+        "a_GTP * cos_TP - b_GTP * sin_TP -> b_GTP * sin_TP - a_GTP * cos_TP": "a channel's size does not know its sign.",
+        "-1 -> 1  in  return before, after, torch.stack((ratio_G, turned_ratio_G),": "a table has two axes: the last one and number 1 are the same.",
+        "-1 -> 1  in  middle_G1 = size_GD.median(-1, keepdim=True).values": "a table has two axes: the last one and number 1 are the same.",
+        "-1 -> 1  in  return found, size_GD.amax(-1) / middle_G1[:, 0]": "a table has two axes: the last one and number 1 are the same.",
+        "0 -> -1  in  return found, size_GD.amax(-1) / middle_G1[:, 0]": "the medians have one column.",
+        "0 -> -1  in  found = [row.nonzero()[:, 0].tolist() for row in size_GD >= ": "what nonzero finds along one axis has one column.",
+    },
+    "13.3": {},
+    "13.4": {
+        "s_way >= s_dense -> s_way > s_dense  in  if s_way >= s_dense:": "equal slopes are not asked for: rounding would decide.",
+        "meet <= max(lengths) -> meet < max(lengths)  in  return meet if meet <= max(lengths) else None": "lines that meet at the very longest length are not asked for: rounding would decide.",
+        "0 -> 1  in  every = range(len(dense[0]))": "every length has as many rounds.",
+        "0 -> -1  in  every = range(len(dense[0]))": "every length has as many rounds.",
+        "n - mean_n -> n + mean_n  in  products = sum((n - mean_n) * (ms - mean_ms) for n, ms in zi": "the other factors sum to 0, so a constant more or less changes no sum, and a square no sign.",
+        "n - mean_n -> n  in  products = sum((n - mean_n) * (ms - mean_ms) for n, ms in zi": "the other factors sum to 0, so a constant more or less changes no sum, and a square no sign.",
+        "ms - mean_ms -> ms + mean_ms  in  products = sum((n - mean_n) * (ms - mean_ms) for n, ms in zi": "the other factors sum to 0, so a constant more or less changes no sum, and a square no sign.",
+        "ms - mean_ms -> ms  in  products = sum((n - mean_n) * (ms - mean_ms) for n, ms in zi": "the other factors sum to 0, so a constant more or less changes no sum, and a square no sign.",
+        "n - mean_n -> mean_n - n  in  slope = products / sum((n - mean_n) ** 2 for n in lengths)": "the other factors sum to 0, so a constant more or less changes no sum, and a square no sign.",
+    },
+    "13.5": {},
+}
+
 CH08: Reasons = {
     "8.1": {},
     "8.2": {},
@@ -330,6 +361,7 @@ SURVIVORS: Reasons = {
     **CH10,
     **CH11,
     **CH12,
+    **CH13,
 }
 
 # Of the second right answers (`--second`), as far as they have been swept.

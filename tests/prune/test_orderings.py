@@ -134,6 +134,14 @@ def test_a_claim_is_judged_by_answers_or_by_nearness_to_the_dense_text():
     words, text = claims.judged(rows)
     assert (words["verdict"], words["better_right"], words["worse_right"]) == ("holds", 12, 0)
     assert (text["verdict"], text["better_kl"], text["worse_kl"]) == ("holds", 0.1, 0.2)
+    assert [(one["wins"], one["losses"]) for one in (words, text)] == [(12, 0), (9, 0)]
+
+
+def test_a_mean_comes_with_its_interval():
+    row = _row("m", "K per token", "text", (True, False) * 4, [0.1, 0.3] * 4) | {"nats": [1.0] * 8}
+    (found,) = report.summed([row])
+    assert (found["kl_nats"], found["right"], found["of"]) == (0.2, 4, 8)
+    assert 0.1 <= found["kl_low"] < 0.2 < found["kl_high"] <= 0.3
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path, capsys):
