@@ -334,7 +334,12 @@ IDEAS: tuple[Idea, ...] = (
         (11, "When is an answer right?"),
         ("11.1", "11.6"),
     ),
-    Idea("everything connects: training, inference, pruning", "A B"),
+    Idea(
+        "everything connects: training, inference, pruning",
+        "A B",
+        (13, "Everything connects"),
+        ("13.1", "13.2", "13.5"),
+    ),
 )
 
 

@@ -11,10 +11,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kvlab import policies
 from kvlab.course.author import AtLeast, AtMost, Exercise, NotData
 from kvlab.course.ch13._both import BUDGET, installed, on_pocket, on_smollm2
-from kvlab.prune import Evidence
+from kvlab.prune import Evidence, scores
 
 FEW, NATS = 1, 0.25
 
@@ -177,15 +176,15 @@ def _by(score, share: float, bits: int, k_GTD: Tensor, v_GTD: Tensor, q_HTD: Ten
 
 
 SHIPPED = {
-    "the whole cache": (policies.recency, 1.0, 16),
-    "2 bits, all tokens": (policies.recency, 1.0, 2),
-    "keydiff, 40 %": (policies.keydiff, 0.4, 16),
-    "keydiff, 70 % in 4 bits": (policies.keydiff, 0.7, 4),
-    "snapkv, 40 %": (policies.snapkv, 0.4, 16),
-    "snapkv, 70 % in 4 bits": (policies.snapkv, 0.7, 4),
-    "knorm, 40 %": (policies.knorm, 0.4, 16),
-    "streaming, 40 %": (policies.recency, 0.4, 16),
-    "random, 70 % in 4 bits": (policies.random, 0.7, 4),
+    "the whole cache": (scores.recency, 1.0, 16),
+    "2 bits, all tokens": (scores.recency, 1.0, 2),
+    "keydiff, 40 %": (scores.keydiff, 0.4, 16),
+    "keydiff, 70 % in 4 bits": (scores.keydiff, 0.7, 4),
+    "snapkv, 40 %": (scores.snapkv, 0.4, 16),
+    "snapkv, 70 % in 4 bits": (scores.snapkv, 0.7, 4),
+    "knorm, 40 %": (scores.knorm, 0.4, 16),
+    "streaming, 40 %": (scores.recency, 0.4, 16),
+    "random, 70 % in 4 bits": (scores.random, 0.7, 4),
 }
 
 
