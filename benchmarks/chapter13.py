@@ -2,34 +2,22 @@
 
     python -m benchmarks.chapter13 --out benchmarks/results/chapter13.json
 
-Runs the chapter's code where the model is installed, and writes down what `on_smollm2` measured.
+Runs the chapter where the model is installed, and writes down what its `on_smollm2` measured.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from benchmarks.chapters import run
 from benchmarks.common import record
 from kvlab import hub
 from kvlab.pocket import questions
 
-CHAPTER = Path(__file__).parents[1] / "chapters" / "13_real_model.ipynb"
-TIMED = "nbval-ignore-output"  # what a clock says is not written down
-
-
-def ran() -> dict[str, Any]:
-    """The names that the chapter leaves behind, its timed cells left out."""
-    notebook = json.loads(CHAPTER.read_text("utf-8"))
-    names: dict[str, Any] = {}
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code" and TIMED not in cell["metadata"].get("tags", ()):
-            exec("".join(cell["source"]), names)
-    return names
+CHAPTER = "13_real_model.ipynb"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,15 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights = hub.NAMED["smollm2"] / "model.safetensors"
     if not weights.exists():
         parser.error(hub.UNFETCHED)
-    found = ran()["live"]
-    record(
-        "benchmarks.chapter13",
-        args.out,
-        [],
-        model="smollm2",
-        weights_sha256=questions.sha256(weights),
-        found=found,
-    )
+    out = args.out and args.out.resolve()  # the chapter runs in a folder of its own
+    more = {"model": "smollm2", "weights_sha256": questions.sha256(weights)}
+    record("benchmarks.chapter13", out, [], **more, found=run(CHAPTER).live)
     return 0
 
 
