@@ -1,7 +1,6 @@
 """Every public name has an example, which runs and prints what stands below it."""
 
 import contextlib
-import importlib
 import inspect
 import io
 import re
@@ -9,24 +8,15 @@ import re
 import pytest
 
 from kvlab.shell.cli import ROOT
-from kvlab.shell.site import examples
+from kvlab.shell.site import examples, public
 
-ROOMS = ("kvlab", "kvlab.prune.scores")
+ROOMS = (
+    "kvlab", "kvlab.prune.scores", "kvlab.prune", "kvlab.pack", "kvlab.measure", "kvlab.serve",
+    "kvlab.quality", "kvlab.view",
+)  # fmt: skip
 FOLDER = ROOT / "docs" / "examples"
 EXAMPLES = examples(FOLDER)
 NUMBER = re.compile(r"-?\d+\.\d*(?:e[-+]\d+)?")
-
-
-def public(room):
-    """A module's public names with what they are: its `__all__`, or what it defines itself."""
-    module = importlib.import_module(room)
-    if hasattr(module, "__all__"):
-        return {name: getattr(module, name) for name in module.__all__}
-    return {
-        name: of
-        for name, of in vars(module).items()
-        if not name.startswith("_") and getattr(of, "__module__", "") == room
-    }
 
 
 def wanted(rooms):

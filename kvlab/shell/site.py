@@ -111,13 +111,26 @@ def _book(root: Path, out: Path) -> None:
         raise ValueError(f"Sphinx found pages that are not right:\n{said[:4000]}")
 
 
+def public(name: str) -> dict[str, object]:
+    """A module's public names with what they are: its `__all__`, or what it defines itself."""
+    module = importlib.import_module(name)
+    if hasattr(module, "__all__"):
+        return {own: getattr(module, own) for own in module.__all__}
+    return {
+        own: of
+        for own, of in vars(module).items()
+        if not own.startswith("_") and getattr(of, "__module__", "") == name
+    }
+
+
 def _names_of(name: str) -> str:
     """The page of a module's public names, with their docstrings."""
-    module, more = importlib.import_module(name), ""
-    if hasattr(module, "__all__"):
-        others = tuple(other for other in DESCRIBED if other.startswith(f"{name}."))
-        home = {own: getattr(getattr(module, own), "__module__", "") for own in module.__all__}
-        elsewhere = [own for own, of in home.items() if others and f"{of}.".startswith(others)]
+    more = ""
+    if hasattr(importlib.import_module(name), "__all__"):
+        others = [public(other) for other in DESCRIBED if other.startswith(f"{name}.")]
+        elsewhere = [
+            own for own, of in public(name).items() if any(o.get(own) is of for o in others)
+        ]
         more = "   :imported-members:\n"
         more += f"   :exclude-members: {', '.join(elsewhere)}\n" if elsewhere else ""
     return f"# {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n{more}```\n"

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+import kvlab
 from kvlab.shell import cli, site
 from kvlab.shell.bootstrap import ROOT
 
@@ -70,6 +71,16 @@ def test_every_chapter_and_exercise_has_a_page_and_no_solution_has(built):
     assert 'rel="next"' in chapter and 'rel="prev"' in chapter
     names = (built / "api" / "kvlab.prune.html").read_text("utf-8")
     assert 'id="kvlab.prune.Evict"' in names and "Raises:" in names
+
+
+def test_every_name_of_the_package_is_described_once_with_its_example(built):
+    said = "".join(page.read_text("utf-8") for page in (built / "api").glob("*.html"))
+    for name in set(kvlab.__all__) - {"__version__"}:
+        found = re.findall(rf'id="kvlab\.(?:[a-z_]+\.)*{name}"', said)
+        assert len(found) == 1, (name, found)
+        assert "Example." in said.split(found[0])[1].split('class="sig sig-object py" id="')[0], (
+            name
+        )
 
 
 def test_every_link_leads_somewhere(pages):
