@@ -14,7 +14,7 @@ from kvlab.course.author.compare import came, describe, difference
 from kvlab.course.author.complaints import explained
 from kvlab.course.author.laws import is_stub, narrow
 from kvlab.course.author.picture import picture
-from kvlab.course.author.spec import Case, Exercise, Law, Outcome, Verdict
+from kvlab.course.author.spec import Case, Exercise, Law, Outcome, Verdict, Wrong
 from kvlab.course.sandbox.answer import (
     Answer,
     AnswerRaised,
@@ -74,7 +74,7 @@ def _judged(
     try:
         for law in exercise.laws:
             for case, called in drawn:
-                failed = _failure(exercise, law, answer, case, called, recalls)
+                failed = _failure(exercise, law, answer, (case, called), drawn, recalls)
                 if failed is not None:
                     return replace(failed, held=held)
             held += 1
@@ -110,20 +110,29 @@ class NotAnswered(Exception):
 
 
 def _failure(
-    exercise: Exercise, law: Law, answer: Answer, case: Case, called: str, recalls: bool
+    exercise: Exercise,
+    law: Law,
+    answer: Answer,
+    on: tuple[Case, str],
+    drawn: list[tuple[Case, str]],
+    recalls: bool,
 ) -> Verdict | None:
-    """None if the law holds on this case; else the verdict, with the known mistake."""
+    """None if the law holds on this one of the cases; else the verdict, with the known mistake."""
+    case, called = on
     outcome = _outcome(law, answer, case)
-    text, drawn, _ = _fault(law, case, outcome)
+    text, shown, _ = _fault(law, case, outcome)
     if not text:
         return None
-    mistake = _known_mistake(exercise, law, case, outcome)
+    others = [other for other, _ in drawn if other is not case]
+    mistake = _known_mistake(exercise, law, answer, case, outcome, others)
     if called == PRIVATE:  # a picture would show it
         return Verdict(exercise, "failed", _on(law, called, text), mistake)
     inputs = {name: value for name, value in case.items() if not name.startswith("_")}
     again = None
     if recalls:
-        again = recall.call(exercise, law.run, answer, case, lambda o: _fault(law, case, o)[2])
+        again = recall.call(
+            exercise, law.run, answer, case, lambda o: _fault(law, case, o)[2], outcome
+        )
     if law.shows:
         called = law.shows(case)
     elif again:  # the call that failed need not be with the case's own
@@ -131,7 +140,7 @@ def _failure(
     text = _on(law, called, text)
     how = recall.by_hand(exercise.name, again)
     return Verdict(
-        exercise, "failed", text, mistake, drawn, inputs if again is None else again, how
+        exercise, "failed", text, mistake, shown, inputs if again is None else again, how
     )
 
 
@@ -175,28 +184,47 @@ def _outcome(law: Law, answer: Answer, case: Case) -> Outcome:
         return {NOT_DATA: f"your code returned something of another form ({found})."}
 
 
-def _known_mistake(exercise: Exercise, law: Law, case: Case, outcome: Outcome) -> str | None:
+def _known_mistake(
+    exercise: Exercise, law: Law, answer: Answer, case: Case, outcome: Outcome, others: list[Case]
+) -> str | None:
     """What is said of the known wrong answers whose outcome is the very same.
 
-    Those that this answer cannot be, since they break a law that it holds, are left out if others
-    are there.
+    Of several, those that this answer cannot be are left out if others are there: they break a law
+    that it holds, or come to something else on another case.
     """
-    alike = []
-    for wrong in exercise.wrong:
-        try:
-            theirs = _outcome(law, LocalAnswer(wrong.answer), case)
-        except NotAnswered:
-            continue
-        if _same_outcome(outcome, theirs):
-            alike.append(wrong)
+    alike = [w for w in exercise.wrong if _does_as(w.answer, law, case, outcome)]
     if len(alike) > 1:
-        before = exercise.laws[: exercise.laws.index(law)]
-        alike = [w for w in alike if _holds(before, w.answer, case)] or alike
+        before = exercise.laws[: exercise.laws.index(law)]  # this answer holds them on all cases
+        alike = [w for w in alike if _holds(before, w.answer, [case, *others])] or alike
+    for other in others:
+        if len(alike) > 1:
+            alike = _alike_on(other, law, answer, alike)
     return " Or: ".join(wrong.says for wrong in alike) or None
 
 
-def _holds(laws: Sequence[Law], answer: Callable[..., Any], case: Case) -> bool:
-    return not any(any(_fault(law, case, _outcome(law, LocalAnswer(answer), case))) for law in laws)
+def _alike_on(case: Case, law: Law, answer: Answer, alike: list[Wrong]) -> list[Wrong]:
+    """Those of several wrong answers to which the same comes on one more case; all if none are."""
+    try:
+        outcome = _outcome(law, answer, case)
+    except (NotAnswered, Stopped):
+        return alike
+    return [w for w in alike if _does_as(w.answer, law, case, outcome)] or alike
+
+
+def _does_as(wrong: Callable[..., Any], law: Law, case: Case, outcome: Outcome) -> bool:
+    """Whether a known wrong answer gives this outcome too."""
+    try:
+        return _same_outcome(outcome, _outcome(law, LocalAnswer(wrong), case))
+    except NotAnswered:
+        return False
+
+
+def _holds(laws: Sequence[Law], answer: Callable[..., Any], cases: Sequence[Case]) -> bool:
+    return not any(
+        any(_fault(law, case, _outcome(law, LocalAnswer(answer), case)))
+        for case in cases
+        for law in laws
+    )
 
 
 def _same_outcome(a: Outcome, b: Outcome) -> bool:

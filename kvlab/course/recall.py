@@ -18,6 +18,7 @@ from kvlab.course.author.spec import Case, Exercise, Outcome, Run
 from kvlab.course.sandbox.answer import Answer, LocalAnswer, LocalObject
 
 MOST = 200  # calls that are looked through
+CALL = "_call"  # where an outcome names the call that failed
 
 
 class _Other(Exception):
@@ -62,14 +63,22 @@ class _Replayed:
 
 
 def call(
-    exercise: Exercise, run: Run, answer: LocalAnswer, case: Case, wrong: Callable[[Outcome], str]
+    exercise: Exercise,
+    run: Run,
+    answer: LocalAnswer,
+    case: Case,
+    wrong: Callable[[Outcome], str],
+    outcome: Outcome | None = None,
 ) -> Case | None:
     """The call's arguments, by the names that the answer has for them; of a class, its calls.
 
     None for what does not go wrong twice alike, and for an answer without such names.
 
-    `wrong` names the first value of an outcome that is not what it should be, "" if all are.
+    `wrong` names the first value of an outcome that is not what it should be, "" if all are. A law
+    that looked for the call itself says so: its outcome has the arguments under `CALL`.
     """
+    if outcome and outcome.get(CALL):
+        return _named(answer, tuple(copy.deepcopy(outcome[CALL])))
     seen = _Recorded(answer)
     try:
         name = wrong(run(seen, case))

@@ -33,6 +33,24 @@ def test_bars_and_tolerances():
     assert "torch.int64, got torch.int32" in fault("x", torch.ones(2).int(), torch.ones(2).long())
 
 
+def test_lists_that_begin_alike_are_told_apart_by_their_lengths_and_the_first_difference():
+    long = list(range(100, 160))
+    said = compare.difference("ids", long[:-2], long)
+    assert said == "ids: expected 60 entries, got 58."
+    said = compare.difference("ids", [*long[:50], 7, 7, *long[53:]], long)
+    assert said == "ids: expected 60 entries, got 59; at 50 expected 150, got 7."
+    assert "expected [100, 101" in compare.difference("ids", [7, *long], long)
+    assert "expected 60" in compare.difference("ids", [[*long[:-1]]], [long])
+
+
+def test_a_number_from_float32_is_asked_about_as_a_tensor_is():
+    third = 1.2345678912
+    said = compare.difference("nats", third + 1e-7, third)
+    assert said.endswith("All agree to about six digits: is one step in float32?")
+    assert "float32" not in compare.difference("nats", 1.3, third)
+    assert "float32" not in compare.difference("n", 2, third)
+
+
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool])
 def test_whole_numbers_differ_whichever_is_larger(dtype):
     none, one = torch.zeros(3, dtype=dtype), torch.tensor([0, 1, 0]).to(dtype)

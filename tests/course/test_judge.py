@@ -1,6 +1,8 @@
 """How an answer is judged: which case is shown, which mistake is named, what is no answer."""
 
 from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from kvlab.course.exercises import ALL
 from kvlab.course.grading import notebooks
 from kvlab.course.grading.grade import grade_source
 from kvlab.course.judge import draw, judge
-from kvlab.course.sandbox.answer import AnswerRaised, LocalAnswer
+from kvlab.course.sandbox.answer import AnswerRaised, LocalAnswer, NotData, as_data
 from tests.course.answering import ANSWERS, BY_NUMBER, SOLUTION, local, run_cell, small
 
 
@@ -70,6 +72,16 @@ def test_an_object_that_equals_everything_is_no_answer():
     assert lie.state == "failed" and "of type Liar" in lie.message
     lie = check("6.2", lambda *a: [torch.zeros(1).as_subclass(FriendlyTensor)] * 3)
     assert not lie.passed and "FriendlyTensor" in lie.message
+
+
+def test_a_fraction_is_a_number_and_one_of_the_learners_own_is_not():
+    class Own(Fraction):
+        pass
+
+    assert as_data([Fraction(1, 4), Decimal("0.5")]) == [0.25, 0.5]
+    for odd, says in ((Fraction(10**400), "a Fraction beyond all floats"), (Own(1), "type Own")):
+        with pytest.raises(NotData, match=says):
+            as_data(odd)
 
 
 def test_changing_an_input_is_named():
@@ -160,6 +172,26 @@ def test_a_known_mistake_that_breaks_an_earlier_law_is_not_the_one_that_was_made
     assert judge(alone, LocalAnswer(wrong[1].answer), 1).mistake == "always", "better than no name"
 
 
+def test_of_mistakes_that_look_alike_the_one_that_fits_all_cases_is_named():
+    """The first two do the same on one case of two; the third breaks a law, on the other case."""
+    cases = iter([{"n": 1}, {"n": 2}] * 9)
+    earlier = spec.Law("1", lambda a, c: {"x": a(9 + c["n"])}, lambda c, _: {"x": 0})
+    law = spec.Law("2", lambda a, c: {"x": a(c["n"])}, lambda c, _: {"x": 0})
+    wrong = [
+        spec.Wrong(lambda n: 7 * (n < 9), "always"),
+        spec.Wrong(lambda n: 7 * (n == 1), "once"),
+        spec.Wrong(lambda n: 7 * (n < 9 or n == 11), "breaks the other law"),
+    ]
+    one = small(
+        name="f", laws=(earlier, law), cases=lambda rng: next(cases), n_cases=2, wrong=wrong
+    )
+    named = [judge(one, LocalAnswer(w.answer), 1).mistake for w in wrong[:2]]
+    assert named == ["always", "once"]
+    neither = spec.Wrong(lambda n: 7 if n == 1 else 8 * (n == 2), "")
+    said = judge(one, LocalAnswer(neither.answer), 1).mistake
+    assert said == "always Or: once", "better than no name"
+
+
 def test_a_result_of_another_form_is_the_answers_fault_and_not_the_laws():
     law = spec.Law("two", lambda a, c: dict(zip("xy", a(), strict=True)), lambda c, _: {"x": 1})
     verdict = judge(small(laws=(law,)), LocalAnswer(lambda: 7), 1)
@@ -219,6 +251,7 @@ def test_what_torch_asks_for_in_its_own_terms_is_said_in_plain_ones():
     exercise.agrees("sum", "x_ST", gives="sum_S")
     for wrong, says in (
         (lambda x: x.argsort(-1, stable=True), "argsort(dim=-1, stable=True)."),
+        (lambda x: x.argsort(1, descending=True, stable=True), "argsort(dim=-1, stable=True)."),
         (lambda x: x.float() @ x.T, "Tensors of two types meet"),
         (
             lambda x: torch.zeros(2, 2).scatter(0, torch.zeros(1, 1).long(), double),

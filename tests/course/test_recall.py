@@ -69,6 +69,19 @@ def test_of_many_calls_the_one_that_failed_is_kept():
     assert both.case == {"n": 3} and both.again
 
 
+def test_a_law_that_looked_for_the_call_itself_says_which_it_is():
+    """Of more calls than are looked through; 9.2's plans are such."""
+
+    def run(answer, case):
+        bad = [n for n in range(300) if answer(n)]
+        return {"_call": bad[:1], "wrong": len(bad)}
+
+    assert the(run, lambda n: n in (260, 270)).case == {"n": 260}
+    verdict, wrong = failed("9.2", "is told from what is pending alone")
+    assert verdict.case.keys() >= {"requests", "budget", "rule"}
+    assert f"got {wrong(**verdict.case)}" in verdict.message
+
+
 def test_a_call_that_raises_or_gives_no_data_is_kept():
     def run(answer, case):
         return {"sum": answer(1) + answer(2) + answer(3)}

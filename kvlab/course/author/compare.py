@@ -143,7 +143,9 @@ def difference(
         same = type(came) is type(expected) and came == expected
         if not same and type(expected) is int and type(came) in (float, bool) and came == expected:
             return f"{name}: expected the whole number {expected}, got {came!r}."
-    return None if same else _expected(name, expected, came)
+    floats = rtol <= RTOL and type(came) is type(expected) is float
+    nearly = floats and _close(came, expected, *_SINGLE)
+    return None if same else _expected(name, expected, came) + _NEARLY * nearly
 
 
 def as_number(came: Any) -> Any:
@@ -166,12 +168,24 @@ def _tree_difference(
         return list(tree) if isinstance(tree, dict) else list(range(len(tree)))
 
     if type(came) is not type(expected) or sorted(keys(came)) != sorted(keys(expected)):
-        return _expected(name, expected, came)
+        apart = _apart_at(name, came, expected) if type(came) is type(expected) is list else ""
+        return apart or _expected(name, expected, came)
     for key in keys(expected):
         wrong = difference(f"{name}[{key!r}]", came[key], expected[key], rtol, atol)
         if wrong:
             return wrong
     return None
+
+
+def _apart_at(name: str, came: list, expected: list) -> str:
+    """Of two lists that begin alike: how long each is, and where they part. "" for others."""
+    if brief(came) != brief(expected):
+        return ""
+    said = f"{name}: expected {len(expected)} entries, got {len(came)}"
+    for i, (got, wanted) in enumerate(zip(came, expected, strict=False)):
+        if difference("", got, wanted):
+            return f"{said}; at {i} expected {brief(wanted)}, got {brief(got)}."
+    return f"{said}."
 
 
 def _tensor_difference(
@@ -199,11 +213,12 @@ def _tensor_difference(
     text = _expected(first, expected[index].item(), came[index].item())
     if rtol <= RTOL and expected.is_floating_point():
         nearly = not wrong_numbers(came, expected, *_SINGLE).any()
-        text += " All agree to about six digits: is one step in float32?" * nearly
+        text += _NEARLY * nearly
     return text
 
 
 _SINGLE = 1e-5, 1e-6  # what is left of float64 after a few steps in float32
+_NEARLY = " All agree to about six digits: is one step in float32?"
 KEEP_DTYPE = (
     "what is made anew needs the dtype of what was given, as in torch.zeros(n, dtype=x.dtype)"
 )

@@ -213,6 +213,11 @@ def _in_tokens(memory, percent, n_params, weight_bits, token_bytes, size, n_toke
     return 0 if tokens < n_tokens else (tokens - n_tokens + own) // own
 
 
+def _rounded_once(memory, percent, n_params, weight_bits, *rest):
+    left = (2 * memory * percent - 25 * n_params * weight_bits) // 200
+    return _fit(max(0, left), 100, 0, weight_bits, *rest)
+
+
 def _below_zero(memory, percent, n_params, weight_bits, token_bytes, size, n_tokens, common):
     left = memory * percent // 100 - -(-n_params * weight_bits // 8)
     blocks, each = left // (size * token_bytes), -(-n_tokens // size)
@@ -231,6 +236,16 @@ Q.mistakes(
         "the percentage is made a float, which is a little less than asked, and a byte is lost: 100 * "
         "0.29 is below 29. Stay with whole numbers.": {
             "usable": lambda memory, percent, model: int(memory * (percent / 100)) - model
+        },
+        "the usable bytes are rounded to the nearest, and not down.": {
+            "usable": lambda memory, percent, model: (memory * percent + 50) // 100 - model
+        },
+        "usable bytes and the model are rounded together. The first are rounded down, and the model up.": (
+            _rounded_once
+        ),
+        "the last token of the common beginning is never shared. That of a chat is not: behind a beginning "
+        "of whole blocks its own tokens come.": {
+            "shares": lambda common, n, size: max(0, common - 1) // size
         },
         "the model is forgotten: its parameters lie on the card, too.": {
             "model": lambda n, bits: 0

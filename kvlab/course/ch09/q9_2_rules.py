@@ -171,16 +171,18 @@ for rule in RULES:
 @Q.law("no step is too large or empty, all come to an end, and fair lets nobody wait", shows=_shows)
 def _(answer, case):
     """Driven by the answer's own plans; needs no right answer."""
-    seen = {}
+    seen, bad = {}, []
     for rule in RULES:
         most, empty, waited = 0, 0, 0
 
         def planned(requests, rule=rule):
             nonlocal most, empty, waited
             given = [list(pair) for pair in answer(requests, case["budget"], rule)]
-            tokens = [n for _, n in given]
-            most, empty = max(most, sum(tokens)), empty + (not sum(tokens))
+            n = sum(n for _, n in given)
+            most, empty = max(most, n), empty + (not n)
             waited = max(waited, len(requests) - len(given))
+            if not bad and (n > case["budget"] or not n):
+                bad[:] = requests, case["budget"], rule
             return given
 
         _trace(case, rule, planned)
@@ -188,7 +190,7 @@ def _(answer, case):
         seen[f"{rule}: empty steps"] = AtMost(0).of(empty)
         if rule == "fair" and case["budget"] >= len(case["arrivals"]):
             seen["fair: most requests that were left out of a step"] = AtMost(0).of(waited)
-    return seen
+    return seen | {"_call": bad}
 
 
 def _calls(answer, calls):

@@ -155,8 +155,11 @@ def _(answer, case):
 
 @Q.law("only the order of the scores counts")
 def _(answer, case):
-    """The same order in other numbers, of which none is negative."""
-    return _both(answer, case, case["score_TD"].exp(), " of exp(score)")
+    """The same order in other numbers: none is negative, or all lie close together."""
+    close_TD = 1 + 1e-9 * case["score_TD"]
+    return _both(answer, case, case["score_TD"].exp(), " of exp(score)") | _both(
+        answer, case, close_TD, " of 1 + score / 1e9"
+    )
 
 
 @Q.law("at least one stays, however sparse")
@@ -209,16 +212,22 @@ def _keep(
     count=_rounded,
     best=first_best,
     competes=int.__ge__,  # the tokens that are left, and the group
+    stays=True,
 ):
     width = score_TD.shape[1]
     if direction == rows:
         return best(score_TD, count(width, sparsity))
-    keep_TD = torch.ones_like(score_TD, dtype=torch.bool)
+    keep_TD = torch.full_like(score_TD, stays, dtype=torch.bool)
     for start in range(0, len(score_TD), group):
         part_TD = score_TD[start : start + group]
         if competes(len(score_TD) - start, group):
             keep_TD[start : start + group] = best(part_TD.T, count(len(part_TD), sparsity)).T
     return keep_TD
+
+
+def _from_the_end(score_TD, sparsity, direction, group):
+    best = first_best if direction == "per token" else last_best
+    return _keep(score_TD.flip(0), sparsity, direction, group, best=best).flip(0)
 
 
 Q.mistakes(
@@ -248,6 +257,27 @@ Q.mistakes(
         ),
         "the last group is pruned although it is not complete. It stays whole until it is.": {
             "competes": lambda n_left, group: True
+        },
+        "the last group goes if it is not complete. It stays whole until it is.": {"stays": False},
+        "the groups are counted from the end of the text, so those at its beginning move with each new "
+        "token. Count from the first token.": _from_the_end,
+        "per channel the count is taken from D. A column's competitors are the tokens of its group.": (
+            lambda score_TD, sparsity, direction, group: _keep(
+                score_TD,
+                sparsity,
+                direction,
+                group,
+                count=lambda m, sparsity: _rounded(score_TD.shape[1], sparsity),
+            )
+        ),
+        "all elements of the text are one contest. Per token each row has one of its own.": {
+            "best": lambda score, n: first_best(score.flatten(), n * len(score)).view_as(score)
+        },
+        "the mask is the other way round: True says that an element stays.": lambda *given: (
+            ~_keep(*given)
+        ),
+        "scores that differ become equal in float32, or narrower. Compare them as they are.": {
+            "best": lambda score, n: first_best(score.float(), n)
         },
         "a group whose last token is the text's last stays whole. It is complete, so it "
         "competes.": {"competes": int.__gt__},

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from kvlab.course.author import Exercise, named
+from kvlab.course.author import Exercise, as_tensor, named
 from kvlab.course.ch10._contest import normal
 
 Q = Exercise(
@@ -123,7 +123,7 @@ def _(answer, case):
 def _(answer, case):
     """With values of 1 the score is the attention itself; a group adds up that of its R heads."""
     scores = _scores(answer, case["k_GTD"], torch.ones_like(case["v_GTD"]), case["q_HWD"])
-    return {"v_score added up over tokens, sum_GD": scores["v_score_GTD"].sum(1)}
+    return {"v_score added up over tokens, sum_GD": as_tensor(scores["v_score_GTD"]).sum(1)}
 
 
 @Q.law("one head and one query; as many queries as tokens")
@@ -152,18 +152,25 @@ def _worth(
     size_k=torch.abs,
     size_v=torch.abs,
     q_input=None,
-    scaled=True,
+    scale=lambda width: width**0.5,
+    hidden_after=False,
+    axis=-1,
     first=lambda n_tokens, n_queries: n_tokens - n_queries,
     over_queries=torch.mean,
     over_heads=torch.sum,
+    seen_by=lambda unseen_WT: len(unseen_WT),
     swapped=False,
 ):
     (n_groups, n_tokens, width), n_queries = k_GTD.shape, q_HWD.shape[1]
     q_GRWD = q_HWD.unflatten(0, (n_groups, -1))
-    logits_GRWT = q_GRWD @ k_GTD[:, None].transpose(-1, -2) / (width**0.5 if scaled else 1)
+    logits_GRWT = q_GRWD @ k_GTD[:, None].transpose(-1, -2) / scale(width)
     at_W1 = first(n_tokens, n_queries) + torch.arange(n_queries)[:, None]
-    logits_GRWT = logits_GRWT.masked_fill(torch.arange(n_tokens) > at_W1, float("-inf"))
-    a_GT1 = over_heads(over_queries(logits_GRWT.softmax(-1), 2), 1)[..., None]
+    unseen_WT = torch.arange(n_tokens) > at_W1
+    if not hidden_after:
+        logits_GRWT = logits_GRWT.masked_fill(unseen_WT, float("-inf"))
+    weights_GRWT = logits_GRWT.softmax(axis).masked_fill(unseen_WT, 0.0)
+    a_GT = over_heads(over_queries(weights_GRWT, 2), 1) * n_queries / seen_by(unseen_WT)
+    a_GT1 = a_GT[..., None]
     q_GD = q_input(q_GRWD) if q_input else over_heads(over_queries(q_GRWD.abs(), 2), 1)
     if swapped:
         return k_GTD.abs() * a_GT1, v_GTD.abs() * q_GD[:, None]
@@ -213,7 +220,24 @@ Q.mistakes(
         },
         "the mask takes query w for that of token w. The W queries are the latest: query w stands "
         "at token T - W + w.": {"first": lambda n_tokens, n_queries: 0},
-        "logits are not divided by the square root of D.": {"scaled": False},
+        "logits are not divided by the square root of D.": {"scale": lambda width: 1},
+        "logits are divided by D, and not by its square root.": {"scale": lambda width: width},
+        "a key's score is divided by the square root of D as well. Only the logits are.": {
+            "size_k": lambda k_GTD: k_GTD.abs() / k_GTD.shape[2] ** 0.5
+        },
+        "later tokens are hidden after the softmax, so a query's weights do not add up to 1. Hide them "
+        "before it, with -inf.": {"hidden_after": True},
+        "the softmax runs over the queries. Each query divides its attention among the tokens: "
+        "softmax(-1).": {"axis": -2},
+        "a token's weights are averaged over the queries that see it. The mean is over all W of them.": {
+            "seen_by": lambda unseen_WT: (~unseen_WT).sum(0)
+        },
+        "the root of the mean square, and not the mean of the queries' sizes.": {
+            "q_input": lambda q_GRWD: q_GRWD.pow(2).mean(2).sqrt().sum(1)
+        },
+        "of the heads of a group only the largest input counts. Add them up.": {
+            "over_heads": torch.amax
+        },
         "only the last query is asked, not all W.": lambda k_GTD, v_GTD, q_HWD: _worth(
             k_GTD, v_GTD, q_HWD[:, -1:]
         ),

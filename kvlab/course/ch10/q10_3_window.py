@@ -8,7 +8,14 @@ from __future__ import annotations
 import torch
 
 from kvlab.course.author import Exercise
-from kvlab.course.ch10._contest import any_best, as_good_as_nth, first_best, normal, with_ties
+from kvlab.course.ch10._contest import (
+    any_best,
+    as_good_as_nth,
+    first_best,
+    last_best,
+    normal,
+    with_ties,
+)
 
 Q = Exercise(
     "10.3",
@@ -23,7 +30,8 @@ window is pruned: it keeps its `n_keep` largest elements in size (of equal ones 
 gives all rows so far. It must not matter in which pieces the text came. Do not change what you are given: the caller
 still has it.
 
-A text shorter than the window stays as it is. A window of 0 protects nothing.
+A text shorter than the window stays as it is. A window of 0 protects nothing. With `n_keep` = 0 nothing stays of a row that leaves, with
+`n_keep` = D all of it.
 
 Example: `DenseWindow(1, 1)` after `append(torch.tensor([[1., -2.], [3., 4.]]))` reads `[[0., -2.], [3., 4.]]`. Roughly 10
 lines.
@@ -110,8 +118,8 @@ class TwoStores:
 # --- laws ---
 
 
-def _after(answer, case, parts, *, window=None):
-    made = answer.make(case["window"] if window is None else window, case["n_keep"])
+def _after(answer, case, parts, **other):
+    made = answer.make(*({name: case[name] for name in ("window", "n_keep")} | other).values())
     for part in parts:
         made.call("append", part)
     return made.call("read")
@@ -139,6 +147,12 @@ def _(answer, case):
     short = _after(answer, case, [x_TD[:-2]], window=len(x_TD))
     none = _after(answer, case, [x_TD], window=0)
     return {"of a text shorter than the window, x_TD": short, "with a window of 0, x_TD": none}
+
+
+@Q.law("a row that leaves keeps nothing, or all of it")
+def _(answer, case):
+    kept = {n: _after(answer, case, [case["x_TD"]], n_keep=n) for n in (0, case["x_TD"].shape[1])}
+    return {f"with n_keep {n}, x_TD": x_TD for n, x_TD in kept.items()}
 
 
 @Q.law("token by token is as at once")
@@ -184,6 +198,11 @@ class _Window(DenseWindow):
         return first_best(rows_TD.abs(), self.n_keep)
 
 
+def _from_the_back(self, rows_TD):
+    keep_TD = first_best(rows_TD.abs(), self.n_keep)
+    return keep_TD if self.n_keep else torch.ones_like(keep_TD)
+
+
 Q.mistakes(
     _Window,
     {
@@ -218,6 +237,24 @@ Q.mistakes(
         "each chunk has a window of its own, so tokens that an earlier chunk protected are never "
         "pruned. The window is at the end of the text.": {
             "leaving": lambda self, n_old, n: slice(n_old, max(n_old, n - self.window))
+        },
+        "the first rows are protected, and the latest are pruned. The window is at the end of the text.": {
+            "leaving": lambda self, n_old, n: slice(self.window, n)
+        },
+        "the first row is never pruned: it leaves too.": {
+            "leaving": lambda self, n_old, n: slice(1, max(1, n - self.window))
+        },
+        "`read` gives the rows of the window first. They are the latest: the pruned ones come before "
+        "them.": {"read": lambda self: self.x_TD.roll(min(self.window, len(self.x_TD)), 0)},
+        "all rows that left share their places. Each row keeps n_keep of its own.": {
+            "best": lambda self, rows_TD: first_best(
+                rows_TD.abs().flatten(), self.n_keep * len(rows_TD)
+            ).view_as(rows_TD)
+        },
+        "order[:, -n_keep:] is everything when n_keep is 0. Count from the front: a descending sort, and "
+        "order[:, :n_keep].": {"best": _from_the_back},
+        "of equal sizes the last stays. The first should.": {
+            "best": lambda self, rows_TD: last_best(rows_TD.abs(), self.n_keep)
         },
         "the largest elements stay, and not the largest in size: -5 goes before 0.1.": {
             "best": lambda self, rows_TD: first_best(rows_TD, self.n_keep)

@@ -97,7 +97,7 @@ def _head_with_outliers(rng):
         "k_TD": k_TD,
         "v_TD": v_TD,
         "q_RWD": queries[:, :n_queries],
-        "n": round(0.4 * n_tokens * width),
+        "n": round(0.4 * n_tokens * width) - rng.randrange(20),
         "_later": queries[:, n_queries:],
     }
 
@@ -240,6 +240,12 @@ Q.mistakes(
             "q_input": lambda q_RWD: q_RWD,
             "score_k": lambda k_TD, q_D, a_T1: k_TD * q_D,
             "score_v": lambda v_TD, q_D, a_T1: v_TD * a_T1,
+        },
+        "the keys keep their sign, so large negative products go first. A product is worth its size.": {
+            "score_k": lambda k_TD, q_D, a_T1: k_TD * q_D
+        },
+        "the values keep their sign, so the large negative ones go first.": {
+            "score_v": lambda v_TD, q_D, a_T1: v_TD * a_T1
         },
         "everything stays. Exactly n elements of each half may.": {
             "mark": lambda score_TD, n: torch.ones_like(score_TD, dtype=torch.bool)

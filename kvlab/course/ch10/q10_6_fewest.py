@@ -155,6 +155,13 @@ def _(answer, case):
     }
 
 
+@Q.law("an error of exactly `bar` is not above it")
+def _(answer, case):
+    """One token gets all attention whatever its key is: nothing is ever lost, and the bar is 0."""
+    one = {name: case[name][:, :1] for name in ("k_GTD", "v_GTD")}
+    return {f"of one token, {n}": x for n, x in _asked(answer, case, **one, bar=0.0).items()}
+
+
 @Q.law("louder values change nothing: the error is a share")
 def _(answer, case):
     return _asked(answer, case, v_GTD=100 * case["v_GTD"])
@@ -198,7 +205,7 @@ def _relative(out_RD, dense_RD):
 
 def _fewest(
     k_GTD, v_GTD, q_HD, bar, *, best=_by_size, loss=_relative, upwards=False, heads=None,
-    values=False, outputs=_outputs, count=lambda n, width: n, least=1,
+    values=False, keys=True, outputs=_outputs, count=lambda n, width: n, least=1, below=float.__le__,
 ):  # fmt: skip
     width, found = k_GTD.shape[2], []
     q_GRD = heads(q_HD, len(k_GTD)) if heads else q_HD.unflatten(0, (len(k_GTD), -1))
@@ -206,8 +213,8 @@ def _fewest(
         dense_RD = outputs(k_TD, v_TD, q_RD)
 
         def fits(n, k=k_TD, v=v_TD, q=q_RD, dense=dense_RD):
-            pruned = (k, v * best(v, n)) if values else (k * best(k, n), v)
-            return loss(outputs(*pruned, q), dense) <= bar
+            pruned = k * best(k, n) if keys else k, v * best(v, n) if values else v
+            return below(loss(outputs(*pruned, q), dense), bar)
 
         if upwards:
             found.append(next(n for n in range(1, width + 1) if n == width or fits(n)))
@@ -217,6 +224,18 @@ def _fewest(
             n -= 1
         found.append(count(n, width))
     return found
+
+
+def _one_for_all(k_GTD, v_GTD, q_HD, bar):
+    heads = [*zip(k_GTD, v_GTD, q_HD.unflatten(0, (len(k_GTD), -1)), strict=True)]
+
+    def outputs(n):
+        return torch.stack([_outputs(k * _by_size(k, n), v, q) for k, v, q in heads])
+
+    n = width = k_GTD.shape[2]
+    while n > 1 and _relative(outputs(n - 1), outputs(width)) <= bar:
+        n -= 1
+    return [n] * len(k_GTD)
 
 
 Q.mistakes(
@@ -248,7 +267,23 @@ Q.mistakes(
         "not every G-th.": {
             "heads": lambda q_HD, n: q_HD.unflatten(0, (-1, n)).transpose(0, 1)
         },
-        "the values are pruned, and not the keys.": {"values": True},
+        "the values are pruned, and not the keys.": {"values": True, "keys": False},
+        "the values are pruned as well as the keys.": {"values": True},
+        "each query head has an error of its own, and the worst counts. The outputs of all R heads are one row of numbers.": {
+            "loss": lambda out, dense: float(
+                ((out - dense).norm(dim=-1) / dense.norm(dim=-1)).max()
+            )
+        },
+        "all KV heads have one error. Each has its own: that of the outputs of its R query heads.": (
+            _one_for_all
+        ),
+        "a head that loses little needs 0 elements. The smallest n is 1.": {"least": 0},
+        "an error of exactly `bar` counts as too large. At most `bar` is asked for.": {
+            "below": float.__lt__
+        },
+        "logits are divided by D, and not by its square root.": {
+            "outputs": lambda k, v, q: _outputs(k / k.shape[1] ** 0.5, v, q)
+        },
         "the largest elements stay, and not the largest in size: -5 goes before 0.1.": {
             "best": first_best
         },

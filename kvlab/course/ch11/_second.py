@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,11 +27,14 @@ class Asked:
     """A cache that has read a text and a first question, all layers' queries, and what is asked.
 
     `rests` are the ids that are fed after pruning, once for each question; an answer's are the last.
+    `known` remembers which answers were right by the tokens that were kept: a failed answer is judged
+    many times over, each time with nearly the same ones.
     """
 
     cache: object
     q_LHTD: Tensor
     rests: tuple[tuple[list[int], int], ...]
+    known: dict[bytes, list[bool]] = field(default_factory=dict)
 
 
 @per_thread
@@ -77,23 +80,39 @@ def keeps(score_GT: Tensor) -> Tensor:
     return torch.zeros_like(contest_GT, dtype=torch.bool).scatter(-1, order, True) | safe_T
 
 
+def right_answers(asked: list[Asked], score: Score) -> tuple[int, int, Tensor]:
+    """How many second questions and how many first ones are answered rightly after the pruning.
+
+    The third is what was kept of the first text, in all layers. Shape: (L, G, T).
+    """
+    kept = [_kept(one, score) for one in asked]
+    right = [_answered(one, keep_LGT) for one, keep_LGT in zip(asked, kept, strict=True)]
+    return sum(second for second, _ in right), sum(first for _, first in right), kept[0]
+
+
+def _kept(one: Asked, score: Score) -> Tensor:
+    """What is kept of one text by its scores. Shape: -> (L, G, T)."""
+    kept = []
+    for layer, q_HTD in enumerate(one.q_LHTD):
+        kv = one.cache.read(layer)
+        kept.append(keeps(score(kv.k_BGTD[0].clone(), kv.v_BGTD[0].clone(), q_HTD.clone())))
+    return torch.stack(kept)
+
+
 @torch.inference_mode()
-def right_answers(asked: list[Asked], score: Score) -> tuple[int, int]:
-    """How many second questions and how many first ones are answered rightly after the pruning."""
+def _answered(one: Asked, keep_LGT: Tensor) -> list[bool]:
+    """Whether each of the questions is answered rightly with what is kept."""
+    key = keep_LGT.numpy().tobytes()
+    if key not in one.known:
+        one.known[key] = [_is_right(one, keep_LGT, *rest) for rest in one.rests]
+    return one.known[key]
+
+
+def _is_right(one: Asked, keep_LGT: Tensor, rest: list[int], token: int) -> bool:
     model, _ = pocket_model()
-    right = [0, 0]
-    for one in asked:
-        kept = []
-        for layer in range(model.config.n_layers):
-            kv = one.cache.read(layer)
-            given = kv.k_BGTD[0].clone(), kv.v_BGTD[0].clone(), one.q_LHTD[layer].clone()
-            kept.append(keeps(score(*given)))
-        for i, (rest, token) in enumerate(one.rests):
-            cache = one.cache.fork()
-            for layer, keep_GT in enumerate(kept):
-                cache.keep(layer, keep_GT[None])
-            n_tokens = one.q_LHTD.shape[2]
-            pos_BS = torch.arange(n_tokens, n_tokens + len(rest))[None]
-            logits_BSV = model(torch.tensor([rest]), pos_BS, cache)
-            right[i] += int(logits_BSV[0, -1].argmax()) == token
-    return right[0], right[1]
+    cache = one.cache.fork()
+    for layer, keep_GT in enumerate(keep_LGT):
+        cache.keep(layer, keep_GT[None])
+    n_tokens = keep_LGT.shape[2]
+    pos_BS = torch.arange(n_tokens, n_tokens + len(rest))[None]
+    return int(model(torch.tensor([rest]), pos_BS, cache)[0, -1].argmax()) == token

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from kvlab.course.author import Exercise, named
+from kvlab.course.author import Exercise, Near, named
 from kvlab.course.ch11._normal import normal
 
 Q = Exercise(
@@ -52,9 +52,10 @@ def case(rng):
     pruned_SV = dense_SV + normal(rng, n, vocab)
     pruned_SV[0] = dense_SV[0] - 0.1 * normal(rng, vocab).abs()
     pruned_SV[0, dense_SV[0].argmax()] += 1
-    pruned_SV[1, (dense_SV[1].argmax() + 1) % vocab] += 9
+    for i in (1, -1):
+        pruned_SV[i, (dense_SV[i].argmax() + 1) % vocab] += 9
     answer_S = dense_SV.argmax(-1)
-    answer_S[-1] = (pruned_SV[-1].argmax() + rng.randint(0, 1)) % vocab
+    answer_S[-1] = (answer_S[-1] + rng.randrange(3)) % vocab  # dense's, pruned's or neither's best
     return {"dense_SV": dense_SV, "pruned_SV": pruned_SV, "answer_S": answer_S}
 
 
@@ -130,7 +131,20 @@ def _(answer, case):
     """The logits of both runs may differ by a number that is the same for all tokens."""
     dense_SV, _, answer_S = _given(case)
     four = _four(answer, dense_SV, dense_SV + 3, answer_S)
-    return {"agrees of it": four["agrees"], "_kl of it": round(abs(four["kl"]), 9)}
+    return {"agrees of it": four["agrees"], "kl of it": Near(0.0).of(four["kl"])}
+
+
+@Q.law("of equal logits the first is the likeliest")
+def _(answer, case):
+    """Logits that are all equal, in either run, beside those of a run that prefers token 0."""
+    level_1V = torch.zeros_like(case["dense_SV"][:1])
+    first_1V, token = level_1V.clone(), torch.tensor([0])
+    first_1V[0, 0] = 1
+    return {
+        "right, with equal logits": _four(answer, first_1V, level_1V, token)["right"],
+        "agrees, with equal pruned logits": _four(answer, first_1V, level_1V, token)["agrees"],
+        "agrees, with equal dense logits": _four(answer, level_1V, first_1V, token)["agrees"],
+    }
 
 
 @Q.law("logits that are far apart")
@@ -151,19 +165,25 @@ def _kl(p_SV, q_SV):
 def _judged(
     dense_SV, pruned_SV, answer_S, *, logs=lambda x: x.log_softmax(-1), divergence=_kl,
     over=torch.mean, right=lambda hit_S: hit_S.all(), judged=lambda dense, pruned: pruned,
-    same=lambda best, dense, answer: best == dense, base=1.0,
+    same=lambda best, dense, answer: best == dense, base=1.0, best=lambda x: x.argmax(-1),
+    share=lambda agree_S: agree_S.double().mean(), loss=lambda logs_S: -logs_S,
 ):  # fmt: skip
     p_SV, q_SV = logs(dense_SV), logs(pruned_SV)
     told_SV = judged(dense_SV, pruned_SV)
-    best_S = told_SV.argmax(-1)
-    nats = float(-over(logs(told_SV).gather(-1, answer_S[:, None])) / base)
-    agree_S = same(pruned_SV.argmax(-1), dense_SV.argmax(-1), answer_S)
+    best_S = best(told_SV)
+    nats = float(over(loss(logs(told_SV).gather(-1, answer_S[:, None]))) / base)
+    agree_S = same(best(pruned_SV), best(dense_SV), answer_S)
     return (
         bool(right(best_S == answer_S)),
         nats,
         float(over(divergence(p_SV, q_SV)) / base),
-        float(agree_S.double().mean()),
+        share(agree_S).item(),
     )
+
+
+def _without_infinities(p_SV, q_SV):
+    moved_SV = p_SV.exp() * (p_SV.exp() / q_SV.exp()).log()
+    return moved_SV.nan_to_num(0.0).sum(-1)
 
 
 Q.mistakes(
@@ -191,6 +211,26 @@ Q.mistakes(
         "bits, and not nats: the logarithm is the natural one.": {"base": math.log(2)},
         "log(softmax(x)) is minus infinity where a probability is rounded to 0, and 0 times that is no "
         "number. Use log_softmax.": {"logs": lambda x: x.softmax(-1).log()},
+        "a small number is added before the logarithm: it, and not the logits, says how unlikely a token is. "
+        "Use log_softmax.": {"logs": lambda x: (x.softmax(-1) + 1e-12).log()},
+        "probabilities that were rounded to 0 are left out of the divergence, or make it infinite. Take the "
+        "difference of two log_softmax.": {"divergence": _without_infinities},
+        "the softmax runs over the places. Each place has a prediction of its own: the last axis.": {
+            "logs": lambda x: x.log_softmax(0)
+        },
+        "the logarithm of the mean probability, and not the mean of the logarithms.": {
+            "loss": lambda logs_S: -logs_S.exp().mean().log()
+        },
+        "agrees is True or False. It is the share of places at which the runs agree.": {
+            "share": torch.all
+        },
+        "agrees is the number of places. It is their share.": {"share": torch.sum},
+        "the four are in another order: right, nats, kl, agrees.": lambda *given: (
+            _judged(*given)[1:3] + _judged(*given)[::3]
+        ),
+        "of equal logits the last is taken for the likeliest. argmax gives the first.": {
+            "best": lambda x: x.shape[-1] - 1 - x.flip(-1).argmax(-1)
+        },
         "agrees compares with the right answer. It compares the two runs, right or wrong.": {
             "same": lambda best, dense, answer: best == answer
         },

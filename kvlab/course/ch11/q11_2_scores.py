@@ -135,18 +135,24 @@ def _apart(k_GTD):
     return -torch.cosine_similarity(unit_GTD, unit_GTD.mean(1, keepdim=True), dim=-1)
 
 
+def _of_others(k_GTD):
+    unit_GTD = torch.nn.functional.normalize(k_GTD, dim=-1)
+    return unit_GTD.sum(1, keepdim=True) - unit_GTD
+
+
 def _token_scores(
-    k_GTD, q_HTD, W, *, heads=lambda q, n: q.unflatten(0, (n, -1)), above=1, scaled=True,
-    over_heads=torch.sum, rows=lambda T, W: slice(T - W, T), apart=_apart, of="queries",
+    k_GTD, q_HTD, W, *, heads=lambda q, n: q.unflatten(0, (n, -1)), above=1,
+    scale=lambda width: width**0.5, over_heads=torch.sum, over_queries=torch.sum,
+    rows=lambda T, W: slice(T - W, T), apart=_apart, of="queries",
 ):  # fmt: skip
     n_groups, n_tokens, width = k_GTD.shape
     q_GRTD = heads(q_HTD, n_groups)
-    logits = q_GRTD @ k_GTD[:, None].transpose(-1, -2) / (width**0.5 if scaled else 1)
+    logits = q_GRTD @ k_GTD[:, None].transpose(-1, -2) / scale(width)
     unseen_TT = torch.ones(n_tokens, n_tokens).triu(above).bool()
-    weights_GRTT = logits.masked_fill(unseen_TT, float("-inf")).softmax(-1).nan_to_num()
-    axis = 1 if of == "queries" else 2
-    heavy_GT = over_heads(weights_GRTT, 1).sum(axis)
-    return heavy_GT, over_heads(weights_GRTT[:, :, rows(n_tokens, W)], 1).sum(1), apart(k_GTD)
+    weights_GRTT = logits.masked_fill(unseen_TT, float("-inf")).softmax(-1)
+    heavy_GT = over_queries(over_heads(weights_GRTT, 1), 1 if of == "queries" else 2)
+    latest_GTT = over_heads(weights_GRTT[:, :, rows(n_tokens, W)], 1)
+    return heavy_GT, over_queries(latest_GTT, 1), apart(k_GTD)
 
 
 Q.mistakes(
@@ -159,9 +165,21 @@ Q.mistakes(
         "the mask hides a query's own token. Query t sees the tokens 0 to t, that one included.": {
             "above": 0
         },
-        "logits are not divided by the square root of D.": {"scaled": False},
-        "the weights are summed over the tokens of a query, which gives 1 for each query and head. Sum what "
-        "a token *got*, over the queries.": {"of": "tokens"},
+        "the mask is off by one: each query sees the token after it.": {"above": 2},
+        "logits are not divided by the square root of D.": {"scale": lambda width: 1},
+        "logits are divided by D, and not by its square root.": {"scale": lambda width: width},
+        "the mean over the queries. A token's score is the sum of what it got.": {
+            "over_queries": torch.mean
+        },
+        "of the heads of a group only the largest weight counts. Add them up.": {
+            "over_heads": torch.amax
+        },
+        "one of the latest W queries is left out.": {"rows": lambda T, W: slice(T - W + 1, T)},
+        "the first two scores are exchanged: heavy comes first, then latest.": lambda *given: (
+            (lambda heavy, latest, apart: (latest, heavy, apart))(*_token_scores(*given))
+        ),
+        "the weights are summed along the axis in which they add up to 1: over the tokens of a query, or over "
+        "the queries after a softmax over them. The softmax runs over tokens, the sum over queries.": {"of": "tokens"},
         "the first W queries are taken for the latest.": {"rows": lambda T, W: slice(0, W)},
         "only the last query is asked, not the latest W.": {"rows": lambda T, W: slice(T - 1, T)},
         "query heads are put beside the wrong KV heads: neighbours share one (unflatten(0, (G, R))), not "
@@ -176,6 +194,23 @@ Q.mistakes(
             "apart": lambda k: -(
                 k * torch.nn.functional.normalize(k, dim=-1).mean(1, keepdim=True)
             ).sum(-1)
+        },
+        "the product is divided by the key's length alone. A cosine is divided by the mean's length, too.": {
+            "apart": lambda k: -(
+                torch.nn.functional.normalize(k, dim=-1)
+                * torch.nn.functional.normalize(k, dim=-1).mean(1, keepdim=True)
+            ).sum(-1)
+        },
+        "1 minus the cosine. It orders tokens alike, but minus the cosine is asked for.": {
+            "apart": lambda k: 1 + _apart(k)
+        },
+        "the mean is that of the other keys. It is that of all keys of the head, this one too.": {
+            "apart": lambda k: -torch.cosine_similarity(k, _of_others(k), dim=-1)
+        },
+        "lengths are taken over the tokens. A key's length is the root of the sum over its channels.": {
+            "apart": lambda k: -torch.cosine_similarity(
+                k, torch.nn.functional.normalize(k, dim=1).mean(1, keepdim=True), dim=-1
+            )
         },
         "the mean is taken over the keys of all heads. Each head has keys of its own.": {
             "apart": lambda k: -torch.cosine_similarity(

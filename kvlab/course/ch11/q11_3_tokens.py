@@ -114,6 +114,13 @@ def _(answer, case):
     return {"keep_GT": answer(mass_GT, *rest), "_of a longer text, keep_GT": answer(long_GT, *rest)}
 
 
+@Q.law("masses that lie close together")
+def _(answer, case):
+    """The same order in numbers that are one number in float32."""
+    given = (case[name] for name in ("budget", "sinks", "recent"))
+    return {"of close masses, keep_GT": answer(1 + 1e-9 * case["mass_GT"], *given)}
+
+
 @Q.law("a budget of exactly sinks + recent")
 def _(answer, case):
     """No place is left for a heavy token, and nothing is wrong with that; 0 of 0 keep nothing."""
@@ -202,6 +209,16 @@ def _last_recent(mass_GT, budget, sinks, recent):
     return keep_GT
 
 
+def _not_shifted(mass_GT, budget, sinks, recent):
+    keep_GT = _choose(mass_GT, budget, sinks, recent)
+    if budget < mass_GT.shape[1]:
+        others = slice(sinks, mass_GT.shape[1] - recent)
+        keep_GT[:, others] = False
+        order = mass_GT[:, others].argsort(dim=-1, descending=True, stable=True)
+        keep_GT.scatter_(1, order[:, : budget - sinks - recent], True)
+    return keep_GT
+
+
 Q.mistakes(
     _choose,
     {
@@ -248,6 +265,13 @@ Q.mistakes(
         "all heads keep the same tokens, those with the most mass in all. Each head has a choice "
         "of its own.": lambda mass_GT, *rest: _choose(mass_GT.sum(0).expand_as(mass_GT), *rest),
         "keep[:, -recent:] is everything when recent is 0.": _last_recent,
+        "places are those among the tokens behind the sinks: add `sinks` to each.": _not_shifted,
+        "the lightest of the others stay. The heaviest should.": {
+            "contest": lambda mass_GT, safe_T: (-mass_GT).masked_fill(safe_T, float("-inf"))
+        },
+        "masses that differ become equal in float32, or narrower. Compare them as they are.": {
+            "contest": lambda mass_GT, safe_T: mass_GT.float().masked_fill(safe_T, float("-inf"))
+        },
         "a budget smaller than sinks + recent is accepted. It cannot be kept, so raise "
         "ValueError.": {"refuses": lambda budget, n_safe, n_tokens: False},
         "a budget of at least T raises when sinks + recent are more than that. With room for all, "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from kvlab.course.author import Exercise, named, raised_by
 
 Q = Exercise(
@@ -51,7 +53,7 @@ def case(rng):
         spare = len(sentences[n_taken]) - 1
         if len(sentences[n_taken + 1]) <= spare:
             n_tokens = taken + spare + len(fact) + len(question)
-            depth = rng.choice([0.3, 0.5, 0.6])
+            depth = rng.choice([0.3, 0.5, 0.6, 0.7, 0.8])
             return {
                 "sentences": sentences,
                 "fact": fact,
@@ -123,6 +125,16 @@ def _(answer, case):
     )
 
 
+@Q.law("half a place is rounded as round does it")
+def _(answer, case):
+    """In the middle of 1, 3 and 5 sentences: 0.5 becomes 0, 1.5 becomes 2 and 2.5 becomes 2."""
+    seen = {}
+    for n in (1, 3, 5):
+        says = f" of {n} sentences at depth 0.5"
+        seen |= _made(answer, case, says, sentences=case["sentences"][:n], n_tokens=99, depth=0.5)
+    return seen
+
+
 @Q.law("all sentences fit, exactly as many as there are tokens, and none fits")
 def _(answer, case):
     all_of_them = sum(map(len, case["sentences"]))
@@ -133,6 +145,15 @@ def _(answer, case):
         | _made(answer, case, " with room for none", n_tokens=told)
         | _made(answer, case, " without sentences", sentences=[])
     )
+
+
+@Q.law("the text may hold the fact's ids, too")
+def _(answer, case):
+    """The last sentence that is taken begins with the fact, and so does the first."""
+    fact, first, *rest = case["fact"], *case["sentences"]
+    sentences = [[*fact, *first], *rest]
+    n_tokens = case["n_tokens"] + len(fact)
+    return _made(answer, case, " where it is told twice", sentences=sentences, n_tokens=n_tokens)
 
 
 @Q.law("no room for fact and question")
@@ -148,7 +169,7 @@ def _(answer, case):
 def _needle(
     sentences, fact, question, n_tokens, depth, *, reserve=lambda fact, question: len(fact) + len(question),
     ends=True, place=lambda depth, taken: round(depth * len(taken)), at=lambda before, fact: (before, before + len(fact)),
-    refuses=True, cut=False, last=True, fits=int.__le__,
+    refuses=True, cut=False, fits=int.__le__,
 ):  # fmt: skip
     if refuses and len(fact) + len(question) > n_tokens:
         raise ValueError("no room")
@@ -163,8 +184,34 @@ def _needle(
             break
     n = place(depth, taken)
     before, after = ([i for part in some for i in part] for some in (taken[:n], taken[n:]))
-    ends_with = after + question if last else question + after
-    return before + fact + ends_with, at(len(before), fact)
+    return before + fact + after + question, at(len(before), fact)
+
+
+def _searched(sentences, fact, *rest):
+    prompt, _ = _needle(sentences, fact, *rest)
+    start = next(i for i in range(len(prompt)) if prompt[i : i + len(fact)] == fact)
+    return prompt, (start, start + len(fact))
+
+
+def _by_token(sentences, fact, question, n_tokens, depth):
+    prompt, _ = _needle(sentences, fact, question, n_tokens, 1.0)
+    told = prompt[: len(prompt) - len(fact) - len(question)]
+    start = round(depth * len(told))
+    return told[:start] + fact + told[start:] + question, (start, start + len(fact))
+
+
+def _question_first(sentences, fact, question, n_tokens, depth):
+    prompt, (start, stop) = _needle(sentences, fact, question, n_tokens, depth)
+    n = len(question)
+    return question + prompt[: len(prompt) - n], (start + n, stop + n)
+
+
+def _in_sentences(sentences, fact, question, n_tokens, depth):
+    prompt, (start, _) = _needle(sentences, fact, question, n_tokens, depth)
+    n, told = 0, 0
+    while told < start:
+        told, n = told + len(sentences[n]), n + 1
+    return prompt, (n, n + len(fact))
 
 
 Q.mistakes(
@@ -182,6 +229,22 @@ Q.mistakes(
         "the depth is cut off (int) and not rounded.": {
             "place": lambda depth, taken: int(depth * len(taken))
         },
+        "the depth is rounded up (ceil), and not to the nearest whole number.": {
+            "place": lambda depth, taken: math.ceil(depth * len(taken))
+        },
+        "half is always rounded up. `round` takes it to the even neighbour: 2.5 becomes 2.": {
+            "place": lambda depth, taken: math.floor(depth * len(taken) + 0.5)
+        },
+        "the depth is a share of k - 1. Of k sentences there are k + 1 places: round(depth * k).": {
+            "place": lambda depth, taken: round(depth * max(len(taken) - 1, 0))
+        },
+        "the depth counts ids, so the fact stands within a sentence. It is a share of the sentences.": (
+            _by_token
+        ),
+        "the question comes first. It comes last.": _question_first,
+        "start is the number of sentences before the fact. It is the number of their ids.": _in_sentences,
+        "the fact is looked for in the prompt, and found where the text tells it as well. Its place is known "
+        "when it is put in: the number of ids before it.": _searched,
         "the depth counts from the end: 0 is the beginning of the text.": {
             "place": lambda depth, taken: round((1 - depth) * len(taken))
         },

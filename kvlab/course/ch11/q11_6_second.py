@@ -88,8 +88,9 @@ def _score(answer):
 @Q.law("second questions, and the first one again")
 def _(answer, case):
     n = case["n_prompts"]
-    second, first = right_answers(draw(case["_seed"], n), _score(answer))
+    second, first, kept_LGT = right_answers(draw(case["_seed"], n), _score(answer))
     return {
+        "_kept of the first text, LGT": kept_LGT,  # so that one mistake is not taken for another
         f"second questions answered, of {n}": AtLeast(n - FEW).of(second),
         f"first questions answered, of {n}": AtLeast(n - FEW - 1).of(first),
     }
@@ -110,6 +111,13 @@ def latest(k_GTD, v_GTD, q_HTD):
     """attention of the latest queries: they look at what the first question asks for, and what the
     second one needs goes."""
     return _weights(k_GTD, q_HTD)[:, :, -32:].sum((1, 2))
+
+
+@Q.mistake
+def latest_half(k_GTD, v_GTD, q_HTD):
+    """attention of the latest 16 queries: they are the first question's, and the second one's answer
+    goes."""
+    return _weights(k_GTD, q_HTD)[:, :, -16:].sum((1, 2))
 
 
 @Q.mistake

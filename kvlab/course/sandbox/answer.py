@@ -17,11 +17,14 @@ import sysconfig
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Protocol
 
 import torch
 
 from kvlab.course.sandbox.forbid import without
+from kvlab.course.sandbox.kinds import derived, is_one_of
 from kvlab.course.sandbox.loan import MAX_BITS, Borrowed, Lent, Loan
 
 MAX_ITEMS = 2**16
@@ -87,27 +90,34 @@ def as_data(value: Any) -> Any:
 
     A type of the learner's own, of a tensor or a number too, is refused: it could equal everything.
     """
-    if value is None or _is(value, bool, int, float, str):
+    if value is None or is_one_of(value, bool, int, float, str):
         if type(value) is int and value.bit_length() > MAX_BITS:
             n_digits = int(value.bit_length() * math.log10(2)) + 1
             raise NotData(f"your code returned a whole number of about {n_digits:,} digits.")
         return value
-    if _is(value, torch.Tensor, torch.nn.Parameter):
+    if is_one_of(value, Fraction, Decimal):
+        try:
+            return float(value)
+        except OverflowError:
+            raise NotData(
+                f"your code returned a {type(value).__name__} beyond all floats."
+            ) from None
+    if is_one_of(value, torch.Tensor, torch.nn.Parameter):
         if value.layout != torch.strided or value.is_quantized or value.is_complex():
             raise NotData(f"your code returned a {value.dtype} tensor of an unusual kind.")
         return value.detach().to("cpu", copy=True).contiguous()
-    if (numpy := sys.modules.get("numpy")) and _derived(value, numpy.ndarray, numpy.generic):
+    if (numpy := sys.modules.get("numpy")) and derived(value, numpy.ndarray, numpy.generic):
         return _from_numpy(numpy, value)
     for kind, items in _LISTS.items():
-        if _derived(value, kind):
+        if derived(value, kind):
             return [as_data(v) for v in items(value)]
-    if _derived(value, dict):
+    if derived(value, dict):
         plain = dict(dict.items(value))
-        odd = [type(key).__name__ for key in plain if not _derived(key, str)]
+        odd = [type(key).__name__ for key in plain if not derived(key, str)]
         if odd:
             raise NotData(f"your code returned a dict with {odd[0]} keys; expected texts as keys.")
         return {str.__str__(key): as_data(v) for key, v in plain.items()}
-    if _derived(value, str):
+    if derived(value, str):
         return str.__str__(value)
     raise NotData(
         f"your code returned something of type {type(value).__name__}; expected numbers, text, "
@@ -153,19 +163,6 @@ def as_argument(value: Any) -> Any:
         raise TypeError(
             f"a law gave something of type {kind}; give data, or lend it: see course.lending"
         ) from None
-
-
-def _is(value: Any, *types: type) -> bool:
-    """Is it of one of these very types? A metaclass may answer `==`, but not `is`."""
-    return any(type(value) is kind for kind in types)
-
-
-_MRO = type.__dict__["__mro__"]  # a metaclass may have another
-
-
-def _derived(value: Any, *types: type) -> bool:
-    """Is it of one of these types or of one made from them? By `type`, which cannot be lied to."""
-    return any(base is kind for base in _MRO.__get__(type(value)) for kind in types)
 
 
 # --- an answer in this process --------------------------------------------------------------------
