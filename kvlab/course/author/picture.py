@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 from typing import Any
 
@@ -39,6 +40,12 @@ def picture(name: str, came: Any, expected: Any) -> str:
     return _svg(f"{name}: where it is wrong", legend, share)
 
 
+def as_image(svg: str) -> str:
+    """A drawing as HTML that JupyterLab also shows in a notebook that is not trusted."""
+    data = base64.b64encode(svg.encode()).decode()
+    return f'<img alt="where it is wrong" src="data:image/svg+xml;base64,{data}">'
+
+
 def _svg(title: str, legend: str, share: Tensor) -> str:
     side, left, top = 14, 10, 40
     cells = [
@@ -52,7 +59,7 @@ def _svg(title: str, legend: str, share: Tensor) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" '
         f'height="{top + side * share.shape[0] + 6}" role="img" aria-label="{title}">'
-        f'<text x="{left}" y="15" font-size="12" fill="currentColor">{title}</text>'
-        f'<text x="{left}" y="31" font-size="12" fill="currentColor">{legend}</text>'
+        f'<text x="{left}" y="15" font-size="12" fill="#888">{title}</text>'
+        f'<text x="{left}" y="31" font-size="12" fill="#888">{legend}</text>'
         f"{''.join(cells)}</svg>"
     )

@@ -19,6 +19,7 @@ import torch
 
 from kvlab.course.author.compare import ATOL, RTOL, Judged, Near, Wanted
 from kvlab.course.author.laws import named
+from kvlab.course.author.picture import as_image
 from kvlab.course.author.source import source_of
 from kvlab.course.sandbox.answer import Answer, LocalAnswer, as_data
 
@@ -295,6 +296,5 @@ class Verdict:
         return "\n".join(line for line in lines if line)
 
     def _repr_html_(self) -> str | None:
-        if not self.picture:
-            return None
-        return f"<pre>{html.escape(repr(self))}</pre>{self.picture}"
+        text = f"<pre>{html.escape(repr(self))}</pre>"
+        return text + as_image(self.picture) if self.picture else None
