@@ -15,7 +15,7 @@ is, and, if it can tell, which well-known mistake you made.
   each answer runs alone.
 - Stuck? Call `hint("1.1")`. There are three to each question, from a nudge to nearly the answer.
 - A call of torch that is new to you? [A dozen of them](../docs/torch.md), each shown on four numbers.
-- A failed check keeps what failed: `project(**verdict.case)` makes that very call again, lent objects and all. The end of [chapter 1](../chapters/01_queries_keys_values.ipynb)
+- A failed check keeps what failed: `project(**verdict.case)` makes that very call again. The end of [chapter 1](../chapters/01_queries_keys_values.ipynb)
   goes from a wrong answer to its bug, step by step.
 - Everything is in float64, so that right answers agree to nine digits.
 
