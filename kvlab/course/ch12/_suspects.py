@@ -57,6 +57,7 @@ class Suspect(Lent):
         cache = whole.fork()
         cache.bytes_read = whole.bytes_read  # what was read while the text was
         self._beside: list[Tensor] = []
+        self._unpacked = 0  # while the text was read
         self._cache, self._times = KINDS[kind](self, cache), 3 if "three times" in kind else 1
         self.steps = 0
 
@@ -72,7 +73,7 @@ class Suspect(Lent):
 
     def counted(self) -> dict[str, int]:
         """Bytes read, and dense bytes written when rows were unpacked, since the cache was made."""
-        unpacked = getattr(self._cache, "bytes_unpacked", 0)
+        unpacked = self._unpacked + getattr(self._cache, "bytes_unpacked", 0)
         return {"read": self._times * self._cache.bytes_read, "unpacked": unpacked}
 
     def step(self) -> None:
@@ -138,6 +139,12 @@ def _copy_beside(suspect: Suspect, cache: KVCache) -> KVCache:
     return _shrunk(cache, _half(cache))
 
 
+def _unpacked_before(suspect: Suspect, cache: KVCache) -> KVCache:
+    """Rows were unpacked as the text came in, and no more since tokens were evicted."""
+    suspect._unpacked = dense_bytes(cache.seen)
+    return _shrunk(cache, _half(cache))
+
+
 def _rounded(suspect: Suspect, cache: KVCache) -> PackedKVCache:
     rule = CodesPerToken(4)
     return PackedKVCache.of(cache, k=rule, v=rule, recent=RECENT, at_once=1)
@@ -159,6 +166,7 @@ KINDS: dict[str, Callable[[Suspect, KVCache], KVCache | PackedKVCache]] = {
     "changes nothing": lambda _, cache: cache,
     "rounds to 4 bits, and unpacks": _rounded,
     "rounds to 4 bits, unpacks, and keeps the dense cache": _rounded_with_copy,
+    "unpacks while it reads the text, then evicts half": _unpacked_before,
     "evicts half, and reads the rest three times": lambda _, cache: _shrunk(cache, _half(cache)),
     "evicts two thirds, and reads the rest three times": lambda _, cache: _shrunk(
         cache, (cache.seen + 1) // 3 - 1

@@ -209,7 +209,7 @@ def _ends(x, y):
 def _report(
     lengths, dense, way, draws, *, middle=statistics.median, line=_least_squares, whole=False, beyond=False,
     below=False, meeting=lambda a, b, c, d: (c - a) / (b - d), steeper=lambda d, b: d >= b,
-    never=None, own=lambda rounds: rounds,
+    never=None, extent=lambda lengths: (min(lengths), max(lengths)), own=lambda rounds: rounds,
     sets=lambda draw: draw, ends=lambda some: [min(some), max(some)], share=False, gives=list,
     empty=None,
 ):  # fmt: skip
@@ -221,8 +221,9 @@ def _report(
         if steeper(d, b):
             return never
         meet = meeting(a, b, c, d) if b != d else 0.0
-        meet = meet if below else max(meet, min(lengths))
-        return never if not beyond and meet > max(lengths) else meet
+        shortest, longest = extent(lengths)
+        meet = meet if below else max(meet, shortest)
+        return never if not beyond and meet > longest else meet
 
     every = list(range(len(dense[0])))
     found = [pays(every if whole else sets(draw)) for draw in draws]
@@ -244,6 +245,9 @@ Q.mistakes(
             "line": _ends
         },
         "slope and intercept are returned in each other's place.": {"gives": lambda x: list(x)[::-1]},
+        "the lengths stand in no order: the shortest is min(lengths), the longest max(lengths).": {
+            "extent": lambda lengths: (lengths[0], lengths[-1])
+        },
         "the lines are followed beyond the longest length. Nothing was measured there.": {"beyond": True},
         "the lines are followed below the shortest length; from there on is all that was seen.": {
             "below": True
