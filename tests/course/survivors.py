@@ -272,6 +272,7 @@ CH12: Reasons = {
         "-1 -> 1  in  self.marks_TX = (bits_TD.unflatten(-1, (-1, 8)) * worth).sum (2)": "counted from the front it is the same axis.",
     },
     "12.5": {},
+    "12.7": {},
 }
 
 CH13: Reasons = {
@@ -404,4 +405,5 @@ SECOND: Reasons = {
         "row[j].item() -> row[j]  in  ranked = sorted(range(self.width), key=lambda j: -abs(row[j]": "a tensor of one number is compared as the number is.",
     },
     "12.5": {},
+    "12.7": {},
 }
