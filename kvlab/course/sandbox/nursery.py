@@ -145,8 +145,8 @@ class Nursery:
 _WORKER = [
     f"kvlab.course.sandbox.{name}"
     for name in (
-        "answer", "cell", "forbid", "limits", "loan", "magics", "namespaces", "shown", "usage",
-        "wire", "worker",
+        "answer", "cell", "forbid", "kinds", "limits", "loan", "magics", "namespaces", "shown",
+        "usage", "wire", "worker",
     )
 ]  # fmt: skip
 
