@@ -87,7 +87,7 @@ def test_a_law_is_told_where_the_real_model_parts_from_the_pocket_model():
 def test_a_task_that_the_real_model_cannot_do_is_left_out_and_named():
     other = claim(0.5, "holds", "evicting: knorm beats random")
     shown = "\n".join(laws.real_model(real(other, right=(7,))))
-    assert "knorm" not in shown and "answers too few: words, 512 tokens, unseen." in shown
+    assert "evicting: knorm" not in shown and "answers too few: words, 512 tokens, unseen." in shown
 
 
 def test_a_record_that_is_not_there_is_said_to_be_missing(tmp_path, monkeypatch):
