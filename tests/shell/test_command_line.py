@@ -121,6 +121,11 @@ def odd(tmp_path_factory):
     return folder
 
 
+def _files(folder):
+    """All that lies there; Python leaves its compiled code where it imports from."""
+    return sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts)
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_told_and_leaves_no_traceback(name, odd, capsys, monkeypatch):
     monkeypatch.chdir(odd)
@@ -130,7 +135,7 @@ def test_a_mistake_is_told_and_leaves_no_traceback(name, odd, capsys, monkeypatc
         running = pytest.importorskip("kvlab.serve.running", exc_type=ImportError)
         monkeypatch.setattr(running.Server, "run", None)
         monkeypatch.delenv("KVLAB_API_KEY", raising=False)
-    before = sorted(odd.rglob("*"))
+    before = _files(odd)
     assert len(MISTAKES[name]) >= 10
     for tail in MISTAKES[name]:
         try:
@@ -143,8 +148,7 @@ def test_a_mistake_is_told_and_leaves_no_traceback(name, odd, capsys, monkeypatc
         assert lines[-1].startswith(f"kvlab {name}: "), (tail, lines)
         assert code == 2 or len(lines) == 1, (tail, lines)
         assert not lines[-1].startswith(f"kvlab {name}: [Errno"), (tail, lines)
-    left = [p for p in odd.rglob("*") if "__pycache__" not in p.parts]
-    assert sorted(left) == before
+    assert _files(odd) == before
 
 
 @pytest.mark.parametrize(
