@@ -90,6 +90,27 @@ def test_the_chapter_lists_its_exercises(chapter):
         assert part in text
 
 
+WIDE = ("PackedKVCache(", "the whole cache  ")  # the package's own words
+
+
+def test_what_is_printed_fits_a_narrow_page(chapter):
+    """79 characters do at 800 pixels; JupyterLab breaks longer lines anywhere."""
+    printed = [
+        line
+        for cell in cells(chapter, "code")
+        for out in cell["outputs"]
+        if out["output_type"] == "stream"
+        for line in "".join(out["text"]).splitlines()
+    ]
+    assert printed and [x for x in printed if len(x) > 79 and not x.startswith(WIDE)] == []
+
+
+def test_asserts_stand_out_of_sight(chapter):
+    for cell in cells(chapter, "code"):
+        if not {"hide-cell", "hide-input"} & set(cell["metadata"].get("tags", ())):
+            assert not re.search(r"^assert ", "".join(cell["source"]), re.M), cell["id"]
+
+
 def test_links_lead_somewhere(chapter):
     text = "\n".join(notebooks.source(c) for c in cells(chapter, "markdown"))
     for target in re.findall(r"\]\(((?!https?:)[^)#]+)\)", text):
