@@ -116,3 +116,12 @@ def _is_right(one: Asked, keep_LGT: Tensor, rest: list[int], token: int) -> bool
     n_tokens = keep_LGT.shape[2]
     pos_BS = torch.arange(n_tokens, n_tokens + len(rest))[None]
     return int(model(torch.tensor([rest]), pos_BS, cache)[0, -1].argmax()) == token
+
+
+def weights(k_GTD: Tensor, q_HTD: Tensor) -> Tensor:
+    """Causal attention of all queries, by KV head and the query heads that share it: for wrong
+    answers, which look at it. Shapes: (G, H / G, T, T)."""
+    q_GRTD = q_HTD.unflatten(0, (len(k_GTD), -1))
+    logits = q_GRTD @ k_GTD[:, None].transpose(-1, -2) / k_GTD.shape[2] ** 0.5
+    later = torch.ones(logits.shape[-2:]).triu(1).bool()
+    return logits.masked_fill(later, float("-inf")).softmax(-1)

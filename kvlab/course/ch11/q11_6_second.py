@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kvlab.course.author import AtLeast, Exercise, NotData
-from kvlab.course.ch11._second import draw, right_answers
+from kvlab.course.ch11._second import draw, right_answers, weights
 
 FEW = 2  # answers that may be wrong
 
@@ -99,37 +99,30 @@ def _(answer, case):
 # --- what goes wrong ---
 
 
-def _weights(k_GTD, q_HTD):
-    q_GRTD = q_HTD.unflatten(0, (len(k_GTD), -1))
-    logits = q_GRTD @ k_GTD[:, None].transpose(-1, -2) / k_GTD.shape[2] ** 0.5
-    later = torch.ones(logits.shape[-2:]).triu(1).bool()
-    return logits.masked_fill(later, float("-inf")).softmax(-1)
-
-
 @Q.mistake
 def latest(k_GTD, v_GTD, q_HTD):
     """attention of the latest queries: they look at what the first question asks for, and what the
     second one needs goes."""
-    return _weights(k_GTD, q_HTD)[:, :, -32:].sum((1, 2))
+    return weights(k_GTD, q_HTD)[:, :, -32:].sum((1, 2))
 
 
 @Q.mistake
 def latest_half(k_GTD, v_GTD, q_HTD):
     """attention of the latest 16 queries: they are the first question's, and the second one's answer
     goes."""
-    return _weights(k_GTD, q_HTD)[:, :, -16:].sum((1, 2))
+    return weights(k_GTD, q_HTD)[:, :, -16:].sum((1, 2))
 
 
 @Q.mistake
 def heavy(k_GTD, v_GTD, q_HTD):
     """attention summed over all queries so far: what was looked at is not what will be asked for."""
-    return _weights(k_GTD, q_HTD).sum((1, 2))
+    return weights(k_GTD, q_HTD).sum((1, 2))
 
 
 @Q.mistake
 def last_query(k_GTD, v_GTD, q_HTD):
     """attention of the last query alone: it knows the first question best, and nothing else."""
-    return _weights(k_GTD, q_HTD)[:, :, -1].sum(1)
+    return weights(k_GTD, q_HTD)[:, :, -1].sum(1)
 
 
 @Q.mistake

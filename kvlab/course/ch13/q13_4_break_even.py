@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 
 import numpy as np
+from torch import Tensor
 
 from kvlab.course.author import Exercise, Near, named
 
@@ -115,7 +116,12 @@ def with_arrays(lengths, dense, way, draws):
     results = [meeting(draw) for draw in draws]
     met = sorted(length for length in results if length is not None)
     between = [met[0], met[-1]] if met else None
-    return both(range(n_rounds)), meeting(range(n_rounds)), between, len(results) - len(met)
+    return (
+        np.array(both(range(n_rounds))),
+        meeting(range(n_rounds)),
+        between,
+        len(results) - len(met),
+    )
 
 
 # --- laws ---
@@ -123,13 +129,18 @@ def with_arrays(lengths, dense, way, draws):
 RESULTS = ("lines", "pays_from", "between", "nowhere")
 
 
+def _listed(numbers):
+    """Lists as they are, an array as lists."""
+    return numbers.tolist() if isinstance(numbers, Tensor) else numbers
+
+
 def _found(answer, case, **other):
     given = {name: case[name] for name in ("lengths", "dense", "way", "draws")} | other
     found = named(answer(*given.values()), *RESULTS)
-    lines = named(found.pop("lines"), "the line of dense", "the line of way")
+    lines = named(_listed(found.pop("lines")), "the line of dense", "the line of way")
     seen = {}
     for name, line in lines.items():
-        seen |= named(line, f"{name}: intercept", f"{name}: slope")
+        seen |= named(_listed(line), f"{name}: intercept", f"{name}: slope")
     between = found["between"]
     return seen | found | {"between": between if between is None else list(between)}
 

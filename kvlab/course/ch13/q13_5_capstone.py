@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kvlab.course.author import AtLeast, AtMost, Exercise, NotData
+from kvlab.course.ch11._second import weights
 from kvlab.course.ch13._both import BUDGET, installed, on_pocket, on_smollm2
 from kvlab.prune import Evidence, scores
 
@@ -216,13 +217,6 @@ def _keeping(score_GT: Tensor, bits: int = 16, share: float = 0.4) -> tuple[Tens
     return torch.zeros_like(score_GT, dtype=torch.bool).scatter(-1, best_GN, True), bits
 
 
-def _weights(k_GTD, q_HTD):
-    q_GRTD = q_HTD.unflatten(0, (len(k_GTD), -1))
-    logits = q_GRTD @ k_GTD[:, None].transpose(-1, -2) / k_GTD.shape[2] ** 0.5
-    later = torch.ones(logits.shape[-2:]).triu(1).bool()
-    return logits.masked_fill(later, float("-inf")).softmax(-1)
-
-
 @Q.mistake
 def everything(k_GTD, v_GTD, q_HTD):
     """everything is kept as it is. That loses nothing and saves nothing."""
@@ -246,13 +240,13 @@ def half_in_sixteen(k_GTD, v_GTD, q_HTD):
 def latest(k_GTD, v_GTD, q_HTD):
     """attention of the latest queries chooses: they look at what was asked first, and the second
     question's password goes."""
-    return _keeping(_weights(k_GTD, q_HTD)[:, :, -8:].sum((1, 2)))
+    return _keeping(weights(k_GTD, q_HTD)[:, :, -8:].sum((1, 2)))
 
 
 @Q.mistake
 def heavy(k_GTD, v_GTD, q_HTD):
     """attention summed over all queries chooses: what was looked at is not what will be asked for."""
-    return _keeping(_weights(k_GTD, q_HTD).sum((1, 2)))
+    return _keeping(weights(k_GTD, q_HTD).sum((1, 2)))
 
 
 @Q.mistake
