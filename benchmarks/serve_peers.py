@@ -139,9 +139,8 @@ def measured(bench: Bench, tokenizer: Tokenizer | None, gguf: Path | None, round
                 getattr(way, "close", lambda: None)()
         ours, n_tokens = answers["ours"][0], sum(n for _, n in asked)
         for way in every:
-            theirs_said = answers[way][0]
-            said = [tokenizer.decode(a) for a in ours] if isinstance(theirs_said[0], str) else ours
-            same = sum(a == b for a, b in zip(said, theirs_said, strict=True))
+            pairs = zip(ours, answers[way][0], strict=True)
+            same = sum(_same(mine, theirs_said, bench, tokenizer) for mine, theirs_said in pairs)
             yield {
                 "name": name, "peer": way,
                 "tokens_per_second": round(n_tokens / statistics.median(seconds[way]), 1),
@@ -151,6 +150,15 @@ def measured(bench: Bench, tokenizer: Tokenizer | None, gguf: Path | None, round
                 }),
                 "same_answers": f"{same} of {len(asked)}",
             }  # fmt: skip
+
+
+def _same(ours: list[int], theirs: list[int] | str, bench: Bench, tokenizer) -> bool:
+    """Whether two answers are the same; one that came as text, up to where the model would end."""
+    if not isinstance(theirs, str):
+        return ours == theirs
+    ends = bench.model.config.eos_ids
+    stop = next((i for i, token in enumerate(ours) if token in ends), len(ours))
+    return theirs.startswith(tokenizer.decode(ours[:stop]))
 
 
 if __name__ == "__main__":
