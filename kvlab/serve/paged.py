@@ -24,8 +24,8 @@ from kvlab.serve.store import BlockStore, Part
 class StepCache(Cache):
     """The cache of one step.
 
-    Requests of one new token are read together, others with those of as many new tokens after as
-    many.
+    Requests of one new token are read together, and those whose pieces have the same length and
+    come after the same number of tokens.
     """
 
     name, why, unread = "rows", "keys lie in blocks", "nothing else can read blocks"

@@ -68,7 +68,7 @@ class Gathered:
 
 
 class Pieces:
-    """Several new tokens each of some requests, as many of each and after as many.
+    """Pieces of some requests, of the same length and after the same number of tokens.
 
     The beginning of a text is read from what was just computed, a later piece from its blocks.
     """
