@@ -159,6 +159,30 @@ def one_thread(
     ]
 
 
+def live_page(result: Result) -> list[str]:
+    """The page in a browser, with its cache and without."""
+    lines = [
+        "| what is asked | prompt | answer | tokens/s with the cache | without | as fast, a token "
+        "| range | as fast, all in all |",
+        "|---" * 8 + "|",
+    ]
+    for row in result["rows"]:
+        lines.append(
+            f"| {row['name']} | {row['prompt_tokens']} | {row['new_tokens']} "
+            f"| {row['tokens_per_second_cached']:.0f} | {row['tokens_per_second_uncached']:.1f} "
+            f"| {row['ratio']:.0f} times | {row['ratio_low']:.0f} to {row['ratio_high']:.0f} "
+            f"| {row['ratio_whole']:.1f} times |"
+        )
+    cores = ", ".join(map(str, result["on_cores"]))
+    text = (
+        f"Pocket model in single precision, in {result['browser']}, held on core {cores}; medians "
+        f"of {result['rounds']} rounds in turn, the same tokens both ways. Prompt and answer are "
+        "in tokens; all in all includes reading the text and the question. "
+        "Nothing was drawn while time was taken."
+    )
+    return [*lines, "", text + " " + where(result)]
+
+
 def rows_of(result: Result, what: str) -> list[Result]:
     """One kind of a result's rows."""
     return [row for row in result["rows"] if row["what"] == what]
@@ -175,6 +199,7 @@ TABLES: dict[str, Table] = {
     "prefill": prefill,
     "batch": batch,
     "threads": threads,
+    "live_page": live_page,
     "pruned": pruned,
 }
 

@@ -4,6 +4,7 @@ import doctest
 import json
 import re
 import runpy
+import shutil
 import sys
 
 import pytest
@@ -16,6 +17,10 @@ from docs import courses
 from kvlab.course.exercises import ALL
 from kvlab.shell.cli import ROOT
 
+needs_chromium = pytest.mark.skipif(
+    not (shutil.which("chromium") or shutil.which("chromium-browser")),
+    reason="needs chromium (apt-get install chromium)",
+)
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -38,10 +43,13 @@ def test_what_did_not_work_is_what_the_records_say():
     [
         "decode", "prefill", "batch", "gpu", "pruned", "pruned_gpu", "threads", "steps", "serve",
         "serve_peers", "zeros", "division",
+        pytest.param("live_page", marks=[pytest.mark.browser, needs_chromium]),
     ],
 )  # fmt: skip
 def test_a_measurement_runs_on_a_toy(name, monkeypatch, capsys):
     """Here and not each in a process of its own, which would load and compile everything again."""
+    if name == "live_page":
+        pytest.importorskip("playwright", reason="needs playwright")
     monkeypatch.setattr(sys, "argv", [name, "--tiny", "--rounds", "1"])
     threads = torch.get_num_threads()
     try:

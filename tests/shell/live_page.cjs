@@ -42,6 +42,25 @@ const DO = {
       }))),
     };
   },
+  /**
+   * Of rows that are given, head by head, which slots stay, or which places of keys; heads stand
+   * layer after layer.
+   */
+  tied: ({ policy, along, how, seen, heads }) => {
+    const cache = model.newCache(seen);
+    cache.seen = seen;
+    cache.layers.flat().forEach((head, i) => {
+      for (const name of ["pos", "mass", "k"]) head[name].set(heads[i][name]);
+      head.used = heads[i].pos.length;
+      for (let slot = 0; slot < head.used; slot++) head.v[slot * head.width] = slot;
+    });
+    if (policy) evict(cache, policy, how);
+    else thin(cache, "k", along, how);
+    const slots = ({ v, used, width }) => Array.from({ length: used }, (_, t) => v[t * width]);
+    const places = ({ k, used, width }) => Array.from(k.keys()).filter((i) => i < used * width && k[i]);
+    const left = policy ? slots : places;
+    return { stays: cache.layers.map((of) => of.map(left)) };
+  },
   /** A whole session, as the page has it. */
   session: (wanted) => {
     const session = new Session(model, tokenizer, { ...DEFAULTS, ...wanted });

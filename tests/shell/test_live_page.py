@@ -13,7 +13,7 @@ import torch
 import kvlab
 from kvlab.generation import prefill
 from kvlab.pocket.asking import world_question
-from kvlab.prune import Elements, Evict, Pruner, Sparsify, per_channel, per_token, scores
+from kvlab.prune import Elements, Evict, Evidence, Pruner, Sparsify, per_channel, per_token, scores
 from kvlab.shell import site
 
 NODE = shutil.which("node")
@@ -129,6 +129,61 @@ def test_the_same_tokens_stay(page, pocket, name):
                 used = cache.used_L[layer]
                 assert head["pos"] == cache.pos_LBGT[layer, 0, g, :used].tolist()
         torch.testing.assert_close(torch.tensor(told["logits"]), logits_V, atol=1e-4, rtol=0)
+
+
+def equal_rows(page, config, keys, cases, n=64):
+    """Rows of which many are worth the same by any score, exact in 32 bits and in 64: of each case
+    and layer the evidence, and what the page left of each head.
+
+    Each key is one of `keys` at a random place; positions are shared by five slots each.
+    """
+    rng, (G, D) = random.Random(0), (config.n_kv_heads, config.head_dim)
+    pos_BGT, layers = (torch.arange(n) // 5 * 5).expand(1, G, n), []
+    for layer in range(config.n_layers):
+        drawn = [rng.sample(rng.choice(keys), D) for _ in range(G * n)]
+        k_BGTD = torch.tensor(drawn, dtype=torch.float32).view(1, G, n, D)
+        mass = [rng.choice([0.0, 0.5, 2.0]) for _ in range(G * n)]
+        mass_BGT = torch.tensor(mass).view(1, G, n)
+        layers.append(
+            Evidence(layer, config.n_layers, k_BGTD, k_BGTD, pos_BGT, (n,), mass_BGT=mass_BGT)
+        )
+    rows = [
+        {"pos": e.pos_BGT[0, g].tolist(), "mass": e.mass_BGT[0, g].tolist(),
+         "k": e.k_BGTD[0, g].flatten().tolist()}
+        for e in layers for g in range(G)
+    ]  # fmt: skip
+    told = run(page, [{"do": "tied", "seen": n, "heads": rows, **case} for case in cases])
+    return [list(zip(layers, one["stays"], strict=True)) for one in told]
+
+
+@needs_node
+@pytest.mark.parametrize("name", SCORES)
+def test_of_rows_that_are_worth_the_same_the_same_stay(page, pocket, name):
+    shares, parted = (0.2, 0.4, 0.6, 0.8), []
+    cases = [{"policy": name, "how": {"share": share, "recent": 3}} for share in shares]
+    keys = [[sign] + [0] * 31 for sign in (1, -1)]
+    for share, told in zip(shares, equal_rows(page, pocket[0].config, keys, cases), strict=True):
+        policy = Evict(SCORES[name], share, sink=4 if name == "sinks" else 0, recent=3)
+        for e, heads in told:
+            worth, keeps = SCORES[name](e)[0], policy.masks(e).tokens_BGT[0]
+            for score_T, keep_T, stays in zip(worth, keeps, heads, strict=True):
+                assert stays == keep_T.nonzero().flatten().tolist(), share
+                parted.append(bool(torch.isin(score_T[~keep_T], score_T[keep_T]).any()))
+    assert sum(parted) > len(parted) / 2  # a rule for equals was needed
+
+
+@needs_node
+@pytest.mark.parametrize("along", ["token", "channel"])
+def test_of_numbers_of_the_same_size_the_same_stay(page, pocket, along):
+    rule = per_token if along == "token" else partial(per_channel, group=16)
+    how = [{"sparsity": sparsity, "recent": 3} for sparsity in (0.2, 0.5, 0.9)]
+    cases = [{"along": along, "how": one} for one in how]
+    keys = [[1, -1, 2, -2] * 8, [3, -1, 1, -1] * 8]
+    for one, told in zip(how, equal_rows(page, pocket[0].config, keys, cases), strict=True):
+        policy = Sparsify(k=Elements(scores.k_magnitude, one["sparsity"], rule), recent=3)
+        for e, heads in told:
+            for keep_TD, stays in zip(policy.masks(e).k_BGTD[0], heads, strict=True):
+                assert stays == keep_TD.flatten().nonzero().flatten().tolist(), one
 
 
 @needs_node
