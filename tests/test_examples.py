@@ -1,9 +1,15 @@
 """Every public name has an example, which runs and prints what stands below it."""
 
 import contextlib
+import importlib.util
 import inspect
 import io
+import json
+import os
 import re
+import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -12,10 +18,22 @@ from kvlab.shell.site import examples, public
 
 ROOMS = (
     "kvlab", "kvlab.prune.scores", "kvlab.prune", "kvlab.pack", "kvlab.measure", "kvlab.serve",
-    "kvlab.quality", "kvlab.view",
+    "kvlab.quality", "kvlab.view", "kvlab.parallel",
+    *(["kvlab.hf"] if importlib.util.find_spec("transformers") else []),
 )  # fmt: skip
 FOLDER = ROOT / "docs" / "examples"
 EXAMPLES = examples(FOLDER)
+SPREAD = [name for name, example in EXAMPLES.items() if "joined(" in example.code]
+# Runs programs one after the other in each of two processes; each starts from a port of its own.
+DRIVER = """
+import json, os, sys
+os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+for name, (port, code) in json.load(open(sys.argv[1])).items():
+    os.environ["MASTER_PORT"] = str(port)
+    sys.stdout = open(f"{sys.argv[1]}.{name}.{os.environ['RANK']}", "w")
+    exec(compile(code, name, "exec"), {"__name__": name})
+    sys.stdout.close()
+"""
 NUMBER = re.compile(r"-?\d+\.\d*(?:e[-+]\d+)?")
 
 
@@ -42,20 +60,56 @@ def alike(got, told):
 
 
 def test_every_public_name_has_an_example_and_no_other_name_has():
-    assert sorted(EXAMPLES) == sorted(wanted(ROOMS))
+    absent = () if "kvlab.hf" in ROOMS else ("kvlab.hf",)  # needs transformers, to be looked at
+    there = [name for name in EXAMPLES if name.rpartition(".")[0] not in absent]
+    assert sorted(there) == sorted(wanted(ROOMS))
     for page in FOLDER.glob("*.md"):
         headings = re.findall(r"^## `?(.+?)`?$", page.read_text(encoding="utf-8"), re.M)
         own = [name.rpartition(".")[2] for name in EXAMPLES if name.rpartition(".")[0] == page.stem]
         assert headings == own, f"{page.name}: a heading, a sentence, a block, and what it prints"
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in SPREAD])
 def test_an_example_prints_what_stands_below_it(name):
+    if name.startswith("kvlab.hf."):
+        pytest.importorskip("transformers", reason="needs transformers")
     example, said = EXAMPLES[name], io.StringIO()
     with contextlib.redirect_stdout(said):
         exec(compile(example.code, name, "exec"), {"__name__": name})
     got = said.getvalue().rstrip()
     assert alike(got, example.printed.rstrip()), got
+
+
+def free_ports(n):
+    """Ports that nobody listens at."""
+    with contextlib.ExitStack() as stack:
+        asked = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(n)]
+        return [one.getsockname()[1] for one in asked]
+
+
+@pytest.fixture(scope="module")
+def spread(tmp_path_factory):
+    """What the programs for two processes printed; torchrun starts the two once for all."""
+    folder = tmp_path_factory.mktemp("spread")
+    codes = [EXAMPLES[name].code for name in SPREAD]
+    programs = dict(zip(SPREAD, zip(free_ports(len(SPREAD)), codes, strict=True), strict=True))
+    (folder / "programs").write_text(json.dumps(programs))
+    (folder / "run.py").write_text(DRIVER)
+    run = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+         str(folder / "run.py"), str(folder / "programs")],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    return {
+        name: "".join((folder / f"programs.{name}.{rank}").read_text() for rank in range(2))
+        for name in SPREAD
+    }
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_an_example_for_two_processes_prints_what_stands_below_it(name, spread):
+    assert alike(spread[name].rstrip(), EXAMPLES[name].printed.rstrip()), spread[name]
 
 
 def test_outputs_are_compared_in_the_digits_that_are_shown():
