@@ -5,16 +5,16 @@ python -m docs.courses > docs/courses.md
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from kvlab.course.author.spec import Exercise
 from kvlab.course.exercises import ALL
+from kvlab.course.standing import READING
+from kvlab.shell.welcome import openings
 
 CHAPTERS = Path(__file__).resolve().parent.parent / "chapters"
-READING = 60  # minutes that a chapter takes, on the average
 SHOWN = 3  # laws of an exercise that the table spells out
 QUIZZES = {"claim 1": "claims", "the right choice": "a choice", "the right number": "a number"}
 
@@ -135,13 +135,8 @@ def _of_exercise(exercise: Exercise) -> tuple:
 
 def _titles() -> dict[int, str]:
     """Each chapter that has exercises and is written: its number and title."""
-    titles = {}
-    for path in sorted(CHAPTERS.glob("*.ipynb")):
-        opening = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
-        number, _, title = opening.splitlines()[0].lstrip("# ").partition(". ")
-        if any(exercise.chapter == number for exercise in ALL):
-            titles[int(number)] = title
-    return titles
+    having = {exercise.chapter for exercise in ALL}
+    return {int(o.number): o.title for o in openings(CHAPTERS) if o.number in having}
 
 
 if __name__ == "__main__":

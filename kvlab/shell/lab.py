@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kvlab.shell.bootstrap import ROOT, become, is_project, say
 
+WELCOME = "welcome.ipynb"  # made when the book is opened
 FIRST = "01_queries_keys_values.ipynb"
 SETTINGS = Path(__file__).resolve().parent / "lab_settings"
 CELL_SECONDS = 300
@@ -20,12 +21,12 @@ WORKERS = 4  # each loads torch for itself
 def lab_command(
     port: int | None = None, no_browser: bool = False, extra: Sequence[str] = (), root: Path = ROOT
 ) -> list[str]:
-    """The command that opens JupyterLab on the chapters, with exercises and solutions in reach.
+    """The command that opens JupyterLab where it begins, with all of the book in reach.
 
-    The user's own settings stay as they are: the news pop-up and the update check are switched off
-    in a settings folder for this start alone.
+    It begins at the welcome where there is one, or else at the first chapter. The user's own
+    settings stay as they are: those of the book are in a settings folder for this start alone.
     """
-    page = f"chapters/{FIRST}" if (root / "chapters" / FIRST).exists() else "chapters"
+    page = next((p for p in (WELCOME, f"chapters/{FIRST}") if (root / p).exists()), "chapters")
     command = [
         sys.executable,
         "-P",  # what lies in the working folder is not looked at for modules
@@ -49,10 +50,16 @@ def lab_command(
 def run_lab(
     port: int | None = None, no_browser: bool = False, extra: Sequence[str] = (), root: Path = ROOT
 ) -> int:
-    """Opens JupyterLab on the chapters; returns when it ends (on Windows), or becomes it."""
+    """Opens JupyterLab at the welcome; returns when it ends (on Windows), or becomes it."""
     if not has_folders(root, "chapters"):
         return 1
     say("opening JupyterLab; Ctrl-C twice here ends it.")
+    from kvlab.shell import welcome
+
+    try:
+        welcome.write(root / WELCOME)
+    except (OSError, ValueError) as error:
+        say(f"the page that says where you stand could not be made: {error}")
     return become(lab_command(port, no_browser, extra, root), environment())
 
 

@@ -1,4 +1,5 @@
-"""The book as its reader sees it: a real browser, a real JupyterLab, a chapter and an exercise."""
+"""The book as its reader sees it: a real browser, a real JupyterLab, the welcome, a chapter and an
+exercise."""
 
 import contextlib
 import json
@@ -9,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -18,7 +18,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from kvlab.course.grading import notebooks
+from kvlab.shell import welcome
 from kvlab.shell.cli import ROOT
+from kvlab.shell.lab import SETTINGS, WELCOME, lab_command
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
@@ -59,26 +61,26 @@ class KVCache:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """JupyterLab over a copy of the book; gives its address and token."""
+    """JupyterLab over a copy of the book, as `kvlab lab` starts it; gives its address and token."""
     home = tmp_path_factory.mktemp("lab")
     book = home / "book"
-    for folder in ("chapters", "exercises"):
+    for folder in ("chapters", "exercises", "docs"):
         shutil.copytree(ROOT / folder, book / folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KVLAB_DATA", str(home / "data"))
+        welcome.write(book / WELCOME)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     token = secrets.token_hex(16)
-    settings = home / "settings"
-    shutil.copytree(ROOT / "kvlab" / "shell" / "lab_settings", settings)
+    settings = home / "settings"  # where JupyterLab may write
+    shutil.copytree(SETTINGS, settings)
+    extra = ["--ip=127.0.0.1", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
     command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
-        "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
-        f"--ServerApp.root_dir={book}", "--LabApp.extension_manager=readonly",
-        f"--LabApp.app_settings_dir={settings}",
-    ]  # fmt: skip
-    if os.geteuid() == 0:
-        command.append("--ServerApp.allow_root=True")
+        part.replace(str(SETTINGS), str(settings)) for part in lab_command(port, True, extra, book)
+    ]
     places = {f"JUPYTER_{x}_DIR": str(home / x) for x in ("CONFIG", "RUNTIME", "DATA")}
+    places["KVLAB_DATA"] = str(home / "data")
     env = {**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT), **places}
     env["OMP_NUM_THREADS"] = "1"  # the browser needs a core, and torch's threads wait for theirs
     with open(home / "log", "wb") as log:
@@ -115,12 +117,14 @@ def browser(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def opened(browser, lab, path):
-    """A page with one notebook, its kernel ready; fails if the page asked another host."""
+def opened(browser, lab, path=""):
+    """A page with one notebook, its kernel ready; fails if the page asked another host. Without a
+    path the book's own address is opened."""
     address, token, _ = lab
     page, hosts = browser.new_page(), set()
     page.on("request", lambda request: hosts.add(request.url.split("/")[2]))
-    page.goto(f"{address}/lab/tree/{path}?token={token}&reset", wait_until="domcontentloaded")
+    place = f"/lab/tree/{path}?token={token}&reset" if path else f"/?token={token}"
+    page.goto(address + place, wait_until="domcontentloaded")
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
     page.wait_for_function(
         "() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status==='idle'",
@@ -253,6 +257,39 @@ def holds(grid, n_reused):
     expect(grid.locator("rect.reused")).to_have_count(n_reused, timeout=60_000)
 
 
+def whole(page):
+    """Whether each output is shown whole, however long, and not in a box that scrolls."""
+    return page.evaluate(
+        "() => [...document.querySelectorAll('.jp-OutputArea')].every("
+        "e => e.scrollHeight <= e.clientHeight + 2)"
+    )
+
+
+def test_the_book_opens_at_a_welcome_that_says_where_one_stands(browser, lab):
+    with opened(browser, lab) as page:
+        assert urlsplit(page.url).path == f"/lab/tree/{WELCOME}"
+        says(page, "Nothing is noted yet. The book has 13 chapters")  # before anything ran
+        run_all(page)
+        run_cell(
+            page, "standing(read=", "from kvlab.course.standing import standing\nstanding([1, 2])"
+        )
+        says(page, "You have read 2 of 13 chapters and done 0 of")
+        assert page.locator(".Toastify__toast").count() == 0, "a pop-up: news, or an update"
+        page.get_by_text("Every exercise, one by one").click()
+        assert page.locator(".jp-OutputArea").bounding_box()["height"] > 1500 and whole(page)
+        shoot(page, "welcome")
+        for scheme, light in (("dark", "false"), ("light", "true")):
+            page.emulate_media(color_scheme=scheme)
+            page.wait_for_function("l => document.body.dataset.jpThemeLight === l", arg=light)
+        page.locator(".jp-OutputArea a", has_text="chapter 3").first.click()
+        title = page.get_by_role("heading", name="3. How many libraries are in the building?")
+        title.wait_for(timeout=60_000)
+        page.get_by_role("tab", name=WELCOME).click()
+        page.locator("a", has_text="A dozen of its calls").click()
+        page.locator(".jp-MarkdownViewer h1").wait_for(timeout=60_000)
+        shoot(page, "welcome-docs")
+
+
 def test_the_chapter_runs_and_its_slider_moves(browser, lab):
     path = "chapters/06_kv_cache.ipynb"
     prepare(lab[2] / path, up_to="timed_both_ways(model")  # it takes half a minute
@@ -277,6 +314,7 @@ def test_the_chapter_runs_and_its_slider_moves(browser, lab):
         reads(page, "Without")
         holds(grid, 1)
         shoot(page, "chapter-without")
+        assert whole(page)
         found = saved(page, lab[2] / path)
     code = [c for c in found["cells"] if c["cell_type"] == "code"]
     assert all(c["execution_count"] for c in code)
@@ -346,3 +384,7 @@ def test_an_exercise_answered_wrongly_and_then_rightly(browser, lab):
         run_cell(page, 'check("6.1"')
         says(page, "6.1 A cache that never moves: passed.")
         shoot(page, "exercise-right")
+    with opened(browser, lab, WELCOME) as page:
+        run_cell(page, "standing(read=")
+        says(page, "6.1 A cache that never moves: passed on ")
+        says(page, "1 of 8 exercises done, open: 6.2, 6.3")

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from kvlab import check
+from kvlab.course import record
 from kvlab.course.exercises import ALL
 from kvlab.shell.cli import main
 from tests.course.answering import ANSWERS, STUBS, answered, run_cell
@@ -51,6 +52,30 @@ def test_progress_that_cannot_be_read_starts_anew(text, own_data):
     assert main(["progress"]) == 0
     check("6.3", run_cell(ANSWERS["6.3"], "audit"))
     assert json.loads(own_data.read_text())["6.3"]["state"] == "passed"
+
+
+@pytest.mark.parametrize("text", ["", "no json", "[]"])
+def test_a_file_that_is_no_record_is_called_so(text, own_data, capsys):
+    own_data.parent.mkdir()
+    own_data.write_text(text)
+    main(["progress"])
+    assert f"what {own_data} holds is no record" in capsys.readouterr().out
+
+
+def test_chapters_read_stand_beside_exercises_and_neither_loses_the_other(own_data, capsys):
+    right = run_cell(ANSWERS["6.3"], "audit")
+    check("6.3", lambda *a: "reuses")
+    record.note_read([7, 6, 6])
+    check("6.3", right)
+    assert record.chapters_read() == [6, 7] and record.read()["6.3"]["tries"] == 2
+    main(["progress"])
+    shown = capsys.readouterr().out
+    assert "\nChapter 5\n" in shown and "\nChapter 6, read\n" in shown
+    main(["progress", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["chapters_read"] == [6, 7] and told["done"] == 1
+    record.note_read([])
+    assert record.chapters_read() == [] and record.read()["6.3"]["state"] == "passed"
 
 
 def test_progress_that_cannot_be_written_hinders_nobody(tmp_path, monkeypatch):

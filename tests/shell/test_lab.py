@@ -34,12 +34,14 @@ def pytests(monkeypatch):
     return calls, codes
 
 
-def test_lab_opens_a_chapter_and_reaches_the_whole_project(root):
+def test_lab_opens_the_welcome_or_a_chapter_and_reaches_the_whole_project(root):
     assert "--LabApp.default_url=/lab/tree/chapters" in lab.lab_command(root=root)
     (root / "chapters" / lab.FIRST).touch()
+    assert f"--LabApp.default_url=/lab/tree/chapters/{lab.FIRST}" in lab.lab_command(root=root)
+    (root / lab.WELCOME).touch()
     command = lab.lab_command(9123, True, ["--debug"], root)
     assert command[:4] == [sys.executable, "-P", "-m", "jupyterlab"]
-    assert f"--LabApp.default_url=/lab/tree/chapters/{lab.FIRST}" in command
+    assert f"--LabApp.default_url=/lab/tree/{lab.WELCOME}" in command
     assert f"--ServerApp.root_dir={root}" in command
     assert {"--port=9123", "--no-browser", "--debug"} <= set(command)
     assert not {"--no-browser"} & set(lab.lab_command(root=root))
@@ -51,17 +53,20 @@ def test_root_is_allowed_only_for_root(root, monkeypatch, user, allowed):
     assert ("--ServerApp.allow_root=True" in lab.lab_command(root=root)) == allowed
 
 
-def test_the_book_opens_at_its_first_chapter():
+def test_the_first_chapter_is_the_first():
     assert min((ROOT / "chapters").glob("*.ipynb")) == (ROOT / "chapters" / lab.FIRST)
 
 
-def test_news_and_update_checks_are_off_long_lines_wrap_and_cells_stay_in_the_page():
+def test_the_books_settings():
+    """News and update checks are off, it is as light or dark as the system, long lines wrap,
+    cells stay in the page. (Outputs scroll in JupyterLab only where a cell says so.)"""
     settings = json.loads((lab.SETTINGS / "overrides.json").read_text())
     assert settings == {
         "@jupyterlab/apputils-extension:notification": {
             "fetchNews": "false",
             "checkForUpdates": False,
         },
+        "@jupyterlab/apputils-extension:themes": {"adaptive-theme": True},
         "@jupyterlab/notebook-extension:tracker": {
             "codeCellConfig": {"lineNumbers": False, "lineWrap": True},
             "windowingMode": "none",
