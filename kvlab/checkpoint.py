@@ -53,6 +53,17 @@ def load(
     return assemble(config, weights, folder), tokenizer
 
 
+@hub.in_short
+def read_config(name: str | Path) -> ModelConfig:
+    """The architecture of what `load` would open by this name; no weight is read.
+
+    Raises: ValueError as `load` does.
+    """
+    if str(name).endswith(".gguf"):
+        return gguf_file.read_config(Path(name).expanduser())
+    return _read_config(_find(name))
+
+
 def _find(name: str | Path) -> Path:
     try:
         folder = hub.NAMED.get(str(name)) or Path(name).expanduser()

@@ -79,6 +79,11 @@ def read(
     return config, weights, tokenizer
 
 
+def read_config(path: Path) -> ModelConfig:
+    """The configuration alone, from the header. Raises: ValueError as `read` does for that."""
+    return ModelConfig.from_hf(_as_hf(*_parsed(_package(path), path), path))
+
+
 def _package(path: Path) -> Any:
     try:
         import gguf

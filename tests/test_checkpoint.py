@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 
-from kvlab.checkpoint import load
+from kvlab.checkpoint import load, read_config
 from tests.conftest import tiny_model
 
 
@@ -137,6 +137,15 @@ def test_the_pocket_model_loads_from_a_copy_as_well(tmp_path):
     shutil.copytree(NAMED["pocket"], tmp_path / "copy")
     a, b = load("pocket")[0].state_dict(), load(tmp_path / "copy")[0].state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_architecture_alone_is_that_of_the_model(folder):
+    assert read_config("pocket") == load("pocket")[0].config
+    assert read_config(folder) == load(folder)[0].config
+    (folder / "model.safetensors").unlink()
+    assert read_config(folder).n_layers > 0
+    with pytest.raises(ValueError, match="'nowhere' was asked for: that is not a folder"):
+        read_config("nowhere")
 
 
 def test_quantised_weights_are_refused_by_name(folder):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kvlab import gguf_file
-from kvlab.checkpoint import load
+from kvlab.checkpoint import load, read_config
 from tests.test_families import peer
 
 gguf = pytest.importorskip("gguf", reason="needs gguf")
@@ -150,6 +150,7 @@ def test_a_file_in_full_precision_is_the_model_it_was_written_from(tmp_path, fam
     model, _ = load(write(tmp_path / "m.gguf", theirs))
     pos_BS = torch.arange(40).expand(2, -1)
     torch.testing.assert_close(model(TOKENS_BS, pos_BS), logits(theirs).logits, rtol=0, atol=1e-5)
+    assert read_config(tmp_path / "m.gguf") == model.config
 
 
 @pytest.mark.parametrize("kind", [*PLAIN, *BLOCKS])

@@ -25,6 +25,16 @@ def machine() -> dict[str, object]:
     }
 
 
+def memory_bytes(device: torch.device) -> int | None:
+    """Bytes of memory that a device has, of a GPU those that are free; None where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return None
+
+
 def cpu_name() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:

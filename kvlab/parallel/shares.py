@@ -50,7 +50,7 @@ def check(config: ModelConfig, tp: int, pp: int) -> None:
         if checks.whole(name, asked) > most:
             raise ValueError(
                 f"A model was to be cut into {name} = {asked} parts, and it has {most} {what}; "
-                "expected at most that many."
+                f"expected at most {name} = {most}."
             )
 
 

@@ -7,7 +7,6 @@ does when everybody is there at once.
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ STRICT, RELAXED = 5, 25  # decode steps between two tokens; Agrawal et al. 2024,
 FIRST = 10  # the first token may take so many times as long as one gap
 WHOLE = ("prefill_first", "decode_first")
 AT_ONCE = 1e6  # requests a second: everybody is there before the first step ends
+PROMPT, ANSWER = (8, 64), (4, 48)  # tokens, at least and at most, of the short ones
 ARRIVALS = {"poisson": poisson, "bursts": bursts}
 
 
@@ -44,16 +44,21 @@ def compare(
     """Serve the same requests by each policy at each load; a report, and the logs behind it.
 
     Policies that read prompts whole get a budget that holds the longest. One prompt in eight is
-    long, a quarter of what the model reads, and the others short. `clock` times the steps.
-    Raises: ValueError for a policy or a way to arrive that there is not, or a load not above 0.
+    long, a quarter of what the model reads or what the blocks hold, and the others short. `clock`
+    times the steps.
+    Raises: ValueError for a policy or a way to arrive that there is not, for a load that is no
+    share, and where model or blocks are too short for the requests.
     """
     _check(policies, loads, arrivals)
+    requests = checks.whole("requests", requests)
+    _check_lengths(model, n_blocks, size)
 
     def run(policy: str, rate: float, n: int = requests) -> Log:
         most = model.config.max_positions if policy in WHOLE else budget
         how = {"policy": POLICIES[policy], "budget": most, "max_running": 16}
         engine = Engine(model, n_blocks=n_blocks, size=size, **how)
-        return serve(engine, _work(model, arrivals, rate, requests, seed)[:n], clock=clock)
+        work = _work(model, arrivals, rate, requests, seed, n_blocks * size)
+        return serve(engine, work[:n], clock=clock)
 
     run("chunked", AT_ONCE, 8)  # whatever is slow only once
     at_once = run("chunked", AT_ONCE)
@@ -72,25 +77,44 @@ def compare(
 
 def _check(policies: Sequence[str], loads: Sequence[float], arrivals: str) -> None:
     if not policies or not loads:
-        raise ValueError("Expected at least one policy and one load.")
+        raise ValueError(
+            "Expected at least one policy and one load, as in --policies chunked --loads 0.8."
+        )
     for name in policies:
         checks.kind("policy", name, str, "a name")
         if name not in POLICIES:
             raise ValueError(f"There is no policy {name!r}; there are {', '.join(POLICIES)}.")
     for load in loads:
-        checks.number("A load", load, lambda n: 0 < n < math.inf, "a number above 0")
+        checks.number("A load", load, lambda n: 1e-6 <= n <= 1e6, "a number from 1e-6 to 1e6")
     if arrivals not in ARRIVALS:
         raise ValueError(f"Arrivals {arrivals!r} were asked for; there are {', '.join(ARRIVALS)}.")
 
 
+def _check_lengths(model: Transformer, n_blocks: int, size: int) -> None:
+    """Refuse what the longest of the short requests does not fit."""
+    there = checks.whole("n_blocks", n_blocks) * checks.whole("size", size)
+    needed = PROMPT[1] + ANSWER[1] - 1  # the last one written is never read
+    if model.config.max_positions < needed:
+        raise ValueError(
+            f"The requests take up to {needed} positions, and the model reads at most "
+            f"{model.config.max_positions}; take one that reads more."
+        )
+    if there < needed:
+        raise ValueError(
+            f"The requests take up to {needed} tokens of the cache, and {n_blocks} blocks of "
+            f"{size} hold {there}; give at least {-(-needed // size)} blocks."
+        )
+
+
 def _work(
-    model: Transformer, arrivals: str, rate: float, requests: int, seed: int
+    model: Transformer, arrivals: str, rate: float, requests: int, seed: int, n_slots: int
 ) -> list[Arrival]:
-    """Short prompts, and a long one in every eight."""
-    most = model.config.max_positions
-    some = ARRIVALS[arrivals](rate, requests, model.config.vocab_size, seed=seed)
+    """Short prompts, and a long one in every eight, as long as its answer leaves slots for."""
+    how = {"prompt": PROMPT, "answer": ANSWER, "seed": seed}
+    some = ARRIVALS[arrivals](rate, requests, model.config.vocab_size, **how)
     for i in range(7, requests, 8):
-        some[i] = some[i]._replace(prompt=(some[i].prompt * most)[: most // 4])
+        n = min(model.config.max_positions // 4, n_slots - some[i].max_new)
+        some[i] = some[i]._replace(prompt=(some[i].prompt * n)[:n])
     return some
 
 

@@ -47,11 +47,12 @@ class Scheduler:
         Raises: ValueError for one that could never be served, or whose id is here.
         """
         most = len(request.prompt) + request.max_new - 1  # the last one written is never read
-        if self.pool.needed(most) > self.pool.n_blocks:
+        needed = self.pool.needed(most)
+        if needed > self.pool.n_blocks:
             raise ValueError(
                 f"Request {request.id!r} may grow to {most} tokens in the cache; "
                 f"{self.pool.n_blocks} blocks of {self.pool.size} hold "
-                f"{self.pool.n_blocks * self.pool.size}."
+                f"{self.pool.n_blocks * self.pool.size}. Give it {needed} blocks, or ask for less."
             )
         if any(r.id == request.id for r in (*self.waiting, *self.running)):
             raise ValueError(f"A request with the id {request.id!r} is being served.")

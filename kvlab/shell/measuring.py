@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 
-from kvlab import files
+from kvlab import checks, files
 from kvlab.shell.demo import check_picture
 
 
@@ -45,6 +45,8 @@ def serve_bench(args: Namespace) -> int:
 
     if args.plot:
         check_picture(args.plot)
+    for name in ("requests", "budget"):
+        checks.whole(f"--{name}", getattr(args, name))
     names = _names(args.policies)
     model, _ = load(args.model, device=args.device, dtype=args.dtype)
     with threads(1):  # steps are short

@@ -6,9 +6,9 @@ import os
 from argparse import Namespace
 
 from kvlab import checks
-from kvlab.checkpoint import load
+from kvlab.checkpoint import load, read_config
 from kvlab.model import Transformer
-from kvlab.parallel import Mesh, joined, shard_, start
+from kvlab.parallel import Mesh, joined, shard_, shares, start
 from kvlab.parallel.starting import started_by_torchrun
 from kvlab.shell import answer
 from kvlab.tokenizer import Tokenizer
@@ -20,6 +20,7 @@ def run(args: Namespace) -> int:
     if args.policy is not None:
         raise ValueError("A policy prunes a whole model; leave out --policy, or --tp and --pp.")
     if not started_by_torchrun():
+        shares.check(read_config(args.model), args.tp, args.pp)
         prompt = answer.read(args.prompt)
         given = Namespace(**{k: v for k, v in vars(args).items() if k != "run"})
         start(one, given, prompt, tp=args.tp, pp=args.pp, device=args.device)

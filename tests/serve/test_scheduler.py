@@ -121,7 +121,8 @@ def test_a_request_that_can_never_fit_is_refused_when_it_comes():
     served = scheduler()
     served.add(Request("fits", [1] * 30, 3))  # the last token is written and never read
     with pytest.raises(
-        ValueError, match="may grow to 33 tokens in the cache; 8 blocks of 4 hold 32"
+        ValueError,
+        match="may grow to 33 tokens in the cache; 8 blocks of 4 hold 32. Give it 9 blocks",
     ):
         served.add(Request("large", [1] * 30, 4))
     with pytest.raises(ValueError, match="'fits' is being served"):

@@ -90,6 +90,22 @@ def test_a_comparison_takes_its_times_from_the_clock_that_it_is_given():
     assert {step.seconds for log in logs.values() for step in log.steps} == {1.0}
 
 
+def test_requests_that_cannot_fit_are_refused_and_long_ones_are_cut_to_what_fits():
+    with pytest.raises(
+        ValueError, match="take up to 111 positions, and the model reads at most 96"
+    ):
+        compare(tiny_model(max_positions=96))
+    with pytest.raises(ValueError, match="6 blocks of 16 hold 96; give at least 7 blocks"):
+        compare(tiny_model(max_positions=128), n_blocks=6)
+    _, logs = compare(
+        tiny_model(max_positions=4096), policies=("prefill_first",), loads=(1,), requests=8,
+        n_blocks=8,
+    )  # fmt: skip
+    (log,) = logs.values()
+    read = sum(step.n_tokens.get(7, 0) for step in log.steps)
+    assert read == 8 * 16 - 1 and all(story.tokens for story in log.stories)
+
+
 def test_the_command_serves_the_same_requests_by_each_policy(tmp_path, capsys):
     out, plot = tmp_path / "report.json", tmp_path / "who.png"
     asked = ["serve-bench", "--policies", "chunked,decode_first", "--loads", "2", "--requests", "8"]
@@ -117,8 +133,10 @@ def test_the_command_serves_the_same_requests_by_each_policy(tmp_path, capsys):
         (["--policies", ","], "at least one policy"),
         (["--loads", "much"], "Loads 'much' were asked for"),
         (["--loads", "0"], "A load is 0"),
-        (["--requests", "0"], "n is 0"),
-        (["--budget", "0"], "budget is 0"),
+        (["--loads", "1e-20"], "A load is 1e-20; expected a number from 1e-6"),
+        (["--loads", ""], "as in --policies chunked --loads 0.8"),
+        (["--requests", "0"], "--requests is 0"),
+        (["--budget", "0"], "--budget is 0"),
         (["--plot", "who.txt"], "who.txt"),
     ],
 )

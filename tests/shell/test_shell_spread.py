@@ -58,6 +58,9 @@ def test_processes_that_torchrun_starts_answer_once(tmp_path, alone):
         (["--pp", "2", "--policy", "snapkv"], None, "A policy prunes a whole model"),
         (["--tp", "2"], "4", "torchrun started 4 processes; --tp 2 and --pp 1 need 2."),
         (["--tp", "2", "--device", "mps"], None, "mps"),
+        (["--tp", "7"], None, "tp = 7 parts, and it has 6 query heads; expected at most tp = 6."),
+        (["--pp", "1000000"], None, "and it has 4 layers; expected at most pp = 4."),
+        (["--tp", "2", "--model", "nowhere"], None, "Model 'nowhere' was asked for: that is not"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(more, there, said, monkeypatch, capsys):
@@ -70,6 +73,6 @@ def test_what_cannot_be_is_refused_before_anything_starts(more, there, said, mon
 
 
 def test_what_a_process_refuses_is_said_once(capfd):
-    assert cli.main([*LINE, "--tp", "2", "--model", "nowhere"]) == 1
+    assert cli.main([*LINE, "--tp", "2", "--sparsity", "2"]) == 1
     (line,) = capfd.readouterr().err.strip().splitlines()
-    assert line.startswith("kvlab generate: Model 'nowhere' was asked for: that is not a folder.")
+    assert line == "kvlab generate: Sparsity 2.0 was asked for; expected a number in [0, 1)."
