@@ -46,7 +46,7 @@ def load(
     if str(name).endswith(".gguf"):
         config, weights, tokenizer = gguf_file.read(Path(name).expanduser(), device, dtype)
         return assemble(config, weights, Path(name)), tokenizer
-    folder = _find(name)
+    folder = hub.find(name)
     config = _read_config(folder)
     weights = _read_weights(folder, device, dtype)
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json", chat.read(folder))
@@ -61,31 +61,7 @@ def read_config(name: str | Path) -> ModelConfig:
     """
     if str(name).endswith(".gguf"):
         return gguf_file.read_config(Path(name).expanduser())
-    return _read_config(_find(name))
-
-
-def _find(name: str | Path) -> Path:
-    try:
-        folder = hub.NAMED.get(str(name)) or Path(name).expanduser()
-        if (folder / "config.json").is_file():
-            return folder
-    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a NUL
-        why = getattr(error, "strerror", None) or str(error)[:200]
-        raise ValueError(f"Model {str(name)[:80]!r} was asked for: no path ({why}).") from None
-    if str(name) in hub.NAMED:
-        raise ValueError(hub.UNFETCHED)
-    if not folder.exists() and isinstance(name, str) and hub.ID.fullmatch(name):
-        # the config comes first: nothing large is fetched for a model that would be refused
-        ModelConfig.from_hf(hub.read_json(hub.fetched(name, ("config.json",)) / "config.json"))
-        return hub.fetched(name, hub.FILES)
-    shipped = ", ".join(map(repr, hub.NAMED))
-    state = "it has no config.json" if folder.is_dir() else "that is not a folder"
-    if found := [path.name for path in folder.glob("*.gguf")]:
-        state += f", but {min(found)[:80]}, which can be named itself"
-    raise ValueError(
-        f"Model {str(name)!r} was asked for: {state}. Expected {shipped}, a folder with "
-        "config.json, model.safetensors and tokenizer.json, or a hub id like 'owner/name'."
-    )
+    return _read_config(hub.find(name))
 
 
 def _read_config(folder: Path) -> ModelConfig:

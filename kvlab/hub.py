@@ -10,6 +10,8 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from kvlab.config import ModelConfig
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -35,6 +37,31 @@ FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
+
+
+def find(name: str | Path) -> Path:
+    """The folder of a checkpoint, fetched if it is the hub's. Raises: ValueError if it is none."""
+    try:
+        folder = NAMED.get(str(name)) or Path(name).expanduser()
+        if (folder / "config.json").is_file():
+            return folder
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a NUL
+        why = getattr(error, "strerror", None) or str(error)[:200]
+        raise ValueError(f"Model {str(name)[:80]!r} was asked for: no path ({why}).") from None
+    if str(name) in NAMED:
+        raise ValueError(UNFETCHED)
+    if not folder.exists() and isinstance(name, str) and ID.fullmatch(name):
+        # the config comes first: nothing large is fetched for a model that would be refused
+        ModelConfig.from_hf(read_json(fetched(name, ("config.json",)) / "config.json"))
+        return fetched(name, FILES)
+    shipped = ", ".join(map(repr, NAMED))
+    state = "it has no config.json" if folder.is_dir() else "that is not a folder"
+    if found := [path.name for path in folder.glob("*.gguf")]:
+        state += f", but {min(found)[:80]}, which can be named itself"
+    raise ValueError(
+        f"Model {str(name)!r} was asked for: {state}. Expected {shipped}, a folder with "
+        "config.json, model.safetensors and tokenizer.json, or a hub id like 'owner/name'."
+    )
 
 
 def fetched(name: str, wanted: tuple[str, ...]) -> Path:

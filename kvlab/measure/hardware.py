@@ -7,17 +7,20 @@ import platform
 
 import torch
 
+# OpenMP reads it once, when torch is imported, and what is set later changes nothing.
+_WAITING = os.environ.get("OMP_WAIT_POLICY", "as OpenMP comes")
+
 
 def machine() -> dict[str, object]:
     """What a number depends on: processor, cores, threads and how they wait, versions.
 
-    `waiting` is what OpenMP was told before torch was imported: "passive", or nothing, and then its
-    threads spin while they wait for each other.
+    `waiting` is what OpenMP was told by the time this module was imported: "passive", or nothing,
+    and then its threads spin while they wait for each other. What is set later it does not read.
     """
     return {
         "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
-        "waiting": os.environ.get("OMP_WAIT_POLICY", "as OpenMP comes"),
+        "waiting": _WAITING,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

@@ -44,21 +44,16 @@ def compare(
     """Serve the same requests by each policy at each load; a report, and the logs behind it.
 
     Policies that read prompts whole get a budget that holds the longest. One prompt in eight is
-    long, a quarter of what the model reads or what the blocks hold, and the others short. `clock`
-    times the steps.
-    Raises: ValueError for a policy or a way to arrive that there is not, for a load that is no
-    share, and where model or blocks are too short for the requests.
+    long, a quarter of what the model reads if the blocks hold it. `clock` times the steps.
+    Raises: ValueError for a policy, a way to arrive, a load or a size that cannot be.
     """
-    _check(policies, loads, arrivals)
-    requests = checks.whole("requests", requests)
-    _check_lengths(model, n_blocks, size)
+    _check(policies, loads, arrivals, requests)
 
     def run(policy: str, rate: float, n: int = requests) -> Log:
         most = model.config.max_positions if policy in WHOLE else budget
         how = {"policy": POLICIES[policy], "budget": most, "max_running": 16}
         engine = Engine(model, n_blocks=n_blocks, size=size, **how)
-        work = _work(model, arrivals, rate, requests, seed, n_blocks * size)
-        return serve(engine, work[:n], clock=clock)
+        return serve(engine, _work(engine, arrivals, rate, requests, seed)[:n], clock=clock)
 
     run("chunked", AT_ONCE, 8)  # whatever is slow only once
     at_once = run("chunked", AT_ONCE)
@@ -75,7 +70,8 @@ def compare(
     return report, logs
 
 
-def _check(policies: Sequence[str], loads: Sequence[float], arrivals: str) -> None:
+def _check(policies: Sequence[str], loads: Sequence[float], arrivals: str, requests: int) -> None:
+    checks.whole("requests", requests)
     if not policies or not loads:
         raise ValueError(
             "Expected at least one policy and one load, as in --policies chunked --loads 0.8."
@@ -90,30 +86,27 @@ def _check(policies: Sequence[str], loads: Sequence[float], arrivals: str) -> No
         raise ValueError(f"Arrivals {arrivals!r} were asked for; there are {', '.join(ARRIVALS)}.")
 
 
-def _check_lengths(model: Transformer, n_blocks: int, size: int) -> None:
-    """Refuse what the longest of the short requests does not fit."""
-    there = checks.whole("n_blocks", n_blocks) * checks.whole("size", size)
+def _work(engine: Engine, arrivals: str, rate: float, requests: int, seed: int) -> list[Arrival]:
+    """Short prompts, and a long one in every eight, as long as its answer leaves slots for.
+
+    Raises: ValueError where model or blocks are too small for the longest of the short ones.
+    """
+    config, n_blocks, size = engine.model.config, engine.pool.n_blocks, engine.pool.size
     needed = PROMPT[1] + ANSWER[1] - 1  # the last one written is never read
-    if model.config.max_positions < needed:
+    if config.max_positions < needed:
         raise ValueError(
             f"The requests take up to {needed} positions, and the model reads at most "
-            f"{model.config.max_positions}; take one that reads more."
+            f"{config.max_positions}; take one that reads more."
         )
-    if there < needed:
+    if n_blocks * size < needed:
         raise ValueError(
             f"The requests take up to {needed} tokens of the cache, and {n_blocks} blocks of "
-            f"{size} hold {there}; give at least {-(-needed // size)} blocks."
+            f"{size} hold {n_blocks * size}; give at least {-(-needed // size)} blocks."
         )
-
-
-def _work(
-    model: Transformer, arrivals: str, rate: float, requests: int, seed: int, n_slots: int
-) -> list[Arrival]:
-    """Short prompts, and a long one in every eight, as long as its answer leaves slots for."""
     how = {"prompt": PROMPT, "answer": ANSWER, "seed": seed}
-    some = ARRIVALS[arrivals](rate, requests, model.config.vocab_size, **how)
+    some = ARRIVALS[arrivals](rate, requests, config.vocab_size, **how)
     for i in range(7, requests, 8):
-        n = min(model.config.max_positions // 4, n_slots - some[i].max_new)
+        n = min(config.max_positions // 4, n_blocks * size - some[i].max_new)
         some[i] = some[i]._replace(prompt=(some[i].prompt * n)[:n])
     return some
 

@@ -36,6 +36,8 @@ LOG = "kvlab-set-up.log"
 STARTS = "KVLAB_STARTS"  # how often set-up has already started the command anew
 # What .venv takes on the disk while pip unpacks into it: with the CPU's torch, and with CUDA's.
 SIZES = {"cpu": 1_500_000_000, "": 6_000_000_000}
+# What pip fetches meanwhile into the folder for temporary files, which may be another disk.
+DOWNLOADS = {"cpu": 400_000_000, "": 3_000_000_000}
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 # The modules that tell whether an extra of pyproject.toml is there; "" is what the engine needs.
@@ -382,16 +384,24 @@ def refuse_small(root, torch):
 
     What is there already counts as room: it is brought up to date, or deleted first.
     """
-    needed = SIZES["cpu" if sys.platform != "linux" or torch == "cpu" else ""]
-    venv = root / ".venv"
-    if torch_of(venv):
+    build = "cpu" if sys.platform != "linux" or torch == "cpu" else ""
+    if torch_of(root / ".venv"):
         return
-    free = shutil.disk_usage(root).free
-    if free < needed:
-        raise Trouble(
-            f"set-up needs about {needed / 1e9:.1f} GB in {root}, and {free / 1e9:.1f} GB are free:"
-            " make room and run the same command again."
-        )
+    places = (
+        (root, SIZES[build], "make room"),
+        (
+            tempfile.gettempdir(),
+            DOWNLOADS[build],
+            "pip fetches into that folder, so make room there or name another by TMPDIR",
+        ),
+    )
+    for place, needed, remedy in places:
+        free = shutil.disk_usage(place).free
+        if free < needed:
+            raise Trouble(
+                f"set-up needs about {needed / 1e9:.1f} GB in {place}, and {free / 1e9:.1f} GB are"
+                f" free: {remedy}, and run the same command again."
+            )
 
 
 def announce(again, torch):

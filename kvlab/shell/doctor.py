@@ -17,6 +17,7 @@ NEEDS = {
     "tests": ("pytest", "pytest-timeout", "nbval", "nbclient", "hypothesis", "transformers",
               "playwright", "ruff"),
 }  # fmt: skip
+WAYS = {"passive": "passively", "active": "actively"}  # in which OpenMP's threads wait
 
 
 def examine() -> dict[str, Any]:
@@ -53,8 +54,10 @@ def as_text(findings: dict[str, Any]) -> str:
         f"environment {findings['environment']}",
     ]
     if torch:
+        waiting = WAYS.get(torch["waiting"].lower(), torch["waiting"])
         lines.append(
-            f"torch       {torch['version']} ({torch['build']}), {torch['threads']} threads"
+            f"torch       {torch['version']} ({torch['build']}), {torch['threads']} threads, "
+            f"waiting {waiting}"
         )
         lines += [f"device      {device}" for device in torch["devices"]]
     lines += [
@@ -83,6 +86,8 @@ def _torch() -> dict[str, Any] | None:
         import torch
     except ImportError:
         return None
+    from kvlab.measure import machine
+
     devices = ["cpu"]
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         found = torch.cuda.get_device_properties(i)
@@ -93,6 +98,7 @@ def _torch() -> dict[str, Any] | None:
         "version": torch.__version__,
         "build": f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only",
         "threads": torch.get_num_threads(),
+        "waiting": machine()["waiting"],
         "devices": devices,
     }
 

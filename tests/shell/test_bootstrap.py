@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import tomllib
@@ -439,6 +440,23 @@ def test_a_disk_without_room_is_named_before_anything_is_made(
     assert start(root, "lab", *options) == 1
     assert one_sentence(said(capsys), part, "1.5 GB are free", "make room")
     assert machine.ran == [] and not (root / ".venv").exists()
+
+
+@pytest.mark.parametrize(("options", "part"), [([], "3.0 GB"), (["--torch", "cpu"], "0.4 GB")])
+def test_so_is_a_folder_for_temporary_files_on_another_disk(
+    root, machine, monkeypatch, capsys, options, part
+):
+    def usage(folder):
+        return type("Usage", (), {"free": 10**10 if Path(folder) == root else 260_000_000})
+
+    monkeypatch.setattr(tempfile, "tempdir", "/elsewhere")
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    assert start(root, "lab", *options) == 1
+    told = f"about {part} in /elsewhere, and 0.3 GB are free: pip fetches into that folder"
+    assert one_sentence(said(capsys), told, "name another by TMPDIR")
+    assert machine.ran == [] and not (root / ".venv").exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10**10}))
+    assert start(root, "lab", *options)[0] == "inside"
 
 
 @pytest.mark.parametrize("cut_off", [False, True])

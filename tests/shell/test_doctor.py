@@ -9,7 +9,7 @@ def test_the_doctor_says_what_is_here(capsys):
     for part in (
         "python",
         "torch",
-        "threads",
+        "threads, waiting ",
         "device",
         "chromium",
         "grading",
