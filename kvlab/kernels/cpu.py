@@ -16,12 +16,12 @@ from __future__ import annotations
 import platform
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import prange, types
 from numba.extending import intrinsic
 
 from kvlab.kernels.building import njit
-from kvlab.kernels.floats import exp, narrow, prefetch, widen
+from kvlab.kernels.floats import exp, has, narrow, prefetch, widen
 
 # Sums may be reordered, so that they fill vector registers. Infinities and NaN keep their meaning.
 _SUMS = {"reassoc", "contract", "nsz", "arcp"}
@@ -39,7 +39,7 @@ def reads_float16() -> bool:
     """Whether this processor converts float16 by itself; without that, compiling would fail."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return True
-    return bool(binding.get_host_cpu_features().get("f16c"))
+    return has("f16c")
 
 
 @njit(fastmath=_SUMS)

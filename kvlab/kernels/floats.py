@@ -6,41 +6,56 @@ a whole number.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
-from llvmlite import ir
-from numba import types
+from llvmlite import binding, ir
+from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
+
+
+@cache
+def has(feature: str) -> bool:
+    """Whether the processor that numba compiles for has a feature, by LLVM's name for it."""
+    asked = config.CPU_FEATURES  # NUMBA_CPU_FEATURES
+    if asked is not None:
+        return f"+{feature}" in asked.split(",")
+    return bool(binding.get_host_cpu_features().get(feature))
+
+
+def widened(builder, stored, number):
+    """LLVM's words for a stored number, or a vector of them, as one that is calculated with."""
+    n = getattr(number.type, "count", None)
+
+    def of(kind):
+        return kind if n is None else ir.VectorType(kind, n)
+
+    if stored == types.uint16:  # bfloat16
+        wide = builder.zext(number, of(ir.IntType(32)))
+        by = ir.Constant(wide.type, 16 if n is None else [16] * n)
+        return builder.bitcast(builder.shl(wide, by), of(ir.FloatType()))
+    if stored == types.int16:  # float16
+        return builder.fpext(builder.bitcast(number, of(ir.HalfType())), of(ir.FloatType()))
+    if stored == types.int8:
+        return builder.sitofp(number, of(ir.FloatType()))
+    return number
 
 
 @intrinsic
 def widen(_typing, number):
     """A stored number as one that can be calculated with."""
-
-    def as_it_is(_context, _builder, _signature, args):
-        return args[0]
-
-    def from_bfloat16(_context, builder, _signature, args):
-        wide = builder.zext(args[0], ir.IntType(32))
-        return builder.bitcast(builder.shl(wide, wide.type(16)), ir.FloatType())
-
-    def from_float16(_context, builder, _signature, args):
-        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
-
-    def from_int8(_context, builder, _signature, args):
-        return builder.sitofp(args[0], ir.FloatType())
-
-    ways = {
-        types.float64: (types.float64, as_it_is),
-        types.float32: (types.float32, as_it_is),
-        types.uint16: (types.float32, from_bfloat16),
-        types.int16: (types.float32, from_float16),
-        types.int8: (types.float32, from_int8),
-    }
-    if number not in ways:
+    if number in (types.float64, types.float32):
+        wide = number
+    elif number in (types.uint16, types.int16, types.int8):
+        wide = types.float32
+    else:
         return None
-    wide, way = ways[number]
-    return wide(number), way
+
+    def widen(_context, builder, _signature, args):
+        return widened(builder, number, args[0])
+
+    return wide(number), widen
 
 
 @intrinsic

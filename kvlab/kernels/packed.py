@@ -13,16 +13,24 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from kvlab.kernels import simd
+from kvlab.kernels import placing, simd
 from kvlab.kernels.building import njit
 from kvlab.kernels.floats import exp, widen
-from kvlab.kernels.packed_rows import mix, mix_spread, places_in, products, products_spread
+from kvlab.kernels.packed_rows import (
+    mix,
+    mix_spread,
+    places_in,
+    products,
+    products_spread,
+    with_room,
+)
+from kvlab.kernels.placing import PLACE
 from kvlab.kernels.simd import LANES, WIDE
 
 _SUMS = {"reassoc", "contract", "nsz", "arcp"}
 # Slots that one thread attends to before it looks for more work.
 PART = 512
-# Rows that are made ready (indices, float32 values) at once, in the first-level cache.
+# Rows whose places are made ready at once, in the first-level cache.
 _BLOCK = 32
 
 
@@ -65,12 +73,13 @@ def _packed_part(k, v, row, n_rows, q_ZDZ, spread, seen, most_Z, sum_Z, mix_ZDZ)
     (k_values, k_marks, k_kept, k_bytes), (v_values, v_marks, v_kept, v_bytes) = k, v
     n_fours = q_ZDZ.shape[0]
     scores_ZT = np.empty((n_fours, n_rows * LANES), np.float32)
-    most = _BLOCK * max(k_kept, v_kept)
-    some_places, some_numbers = np.empty(most + 8, np.uint8), np.empty(most, np.float32)
+    some_places = np.empty(_BLOCK * max(k_kept, v_kept) + 8, PLACE)
+    k_room = np.empty(_BLOCK * k_kept + WIDE, k_values.dtype)
+    v_room = np.empty(_BLOCK * v_kept + WIDE, v_values.dtype)
     place_U = np.empty(_BLOCK, np.int64)
     for low in range(0, n_rows, _BLOCK):
         n, first, at = min(_BLOCK, n_rows - low), row + low, low * LANES
-        numbers = simd.as_floats(k_values[first * k_kept : (first + n) * k_kept], some_numbers)
+        numbers = with_room(k_values, first * k_kept, n * k_kept, k_room)
         if spread[0]:
             marks = k_marks[first * k_bytes : (first + n) * k_bytes]
             for z in range(n_fours):
@@ -85,7 +94,7 @@ def _packed_part(k, v, row, n_rows, q_ZDZ, spread, seen, most_Z, sum_Z, mix_ZDZ)
     mix_ZDZ[:] = 0
     for low in range(0, n_rows, _BLOCK):
         n, first, at = min(_BLOCK, n_rows - low), row + low, low * LANES
-        numbers = simd.as_floats(v_values[first * v_kept : (first + n) * v_kept], some_numbers)
+        numbers = with_room(v_values, first * v_kept, n * v_kept, v_room)
         if spread[1]:
             marks = v_marks[first * v_bytes : (first + n) * v_bytes]
             for z in range(n_fours):
@@ -140,17 +149,19 @@ def _join(most_HP, sum_HP, mix_HPD, out_HD):
 
 
 @njit()
-def _laid_out(q_RD, spread):
-    """The queries in fours: each channel's four side by side or, to be spread, head after head.
+def _place(d, lane, spread):
+    """Where channel `d` of one of four heads lies: beside the others', or with WIDE of its own."""
+    return (d // WIDE * LANES + lane) * WIDE + d % WIDE if spread else d * LANES + lane
 
-    Zeros stand where there is no head.
-    """
+
+@njit()
+def _laid_out(q_RD, spread):
+    """The queries in fours, as `_place` says. Zeros stand where there is no head."""
     n_heads, width = q_RD.shape
     q_ZDZ = np.zeros(((n_heads + LANES - 1) // LANES, width * LANES), np.float32)
     for r in range(n_heads):
         for d in range(width):
-            place = r % LANES * width + d if spread else d * LANES + r % LANES
-            q_ZDZ[r // LANES, place] = q_RD[r, d]
+            q_ZDZ[r // LANES, _place(d, r % LANES, spread)] = q_RD[r, d]
     return q_ZDZ
 
 
@@ -182,8 +193,7 @@ def _part(g, part, q_HD, k, v, dense, places, pos_GT, q_pos, whole, spread, row,
         for r in range(sharing):
             z, lane = r // LANES, r % LANES
             for d in range(width):
-                place = lane * width + d if spread[1] else d * LANES + lane
-                mix_HPD[first + r, part, d] = mix_ZDZ[z, place]
+                mix_HPD[first + r, part, d] = mix_ZDZ[z, _place(d, lane, spread[1])]
     for r in range(sharing):
         most_HP[first + r, part] = most_Z[r // LANES, r % LANES]
         sum_HP[first + r, part] = sum_Z[r // LANES, r % LANES]
@@ -191,7 +201,7 @@ def _part(g, part, q_HD, k, v, dense, places, pos_GT, q_pos, whole, spread, row,
 
 def spread(k: tuple, v: tuple, width: int) -> tuple[bool, bool]:
     """Whether to spread keys' and values' rows: by bitmaps, where one instruction does it."""
-    fits = simd.SPREADS and width % (2 * WIDE) == 0
+    fits = placing.SPREADS and width % (2 * WIDE) == 0
     return fits and k[2], fits and v[2]
 
 

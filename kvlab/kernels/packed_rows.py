@@ -1,66 +1,70 @@
 """Packed rows met with four query heads at once: products of rows and queries, mixtures of rows.
 
 Rows are read in one of two ways. By places: a kept number is multiplied into four query heads at
-once, which share its reading, the lanes of one vector; work follows N. Spread: 16 channels of a
-row are spread over a register by 16 bits of its bitmap, in one instruction (AVX-512), and meet four
-heads' registers; work follows D, and on the machine of `benchmarks/results/pruned.json` it was less
-than finding the places of a bitmap's ones.
+once, which share its reading, the lanes of one vector; work follows N. Spread: some channels of a
+row are put where their bits of its bitmap stand, 16 by one instruction of AVX-512 or 8 by AVX2 and
+a table, and meet four heads' registers; work follows D, and a bitmap's places are not looked for.
 D head width, N values kept per packed row, Z four query heads side by side (lanes), U rows or bytes
-of a block.
+of a block, X channels worked on at once.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from kvlab.kernels import simd
+from kvlab.kernels import placing, simd
 from kvlab.kernels.building import njit
+from kvlab.kernels.placing import PLACE, PLACES, STRIDE
 from kvlab.kernels.simd import LANES, WIDE
 
 _SUMS = {"reassoc", "contract", "nsz", "arcp"}
-# For each byte of a bitmap, the places of its ones, in the bytes of a word, from the low end.
-_PLACES = np.array(
-    [
-        int.from_bytes(bytes(j for j in range(8) if byte >> j & 1).ljust(8, b"\0"), "little")
-        for byte in range(256)
-    ],
-    dtype=np.uint64,
-)
+_BITS = 8 * STRIDE  # what eight channels take
 
 
 @njit()
 def places_in(marks, n_kept, row, n_rows, n_bytes, scratch):
-    """The places of `n_rows` rows' numbers, from row number `row` on.
+    """The places of `n_rows` rows' numbers, from row number `row` on, in `scratch`.
 
-    `n_bytes` is the length of a bitmap, or 0 where the marks are places already. Slices, here and
-    for values, so that numba sees that no place is negative and reads many at once.
+    `n_bytes` is the length of a bitmap, or 0 where the marks are channels' numbers.
     """
     if n_bytes == 0:
-        return marks[row * n_kept : (row + n_rows) * n_kept]
-    _places_of(marks[row * n_bytes : (row + n_rows) * n_bytes], n_bytes, scratch)
+        # a slice, so that numba sees that no index is negative and reads many at once
+        channels = marks[row * n_kept : (row + n_rows) * n_kept]
+        for i in range(channels.size):
+            scratch[i] = PLACE(channels[i]) * PLACE(STRIDE)
+    else:
+        _places_of(marks[row * n_bytes : (row + n_rows) * n_bytes], n_bytes, scratch)
     return scratch[: n_rows * n_kept]
 
 
 @njit()
-def _places_of(bitmaps_U, n_bytes, indices):
+def _places_of(bitmaps_U, n_bytes, scratch):
     """Write the places of all ones of some bitmaps, one bitmap after the other."""
     at, words = 0, n_bytes // 8 * 8
     for first in range(0, bitmaps_U.size, n_bytes):
-        base = np.uint64(0)
         for j in range(0, words, 8):
             word = simd.bits64(bitmaps_U, first + j)
-            for _ in range(8):
+            for i in range(8):
                 byte = word & np.uint64(0xFF)
-                # what lies beyond a row's last place is written over by the next
-                simd.store(indices, at, _PLACES[byte] + base)
-                base += np.uint64(0x0808080808080808)
+                placing.put_places(scratch, at, PLACES, byte, (j + i) * _BITS)
                 at += simd.ones(byte)
                 word >>= np.uint64(8)
         for j in range(words, n_bytes):
             byte = np.uint64(bitmaps_U[first + j])
-            simd.store(indices, at, _PLACES[byte] + base)
-            base += np.uint64(0x0808080808080808)
+            placing.put_places(scratch, at, PLACES, byte, j * _BITS)
             at += simd.ones(byte)
+
+
+@njit()
+def with_room(values, low, n, scratch):
+    """`n` numbers from `low` on, behind which WIDE more may be read.
+
+    Where `values` ends before that, they are copied to `scratch`.
+    """
+    if low + n + WIDE <= values.size:
+        return values[low : low + n]
+    scratch[:n] = values[low : low + n]
+    return scratch[:n]
 
 
 @njit(fastmath=_SUMS)
@@ -71,97 +75,93 @@ def products(places, numbers, n_rows, n_kept, q_DZ, scores, at):
         a0, a1, a2, a3 = simd.zeros4(), simd.zeros4(), simd.zeros4(), simd.zeros4()
         start = u * n_kept
         for j in range(start, start + fours, 4):
-            a0 = simd.fuse(a0, simd.every4(numbers, j), simd.load4(q_DZ, simd.lanes_of(places, j)))
-            a1 = simd.fuse(
-                a1, simd.every4(numbers, j + 1), simd.load4(q_DZ, simd.lanes_of(places, j + 1))
-            )
-            a2 = simd.fuse(
-                a2, simd.every4(numbers, j + 2), simd.load4(q_DZ, simd.lanes_of(places, j + 2))
-            )
-            a3 = simd.fuse(
-                a3, simd.every4(numbers, j + 3), simd.load4(q_DZ, simd.lanes_of(places, j + 3))
-            )
+            four = simd.widened4(numbers, j)
+            a0 = simd.fuse(a0, simd.lane0(four), _four(q_DZ, places, j))
+            a1 = simd.fuse(a1, simd.lane1(four), _four(q_DZ, places, j + 1))
+            a2 = simd.fuse(a2, simd.lane2(four), _four(q_DZ, places, j + 2))
+            a3 = simd.fuse(a3, simd.lane3(four), _four(q_DZ, places, j + 3))
         for j in range(start + fours, start + n_kept):
-            a0 = simd.fuse(a0, simd.every4(numbers, j), simd.load4(q_DZ, simd.lanes_of(places, j)))
+            a0 = simd.fuse(a0, simd.every4(numbers, j), _four(q_DZ, places, j))
         simd.store(scores, at + u * LANES, simd.add(simd.add(a0, a1), simd.add(a2, a3)))
+
+
+@njit(inline="always")
+def _four(q_DZ, places, j):
+    return placing.four_at(q_DZ, placing.place_of(places, j))
 
 
 @njit(fastmath=_SUMS)
 def mix(places, numbers, n_rows, n_kept, weights, at, mix_DZ):
     """Add each row to four mixtures, by the four weights that `weights` has for it."""
+    fours = n_kept // 4 * 4
     for u in range(n_rows):
         weight = simd.load4(weights, at + u * LANES)
-        for j in range(u * n_kept, u * n_kept + n_kept):
-            lanes = simd.lanes_of(places, j)
-            simd.store(
-                mix_DZ, lanes, simd.fuse(simd.load4(mix_DZ, lanes), simd.every4(numbers, j), weight)
-            )
+        start = u * n_kept
+        for j in range(start, start + fours, 4):
+            # no two of a row's places are the same
+            four = simd.widened4(numbers, j)
+            p0, p1 = placing.place_of(places, j), placing.place_of(places, j + 1)
+            p2, p3 = placing.place_of(places, j + 2), placing.place_of(places, j + 3)
+            m0, m1 = placing.four_at(mix_DZ, p0), placing.four_at(mix_DZ, p1)
+            m2, m3 = placing.four_at(mix_DZ, p2), placing.four_at(mix_DZ, p3)
+            placing.put_four(mix_DZ, p0, simd.fuse(m0, simd.lane0(four), weight))
+            placing.put_four(mix_DZ, p1, simd.fuse(m1, simd.lane1(four), weight))
+            placing.put_four(mix_DZ, p2, simd.fuse(m2, simd.lane2(four), weight))
+            placing.put_four(mix_DZ, p3, simd.fuse(m3, simd.lane3(four), weight))
+        for j in range(start + fours, start + n_kept):
+            place = placing.place_of(places, j)
+            old = placing.four_at(mix_DZ, place)
+            placing.put_four(mix_DZ, place, simd.fuse(old, simd.every4(numbers, j), weight))
 
 
 @njit(fastmath=_SUMS)
-def products_spread(bitmaps, numbers, n_rows, n_kept, q_ZD, scores, at):
-    """What `products` does, from bitmaps. The queries lie one after the other.
+def products_spread(bitmaps, numbers, n_rows, n_kept, q_XZD, scores, at):
+    """What `products` does, from bitmaps. The queries lie WIDE channels after WIDE channels.
 
     Two rows share the reading of the queries; an odd last row is its own partner.
     """
-    width = q_ZD.size // LANES
+    width = q_XZD.size // LANES
     n_bytes = width // 8
     for u in range(0, n_rows, 2):
-        a0, a1, a2, a3 = simd.zeros16(), simd.zeros16(), simd.zeros16(), simd.zeros16()
-        b0, b1, b2, b3 = simd.zeros16(), simd.zeros16(), simd.zeros16(), simd.zeros16()
+        a, b = simd.zeros(), simd.zeros()
         other = min(u + 1, n_rows - 1)
         a_at, b_at = u * n_kept, other * n_kept
         for d in range(0, width, WIDE):
-            a_bits = simd.bits16(bitmaps, u * n_bytes + d // 8)
-            b_bits = simd.bits16(bitmaps, other * n_bytes + d // 8)
-            a_row, b_row = simd.spread(numbers, a_at, a_bits), simd.spread(numbers, b_at, b_bits)
+            a_bits = simd.bits(bitmaps, u * n_bytes + d // 8)
+            b_bits = simd.bits(bitmaps, other * n_bytes + d // 8)
+            a_row = placing.spread(numbers, a_at, a_bits)
+            b_row = placing.spread(numbers, b_at, b_bits)
             a_at += simd.ones(a_bits)
             b_at += simd.ones(b_bits)
-            q0, q1 = simd.load16(q_ZD, d), simd.load16(q_ZD, width + d)
-            q2, q3 = simd.load16(q_ZD, 2 * width + d), simd.load16(q_ZD, 3 * width + d)
-            a0, b0 = simd.fuse(a0, a_row, q0), simd.fuse(b0, b_row, q0)
-            a1, b1 = simd.fuse(a1, a_row, q1), simd.fuse(b1, b_row, q1)
-            a2, b2 = simd.fuse(a2, a_row, q2), simd.fuse(b2, b_row, q2)
-            a3, b3 = simd.fuse(a3, a_row, q3), simd.fuse(b3, b_row, q3)
-        simd.store(scores, at + u * LANES, simd.totals(a0, a1, a2, a3))
-        simd.store(scores, at + other * LANES, simd.totals(b0, b1, b2, b3))
+            q = simd.load(q_XZD, d * LANES)
+            a = simd.fuse(a, simd.for_all(a_row), q)
+            b = simd.fuse(b, simd.for_all(b_row), q)
+        simd.store(scores, at + u * LANES, simd.totals(a))
+        simd.store(scores, at + other * LANES, simd.totals(b))
 
 
 @njit(fastmath=_SUMS)
-def mix_spread(bitmaps, numbers, n_rows, n_kept, weights, at, mix_ZD, place_U):
-    """What `mix` does, from bitmaps. The mixtures lie one after the other.
+def mix_spread(bitmaps, numbers, n_rows, n_kept, weights, at, mix_XZD, place_U):
+    """What `mix` does, from bitmaps. The mixtures lie WIDE channels after WIDE channels.
 
     Two blocks of channels share the reading of the weights.
     """
-    width = mix_ZD.size // LANES
-    second, third, fourth = width, 2 * width, 3 * width
+    width = mix_XZD.size // LANES
     for u in range(n_rows):
         place_U[u] = u * n_kept
     for d in range(0, width, 2 * WIDE):
-        e = d + WIDE
-        a0, b0 = simd.load16(mix_ZD, d), simd.load16(mix_ZD, e)
-        a1, b1 = simd.load16(mix_ZD, second + d), simd.load16(mix_ZD, second + e)
-        a2, b2 = simd.load16(mix_ZD, third + d), simd.load16(mix_ZD, third + e)
-        a3, b3 = simd.load16(mix_ZD, fourth + d), simd.load16(mix_ZD, fourth + e)
+        a_at, b_at = d * LANES, (d + WIDE) * LANES
+        a, b = simd.load(mix_XZD, a_at), simd.load(mix_XZD, b_at)
         for u in range(n_rows):
-            mark, place, weight = (u * width + d) // 8, place_U[u], at + u * LANES
-            bits = simd.bits16(bitmaps, mark)
-            a_row = simd.spread(numbers, place, bits)
+            mark, place = (u * width + d) // 8, place_U[u]
+            bits = simd.bits(bitmaps, mark)
+            a_row = placing.spread(numbers, place, bits)
             place += simd.ones(bits)
-            bits = simd.bits16(bitmaps, mark + 2)
-            b_row = simd.spread(numbers, place, bits)
+            bits = simd.bits(bitmaps, mark + WIDE // 8)
+            b_row = placing.spread(numbers, place, bits)
             place_U[u] = place + simd.ones(bits)
-            w0, w1 = simd.every16(weights, weight), simd.every16(weights, weight + 1)
-            w2, w3 = simd.every16(weights, weight + 2), simd.every16(weights, weight + 3)
-            a0, b0 = simd.fuse(a0, a_row, w0), simd.fuse(b0, b_row, w0)
-            a1, b1 = simd.fuse(a1, a_row, w1), simd.fuse(b1, b_row, w1)
-            a2, b2 = simd.fuse(a2, a_row, w2), simd.fuse(b2, b_row, w2)
-            a3, b3 = simd.fuse(a3, a_row, w3), simd.fuse(b3, b_row, w3)
-        simd.store(mix_ZD, d, a0)
-        simd.store(mix_ZD, e, b0)
-        simd.store(mix_ZD, second + d, a1)
-        simd.store(mix_ZD, second + e, b1)
-        simd.store(mix_ZD, third + d, a2)
-        simd.store(mix_ZD, third + e, b2)
-        simd.store(mix_ZD, fourth + d, a3)
-        simd.store(mix_ZD, fourth + e, b3)
+            weight = simd.weights(weights, at + u * LANES)
+            a = simd.fuse(a, simd.for_all(a_row), weight)
+            b = simd.fuse(b, simd.for_all(b_row), weight)
+        simd.store(mix_XZD, a_at, a)
+        simd.store(mix_XZD, b_at, b)

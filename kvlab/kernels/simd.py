@@ -1,27 +1,26 @@
 """A few floats in one register: what numba lacks for reading packed rows, in LLVM's own words.
 
-Four lanes hold four query heads' numbers side by side, sixteen hold sixteen channels of one row.
+Four lanes hold four query heads' numbers side by side, `WIDE` lanes hold so many channels of one
+row, and four times as many hold those channels for four heads, one head's after the other's.
 """
 
 from __future__ import annotations
 
 from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
 from numba import types
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import intrinsic, models, register_model
 
-from kvlab.kernels.floats import widen
+from kvlab.kernels.floats import has, widened
 
 # Query heads that share a read.
 LANES = 4
-# Channels that are spread at once, and whether one instruction does it.
-WIDE = 16
-SPREADS = bool(get_host_cpu_features().get("avx512f"))
+# Channels that are worked on at once: what one register of AVX-512, or of AVX2, holds.
+WIDE = 16 if has("avx512f") else 8
 
-_FLOAT, _INT, _WORD = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+FLOAT, INT, WORD = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
 
-class _Floats(types.Type):
+class Floats(types.Type):
     """Some float32 in one register, or in as many as the machine needs for them."""
 
     def __init__(self, n: int) -> None:
@@ -29,27 +28,54 @@ class _Floats(types.Type):
         self.n = n
 
 
-@register_model(_Floats)
+@register_model(Floats)
 class _FloatsModel(models.PrimitiveModel):
     def __init__(self, manager, kind) -> None:
-        super().__init__(manager, kind, ir.VectorType(_FLOAT, kind.n))
+        super().__init__(manager, kind, ir.VectorType(FLOAT, kind.n))
 
 
-_four, _sixteen = _Floats(LANES), _Floats(WIDE)
+FOUR, ROW, ROWS = Floats(LANES), Floats(WIDE), Floats(LANES * WIDE)
 
 
-def _address(context, builder, kind, array, index, vector=None):
+def address(context, builder, kind, array, index, vector=None):
     """Where an array's element lies; numba's own indexing first asks whether it is negative."""
     data = context.make_array(kind)(context, builder, array).data
     place = builder.gep(data, [index])
     return place if vector is None else builder.bitcast(place, vector.as_pointer())
 
 
+def loaded(context, builder, kind, array, index, n):
+    """`n` numbers from an element on, as they are stored."""
+    vector = ir.VectorType(context.get_data_type(kind.dtype), n)
+    found = builder.load(address(context, builder, kind, array, index, vector))
+    found.align = kind.dtype.bitwidth // 8
+    return found
+
+
+def shuffled(builder, first, places, second=None):
+    """The lanes of one or two registers at some places, in that order."""
+    other = ir.Constant(first.type, ir.Undefined) if second is None else second
+    where = ir.Constant(ir.VectorType(INT, len(places)), list(places))
+    return builder.shuffle_vector(first, other, where)
+
+
+def everywhere(builder, number, n):
+    """One number in each of n lanes."""
+    one = ir.Constant(ir.VectorType(number.type, n), ir.Undefined)
+    return shuffled(builder, builder.insert_element(one, number, INT(0)), [0] * n)
+
+
+def of_llvm(builder, name, result, *arguments):
+    """A function that LLVM knows: often one instruction of the processor."""
+    known = builder.module.globals.get(name)
+    return known or ir.Function(builder.module, ir.FunctionType(result, arguments), name)
+
+
 def _zeros_of(kind):
     @intrinsic
     def zeros(_typing):
         return kind(), lambda context, builder, signature, args: ir.Constant(
-            ir.VectorType(_FLOAT, kind.n), None
+            ir.VectorType(FLOAT, kind.n), None
         )
 
     return zeros
@@ -61,31 +87,11 @@ def _loads_of(kind):
     @intrinsic
     def load(_typing, array, index):
         def read(context, builder, signature, args):
-            vector = ir.VectorType(_FLOAT, kind.n)
-            found = builder.load(_address(context, builder, signature.args[0], *args, vector))
-            found.align = 4
-            return found
+            return loaded(context, builder, signature.args[0], *args, kind.n)
 
         return kind(array, types.intp), read
 
     return load
-
-
-def _spreads_of(kind):
-    """The number at a place, in each lane."""
-
-    @intrinsic
-    def everywhere(_typing, array, index):
-        def splat(context, builder, signature, args):
-            number = builder.load(_address(context, builder, signature.args[0], *args))
-            undefined = ir.Constant(ir.VectorType(_FLOAT, kind.n), ir.Undefined)
-            one = builder.insert_element(undefined, number, _INT(0))
-            every = ir.Constant(ir.VectorType(_INT, kind.n), [0] * kind.n)
-            return builder.shuffle_vector(one, undefined, every)
-
-        return kind(array, types.intp), splat
-
-    return everywhere
 
 
 def _bits_of(n):
@@ -94,28 +100,70 @@ def _bits_of(n):
     @intrinsic
     def bits(_typing, array, index):
         def read(context, builder, signature, args):
-            place = _address(context, builder, signature.args[0], *args, ir.IntType(n))
+            place = address(context, builder, signature.args[0], *args, ir.IntType(n))
             found = builder.load(place)
             found.align = 1
-            return builder.zext(found, _WORD) if n < 64 else found
+            return builder.zext(found, WORD) if n < 64 else found
 
         return types.uint64(array, types.intp), read
 
     return bits
 
 
-zeros4, zeros16 = _zeros_of(_four), _zeros_of(_sixteen)
-load4, load16 = _loads_of(_four), _loads_of(_sixteen)
-every4, every16 = _spreads_of(_four), _spreads_of(_sixteen)
-bits16, bits64 = _bits_of(16), _bits_of(64)
+def _lane_of(i):
+    """One of four numbers, in each lane."""
+
+    @intrinsic
+    def lane(_typing, four):
+        def spread(_context, builder, _signature, args):
+            return shuffled(builder, args[0], [i] * LANES)
+
+        return FOUR(FOUR), spread
+
+    return lane
+
+
+zeros4, zeros = _zeros_of(FOUR), _zeros_of(ROWS)
+load4, load = _loads_of(FOUR), _loads_of(ROWS)
+bits, bits64 = _bits_of(WIDE), _bits_of(64)
+lane0, lane1, lane2, lane3 = map(_lane_of, range(LANES))
+
+
+@intrinsic
+def widened4(_typing, array, index):
+    """Four stored numbers from `index` on, as float32, in a register.
+
+    The fence keeps them there: LLVM would else read each once more from memory to fill its lanes,
+    and reading is what there is most of.
+    """
+
+    def read(context, builder, signature, args):
+        kind = signature.args[0]
+        four = widened(builder, kind.dtype, loaded(context, builder, kind, *args, LANES))
+        fence = of_llvm(builder, "llvm.arithmetic.fence.v4f32", four.type, four.type)
+        return builder.call(fence, [four])
+
+    return FOUR(array, types.intp), read
+
+
+@intrinsic
+def every4(_typing, array, index):
+    """The stored number at a place as float32, in each lane."""
+
+    def splat(context, builder, signature, args):
+        kind = signature.args[0]
+        number = builder.load(address(context, builder, kind, *args))
+        return everywhere(builder, widened(builder, kind.dtype, number), LANES)
+
+    return FOUR(array, types.intp), splat
 
 
 @intrinsic
 def store(_typing, array, index, value):
-    """Put floats, or a word of eight bytes, from `index` on."""
+    """Put floats from `index` on."""
 
     def store(context, builder, signature, args):
-        place = _address(context, builder, signature.args[0], args[0], args[1], args[2].type)
+        place = address(context, builder, signature.args[0], args[0], args[1], args[2].type)
         builder.store(args[2], place).align = signature.args[0].dtype.bitwidth // 8
         return context.get_dummy_value()
 
@@ -130,17 +178,6 @@ def ones(_typing, number):
         return builder.ctpop(args[0])
 
     return types.intp(types.uint64), ones
-
-
-@intrinsic
-def lanes_of(_typing, array, index):
-    """LANES times the byte at `index`: where a number's four lanes begin."""
-
-    def read(context, builder, signature, args):
-        byte = builder.load(_address(context, builder, signature.args[0], *args))
-        return builder.mul(builder.zext(byte, _WORD), _WORD(LANES))
-
-    return types.intp(array, types.intp), read
 
 
 @intrinsic
@@ -175,54 +212,36 @@ def most(_typing, first, second):
 
 
 @intrinsic
-def spread(_typing, array, index, bits):
-    """The numbers from `index` on, one after the other where a bit is set, and 0 where not."""
+def for_all(_typing, row):
+    """A row's channels for each of four heads."""
 
-    def spread(context, builder, signature, args):
-        place = _address(context, builder, signature.args[0], args[0], args[1])
-        row, mask = ir.VectorType(_FLOAT, WIDE), ir.VectorType(ir.IntType(1), WIDE)
-        kind = ir.FunctionType(row, [place.type, mask, row])
-        expand = builder.module.globals.get("llvm.masked.expandload.v16f32")
-        if expand is None:
-            expand = ir.Function(builder.module, kind, "llvm.masked.expandload.v16f32")
-        bits = builder.bitcast(builder.trunc(args[2], ir.IntType(16)), mask)
-        return builder.call(expand, [place, bits, ir.Constant(row, None)])
+    def repeat(_context, builder, _signature, args):
+        return shuffled(builder, args[0], [*range(WIDE)] * LANES)
 
-    return _sixteen(array, types.intp, types.uint64), spread
+    return ROWS(ROW), repeat
 
 
 @intrinsic
-def totals(_typing, a, b, c, d):
-    """The sum of each of four registers' numbers."""
+def weights(_typing, array, index):
+    """Four heads' weights from `index` on, each for all channels."""
 
-    def totals(context, builder, signature, args):
-        def pairs(x, y, n):  # sums of neighbours, those of x first
-            places = ir.VectorType(_INT, n)
-            even = builder.shuffle_vector(x, y, ir.Constant(places, [2 * i for i in range(n)]))
-            odd = builder.shuffle_vector(x, y, ir.Constant(places, [2 * i + 1 for i in range(n)]))
-            return builder.fadd(even, odd)
+    def repeat(context, builder, signature, args):
+        four = loaded(context, builder, signature.args[0], *args, LANES)
+        return shuffled(builder, four, [head for head in range(LANES) for _ in range(WIDE)])
 
-        a, b, c, d = args
-        both = pairs(pairs(a, b, WIDE), pairs(c, d, WIDE), WIDE)
-        half = pairs(both, both, WIDE // 2)
-        return pairs(half, half, LANES)
-
-    return _four(_sixteen, _sixteen, _sixteen, _sixteen), totals
+    return ROWS(array, types.intp), repeat
 
 
-def as_floats(values_N, scratch_N):
-    """Values as float32: as they lie, or widened into `scratch_N`."""
-    raise NotImplementedError("for compiled code only")
+@intrinsic
+def totals(_typing, rows):
+    """Each head's sum over its channels."""
 
+    def totals(_context, builder, _signature, args):
+        found, n = args[0], LANES * WIDE
+        while n > LANES:
+            n //= 2
+            even, odd = (shuffled(builder, found, range(i, 2 * n, 2)) for i in (0, 1))
+            found = builder.fadd(even, odd)
+        return found
 
-@overload(as_floats)
-def _compiled_as_floats(values_N, scratch_N):
-    if values_N.dtype == types.float32:
-        return lambda values_N, scratch_N: values_N
-
-    def widened(values_N, scratch_N):
-        for j in range(values_N.size):
-            scratch_N[j] = widen(values_N[j])
-        return scratch_N[: values_N.size]
-
-    return widened
+    return FOUR(ROWS), totals
