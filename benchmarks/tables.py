@@ -141,8 +141,8 @@ def pruned(result: Result) -> list[str]:
         f"brackets what was aimed at. Whole step: {result['parameters'] / 1e6:.0f}M parameters "
         f"with random weights behind {result['context']} tokens, random rows put into the cache "
         "where a text would have been read. One thread; two, torch's products and tokens a second "
-        "are in the recorded result. Below 1 it is a loss. Nanoseconds a row: of a row that lies in "
-        "the processor's cache, for four query heads; in brackets its multiply-adds alone."
+        "are in the recorded result. Below 1 it is a loss. Nanoseconds a row: of one in the "
+        "processor's cache, for four query heads; in brackets its multiply-adds alone."
     )
     return [*lines, "", text + " " + where(result)]
 
