@@ -44,8 +44,10 @@ class ChatTemplate:
         try:
             strange = more.keys() - known.keys() - self._variables()
             if not strange:
-                text = _sandbox().from_string(self.source)
-                return text.render(**known | self.tokens | _copied(more))
+                given_too = known | self.tokens | _copied(more)
+                return _in_proportion(
+                    _sandbox().from_string(self.source).render(**given_too), given_too
+                )
         except Exception as error:  # a template can fail in every way in which a program can
             said = " ".join(str(error).split())[:200] or type(error).__name__
             place = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
@@ -60,6 +62,14 @@ class ChatTemplate:
 
     def _variables(self) -> set[str]:
         return meta.find_undeclared_variables(_sandbox().parse(self.source))
+
+
+def _in_proportion(text: str, given: Mapping[str, Any]) -> str:
+    """A text, where it is not beyond all that a template can have made of what it was given."""
+    most = 2**20 + 16 * len(json.dumps(given))
+    if len(text) > most:
+        raise ValueError(f"it makes {len(text):,} characters of them; expected {most:,} at most")
+    return text
 
 
 def read(folder: Path) -> ChatTemplate | None:

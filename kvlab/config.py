@@ -51,7 +51,9 @@ class ModelConfig:
         }
         for field in fields(self):
             if field.type in wanted:
-                checks.number(field.name, getattr(self, field.name), *wanted[field.type])
+                given = checks.number(field.name, getattr(self, field.name), *wanted[field.type])
+                if field.type == "float":  # a whole number may be more than torch takes
+                    object.__setattr__(self, field.name, given)
         if self.n_heads % self.n_kv_heads:
             raise ValueError(
                 f"{self.n_heads} query heads cannot share {self.n_kv_heads} key/value heads "

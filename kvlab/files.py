@@ -59,6 +59,11 @@ def writing(path):
                 part.unlink()
 
 
+def folder_of(path):
+    """The folder in which a path lies or would lie; a link that leads to itself is no error."""
+    return Path(os.path.realpath(path)).parent
+
+
 def is_ordinary(path):
     """Whether a path leads to an ordinary file, or to none yet: others may be put beside it."""
     return _is_ordinary(_followed(os.fspath(path)))

@@ -16,7 +16,12 @@ class Tokenizer:
     """A checkpoint's tokenizer: what it adds at the start (BOS) is its own file's business."""
 
     def __init__(self, inner: _Tokenizer, template: Callable[..., str] | None = None) -> None:
-        """`template` turns messages into text, as `chat.ChatTemplate` does."""
+        """`template` turns messages into text, as `chat.ChatTemplate` does.
+
+        A file may still say that a training padded its texts or cut them; prompts stay whole.
+        """
+        inner.no_padding()
+        inner.no_truncation()
         self.inner, self.template = inner, template
         self._unknown_id = _unknown_id(inner)
         added = inner.get_added_tokens_decoder()

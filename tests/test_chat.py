@@ -266,3 +266,12 @@ def test_the_pocket_model_speaks_in_transformers_as_here(pocket):
     for talk in ([USER], [{"role": "system", "content": "Be brief."}, USER]):
         want = theirs.apply_chat_template(talk, add_generation_prompt=True, return_dict=False)
         assert pocket.chat(talk) == want
+
+
+@pytest.mark.parametrize("source", ["{{ '%09999999d' % 1 }}", "{{ 'x' * 10**7 }}"])
+def test_a_text_beyond_all_proportion_is_refused_before_it_is_read(pocket, source):
+    spoken = Tokenizer(pocket.inner, ChatTemplate(source, {}, Path("folder")))
+    with pytest.raises(ValueError, match="folder refuses these messages or is broken: it makes "):
+        spoken.chat("hi")
+    long = "word " * 10**6
+    assert spoken.template.__class__("{{ messages[0].content }}", {}, Path("f"))(long) == long

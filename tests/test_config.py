@@ -228,3 +228,14 @@ def test_entries_of_the_wrong_kind_are_named(change, named):
 def test_a_model_that_never_ends_says_so_in_one_way():
     assert tiny_config().to_hf()["eos_token_id"] is None
     assert ModelConfig.from_hf(tiny_config().to_hf()) == tiny_config()
+
+
+def test_numbers_are_floats_however_they_were_written():
+    """A whole number of 31 digits is one that torch does not take."""
+    config = tiny_config(rope_theta=10**30)
+    assert type(config.rope_theta) is float
+    ids = torch.tensor([[1, 2, 3]])
+    want = Transformer(tiny_config(rope_theta=1e30))
+    model = Transformer(config)
+    model.load_state_dict(want.state_dict())
+    assert torch.equal(model(ids), want(ids))

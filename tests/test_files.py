@@ -477,3 +477,13 @@ def test_nothing_else_in_the_project_writes_a_file(room):
                 text = ast.unparse(node)
                 wrong = writes(node) and not text.startswith(("files.", *IN_MEMORY))
                 assert not wrong, f"{name}, line {node.lineno}: {text}; use kvlab.files"
+
+
+def test_the_folder_of_a_path_whatever_it_leads_to(tmp_path):
+    loop, link = tmp_path / "loop", tmp_path / "link"
+    loop.symlink_to("loop")
+    (tmp_path / "far").mkdir()
+    link.symlink_to("far/file")
+    here = tmp_path.resolve()
+    assert files.folder_of(loop) == files.folder_of(tmp_path / "new") == here
+    assert files.folder_of(str(link)) == here / "far"

@@ -197,3 +197,15 @@ def test_what_the_library_panics_at_is_refused(tmp_path):
             raise error
     with pytest.raises(KeyboardInterrupt), told("This cannot be"):
         raise KeyboardInterrupt
+
+
+def test_what_a_training_left_of_padding_and_cutting_is_not_done_to_prompts(pocket, tmp_path):
+    inner = Inner.from_str(pocket.inner.to_str())
+    text = "What is the capital of France?"
+    want = pocket.encode(text)
+    inner.enable_padding(length=50)
+    inner.enable_truncation(max_length=3)
+    inner.save(str(tmp_path / "tokenizer.json"))
+    assert len(inner.encode(text).ids) == 50
+    assert Tokenizer.from_file(tmp_path / "tokenizer.json").encode(text) == want
+    assert Tokenizer(inner).encode(text) == want

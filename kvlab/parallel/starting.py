@@ -19,6 +19,7 @@ import torch.multiprocessing as mp
 from kvlab import checks
 from kvlab.parallel.mesh import Mesh, Unanswered
 
+MOST = 64  # processes on one machine: each of them imports torch
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}
 
 
@@ -34,6 +35,11 @@ def start(
     """
     checks.functions(function=function)
     n = checks.whole("tp", tp) * checks.whole("pp", pp)
+    if n > MOST:
+        raise ValueError(
+            f"{tp} x {pp} processes were asked for; expected {MOST} at most on one machine, since "
+            "each of them takes memory of its own for torch."
+        )
     device = checks.device("device", device).type
     if device == "cuda" and torch.cuda.device_count() < n:
         raise ValueError(f"{n} GPUs were asked for; torch sees {torch.cuda.device_count()} here.")

@@ -166,7 +166,7 @@ def run(name: str, n_prompts: int, out: Path | None, log: Path | None) -> Result
     Raises: ValueError when `out` could not be written or `log` not be read, before minutes pass.
     """
     folder = path() if name == "pocket" else Path(name).expanduser()
-    if out and (out.is_dir() or not out.resolve().parent.is_dir()):
+    if out and (out.is_dir() or not files.folder_of(out).is_dir()):
         raise ValueError(f"{out} was to be written; expected a file in a folder that is there.")
     if log is None and (folder.parent / "log.jsonl").is_file():
         log = folder.parent / "log.jsonl"

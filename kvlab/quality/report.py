@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kvlab import checks
+from kvlab import checks, files
 from kvlab.checkpoint import load
 from kvlab.measure import machine, threads
 from kvlab.measure.intervals import bootstrap, wilson
@@ -180,7 +180,7 @@ def _check(policies, own, budgets, n_tokens, n_prompts, seeds, tasks, out) -> No
     for what, n in (("tokens", n_tokens), ("prompts", n_prompts), ("seeds", seeds)):
         if type(n) is not int or n < 1:
             raise ValueError(f"{n!r} {what} were asked for; expected a whole number of at least 1.")
-    if out is not None and not Path(out).resolve().parent.is_dir():
+    if out is not None and not files.folder_of(out).is_dir():
         raise ValueError(f"{out}: its folder is not there; expected an existing folder.")
     if out is not None and Path(out).suffix == ".jsonl":
         raise ValueError(

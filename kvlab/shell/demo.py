@@ -202,7 +202,7 @@ def check_picture(path: str | Path) -> None:
     the book's packages are missing.
     """
     path = Path(path)
-    if not path.resolve().parent.is_dir():
+    if not files.folder_of(path).is_dir():
         raise ValueError(f"{path}: its folder is not there; expected an existing folder.")
     try:
         from matplotlib.backend_bases import FigureCanvasBase

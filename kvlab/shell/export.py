@@ -52,16 +52,20 @@ def export(
             "expected a new or an empty folder."
         )
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as made:
+        place = Path(os.path.realpath(folder))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".export-") as made:
             whole = Path(made) / "model"
             whole.mkdir()
             _write(model, tokenizer, whole, stored, config)
-            _move(whole, folder)
+            _move(whole, place)
     except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ValueError(f"Export into {folder} failed: {why}.") from None
+        raise ValueError(f"Export into {folder} failed: {_why(error)}.") from None
     return folder
+
+
+def _why(error: Exception) -> object:
+    return getattr(error, "strerror", None) or error
 
 
 def _write(
@@ -127,9 +131,15 @@ def _shards(sizes: dict[str, int]) -> list[list[str]]:
     return found
 
 
-def _move(whole: Path, folder: Path) -> None:
-    """Put a folder in the place of an empty one, or of none."""
-    place = Path(os.path.realpath(folder))  # of a link, where it leads
+def _move(whole: Path, place: Path) -> None:
+    """Put a folder in the place of an empty one, or of none.
+
+    The folder in which we are stays, since whoever started us is in it too: its files come there.
+    """
+    if place.exists() and os.path.samefile(place, os.curdir):
+        for file in sorted(whole.iterdir(), key=lambda file: file.name == "config.json"):
+            shutil.move(file, place)  # the config last: without it nothing is opened
+        return
     if place.exists():
         with contextlib.suppress(PermissionError):  # an owner that we may not give
             files.as_before(whole, place.stat())

@@ -7,6 +7,7 @@ import pytest
 from kvlab.course.grading.collect import collected
 from kvlab.course.grading.grade import Rules, grade_all
 from kvlab.course.grading.submissions import find_submissions, passed_over
+from kvlab.shell import cli
 
 GRADED = ["ann/06.ipynb", "bob/06.IPYNB", "cy/a b (2).ipynb", "cy/06-Copy1.ipynb", "d/x\ny.ipynb"]
 TOLD = [".eve/06.ipynb", "fay/.06.ipynb", "gus/06.ipynb.txt", "hal/06.ipynb (1)", "i/.j/k.IpyNb",
@@ -67,3 +68,12 @@ def test_names_that_differ_in_their_ending_alone_are_two(tmp_path):
     if len(list(tmp_path.iterdir())) == 1:
         pytest.skip("this file system takes them for one")
     assert sorted(find_submissions([tmp_path])) == ["a", "a [2]"]
+
+
+def test_a_link_that_leads_to_itself_gets_a_note_and_stops_nobody(tmp_path, capsys):
+    (tmp_path / "ann").mkdir()
+    (tmp_path / "ann" / "06.ipynb").symlink_to("06.ipynb")
+    (tmp_path / "bob.ipynb").write_text("{}")
+    assert cli.main(["grade", str(tmp_path), "--csv", str(tmp_path / "marks.csv")]) == 0
+    marks = (tmp_path / "marks.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert len(marks) == 3 and "links are not followed" in marks[1] and "bob" in marks[2]

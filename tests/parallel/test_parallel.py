@@ -192,3 +192,9 @@ def test_what_cannot_work_with_a_share_is_refused():
     with pytest.raises(ValueError, match="Stage 1"):
         exchanged(tiny_config(), stage=1)
     assert isinstance(shard.config, ModelConfig)
+
+
+def test_more_processes_than_a_machine_bears_are_refused(monkeypatch):
+    monkeypatch.setattr(starting.mp, "start_processes", lambda *given, **more: pytest.fail("ran"))
+    with pytest.raises(ValueError, match=r"1000 x 1000 processes were asked for; expected 64 at"):
+        start(print, tp=1000, pp=1000)

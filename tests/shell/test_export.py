@@ -104,3 +104,14 @@ def test_a_model_of_no_tokenizer_of_its_own_keeps_its_sizes(pocket, tmp_path):
     back, _ = load(export(model, pocket[1], tmp_path / "tiny"), dtype="auto")
     assert back.config == model.config
     assert all(torch.equal(back.state_dict()[n], w) for n, w in model.state_dict().items())
+
+
+def test_into_the_folder_in_which_one_is(pocket, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    before = (tmp_path / "here").stat().st_ino
+    export(*pocket, ".")
+    assert (tmp_path / "here").stat().st_ino == before and load(".")[0].config == pocket[0].config
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+    with pytest.raises(ValueError, match="there is something already"):
+        export(*pocket, ".")

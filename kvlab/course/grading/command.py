@@ -60,7 +60,7 @@ def _graded(
             faulty, text = _verdict(graded, a_class)
             broken += faulty
             said += text
-            if Path(graded.path).resolve().parent in _ones_own():
+            if files.folder_of(graded.path) in _ones_own():
                 for verdict in graded.verdicts:
                     record.record(verdict)
     except KeyboardInterrupt:
