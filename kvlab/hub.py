@@ -56,7 +56,7 @@ def find(name: str | Path) -> Path:
         return fetched(name, FILES)
     shipped = ", ".join(map(repr, NAMED))
     state = "it has no config.json" if folder.is_dir() else "that is not a folder"
-    if found := [path.name for path in folder.glob("*.gguf")]:
+    if folder.is_dir() and (found := [path.name for path in folder.glob("*.gguf")]):
         state += f", but {min(found)[:80]}, which can be named itself"
     raise ValueError(
         f"Model {str(name)!r} was asked for: {state}. Expected {shipped}, a folder with "
