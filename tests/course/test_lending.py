@@ -66,7 +66,7 @@ def test_a_model_and_a_head_bound_what_they_make():
             head(torch.zeros(shape))
     model = LentModel(tiny_model(1))
     for batch, capacity in ((1, 2000), (0, 5), (5, 0), (1000, 1000)):
-        with pytest.raises(ValueError, match="beyond any need"):
+        with pytest.raises(ValueError, match="beyond any need|of at least 1"):
             model.new_cache(batch, capacity)
     assert model.new_cache(2, 8), "what was refused does not count"
     for shape in ((5, 0), (0, 5), (1, 513)):

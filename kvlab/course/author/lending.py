@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from kvlab import checks
 from kvlab.checkpoint import load
 from kvlab.course.sandbox.loan import Lent
 from kvlab.measure.random_model import random_model
@@ -109,8 +110,8 @@ class LentModel(Lent):
         self.calls: list[tuple[int, list[int]]] = []  # slots in use before, positions of row 0
 
     def new_cache(self, batch: int, capacity: int) -> LentCache:
-        sensible = batch >= 1 and 1 <= capacity <= MAX_CAPACITY
-        if not sensible or self._slots + batch * capacity > MAX_SLOTS:
+        batch, capacity = checks.whole("batch", batch), checks.whole("capacity", capacity)
+        if capacity > MAX_CAPACITY or self._slots + batch * capacity > MAX_SLOTS:
             raise ValueError(
                 f"a cache for {batch} rows of {capacity} slots is beyond any need here"
             )
@@ -118,6 +119,11 @@ class LentModel(Lent):
         return LentCache(self._model.new_cache(batch, capacity))
 
     def __call__(self, tokens_BS: Tensor, pos_BS: Tensor, cache: LentCache | None = None) -> Tensor:
+        for name, value in {"tokens_BS": tokens_BS, "pos_BS": pos_BS}.items():
+            expected = "a tensor (B, S) of whole numbers, as torch.tensor([[1, 2, 3]])"
+            checks.kind(name, value, Tensor, expected)
+        if cache is not None:
+            checks.kind("cache", cache, LentCache, "a cache, as model.new_cache makes it")
         if tokens_BS.dim() != 2:
             raise ValueError(f"tokens of shape {tuple(tokens_BS.shape)} came; expected (B, S)")
         if tokens_BS.shape != pos_BS.shape:

@@ -84,6 +84,18 @@ def _(answer, case):
     return named(answer(x_SC[:, :n], *(w[:n, :n] for w in weights)), *_GIVES)
 
 
+@Q.law("values wider than queries, and narrower")
+def _(answer, case):
+    """A value's width is its own, E."""
+    x_SC, w_q, w_k, _ = (case[name] for name in _GIVEN)
+    values = {"twice as wide": torch.cat((w_q, w_k)), "one number": w_q[:1]}
+    return {
+        f"{what}, {name}": found
+        for what, w_v in values.items()
+        for name, found in named(answer(x_SC, w_q, w_k, w_v), *_GIVES).items()
+    }
+
+
 # --- what goes wrong ---
 
 Q.mistakes(

@@ -1,4 +1,7 @@
-"""2.4: do the rows of a text stay when it grows? B texts, S queries and slots, C width of a token."""
+"""2.4: do the rows of a text stay when it grows? B texts, S queries and slots, C width of a token.
+
+Long because rows move in many ways, and each of them is named.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,7 @@ def token_by_token(attention, x_SC):
     for n in range(2, len(x_SC) + 1):
         older, newer = attention(x_SC[: n - 1]), attention(x_SC[:n])
         far = max(far, float((newer[:-1] - older).abs().max()))
-    return far < 1e-8
+    return far <= 1e-9
 
 
 # --- the suspects ---
@@ -198,6 +201,22 @@ def _(answer, case):
     return {
         "old rows stay": Near(True).of(answer(lent(_of_one_text(head.values)), case["_x_SC"][:1]))
     }
+
+
+@Q.law("a move of 3e-9 in one number counts, and one of 3e-10 does not")
+def _(answer, case):
+    head, seen = Head(case["width"], case["_seed"]), {}
+    for move in (3e-9, 3e-10):
+
+        def nudged(x_BSC, move=move):
+            out_BSC = head.values(x_BSC)
+            if x_BSC.shape[1] < case["n_tokens"]:
+                out_BSC[0, -1, 0] += move
+            return out_BSC
+
+        stays = answer(lent(_of_one_text(nudged)), case["_x_SC"])
+        seen[f"old rows stay, one number moved by {move}"] = Near(move < 1e-9).of(stays)
+    return seen
 
 
 # --- what goes wrong: each changes one thing of this ---

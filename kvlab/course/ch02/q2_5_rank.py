@@ -4,7 +4,7 @@ from math import exp
 
 import torch
 
-from kvlab.course.author import Exercise, LentFunction, Near, named
+from kvlab.course.author import Exercise, LentFunction, Near, NotData, brief, named
 from kvlab.course.ch02._suspects import square
 
 Q = Exercise(
@@ -140,9 +140,30 @@ def _(answer, case):
     return {name: Near(same[name]).of(shifted[name]) for name in _GIVES} | {"_same": same}
 
 
+def _kl(p, other):
+    return (p.exp() * (p - other)).sum()
+
+
+def _missed(case, times):
+    """What hiding each position costs."""
+    _, logits, n_tokens = _given(case, times=times)
+    full_V = logits(None).log_softmax(-1)
+    return [_kl(full_V, logits(t).log_softmax(-1)).item() for t in range(n_tokens - 1)]
+
+
 @Q.law("logits so far apart that probabilities are rounded to 0")
 def _(answer, case):
-    return {"by need": named(answer(*_given(case, times=300.0)), *_GIVES)["by need"]}
+    """Positions that cost nothing any more, but for rounding, may stand in any order at the end."""
+    given = _given(case, times=300.0)
+    n_missed = sum(cost > 1e-3 for cost in _missed(case, 300.0))
+    found = named(answer(*given), *_GIVES)["by need"]
+    found = found.tolist() if isinstance(found, torch.Tensor) else found
+    if not isinstance(found, list) or not all(type(t) is int for t in found):
+        raise NotData(f"your code returned {brief(found)} by need; expected a list of positions.")
+    return {
+        "by need, the positions that are missed": found[:n_missed],
+        "by need, the others in ascending order": sorted(found[n_missed:]),
+    }
 
 
 @Q.law("two tokens, of which one is context")
@@ -152,10 +173,6 @@ def _(answer, case):
 
 
 # --- what goes wrong: each changes one thing of this ---
-
-
-def _kl(p, other):
-    return (p.exp() * (p - other)).sum()
 
 
 def _rank(

@@ -155,7 +155,7 @@ PARTS = {
         neighbour,
     ),
     "an MLP with a trace of the first row": (
-        lambda x_SC, w_CC: (x_SC @ w_CC).tanh() + 1e-5 * (x_SC @ w_CC).sin()[:1],
+        lambda x_SC, w_CC: (x_SC @ w_CC).tanh() + 2e-8 * (x_SC @ w_CC).sin()[:1],
         faint,
     ),
     "an MLP whose last channel sees the row before": (last_channel_sees_previous, previous),
@@ -195,6 +195,22 @@ for name, (function, reached) in PARTS.items():
 def _(answer, case):
     lent = LentFunction(lambda x_SC: x_SC.sin())
     return {"moved_SS": Near(own(1)).of(answer(lent, case["x_SC"][:1]))}
+
+
+def _looks_back(x_SC, w_CC):
+    """Which rows look back is up to their own first number."""
+    out_SC = (x_SC @ w_CC).tanh()
+    out_SC[1:] += (x_SC[1:, :1] > 0) * x_SC[:-1]
+    return out_SC
+
+
+@Q.law("a part in which some rows look back: from the rows that are given")
+def _(answer, case):
+    x_SC, w_CC = case["x_SC"], case["_w_CC"]
+    looks_S1 = x_SC[:, :1] > 0
+    reached_SS = own(len(x_SC)) | (looks_S1 & previous(len(x_SC)))
+    found = answer(LentFunction(lambda given_SC: _looks_back(given_SC, w_CC)), x_SC)
+    return {"moved_SS": Near(reached_SS).of(found)}
 
 
 # --- what goes wrong: each changes one thing of this ---
@@ -248,7 +264,7 @@ Q.mistakes(
         "not see. Put other numbers there.": {"change": lambda x_C: -x_C},
         "row j is given the numbers of another row, which where there is one row alone is itself. "
         "Put other numbers there.": {"put": lambda x_SC, j: x_SC[(j + 1) % len(x_SC)]},
-        "a move of 1e-5 is taken for rounding. More than 1e-9 counts. Or the change that you make "
+        "a small move is taken for rounding. More than 1e-9 counts. Or the change that you make "
         "is too small.": {"beyond": 1e-4},
         "rounding is taken for a move. Only more than 1e-9 counts.": {"beyond": 0.0},
         "what is changed is a channel of all rows; j is a row.": {"axis": 1},

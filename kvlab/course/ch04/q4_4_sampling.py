@@ -1,4 +1,7 @@
-"""4.4: what a draw is made from: temperature, top-k, top-p. V tokens of the vocabulary."""
+"""4.4: what a draw is made from: temperature, top-k, top-p. V tokens of the vocabulary.
+
+Long because each of the six steps goes wrong in its own ways, and each of them is named.
+"""
 
 from __future__ import annotations
 
@@ -195,6 +198,28 @@ def _(answer, case):
 @Q.law("they add up to 1")
 def _(answer, case):
     return {"sum of probs_V": Near(1.0).of(float(as_tensor(answer(*_given(case))).sum()))}
+
+
+_CLOSE = {"temperature": 0.01, "top_k": None, "top_p": 1.0}
+
+
+@Q.law("a cold draw from tokens that are nearly alike", shows=shown(**_CLOSE))
+def _(answer, case):
+    """Divided by the temperature they are as far apart as the case's own."""
+    return {"probs_V": answer(*_given(case, logits_V=case["logits_V"] / 100, **_CLOSE))}
+
+
+@Q.law("the type of the logits stays", shows=lambda case: "logits_V of torch.float32")
+def _(answer, case):
+    seen = {}
+    for what, other in {"greedy": {"temperature": 0}, "drawn": {}}.items():
+        given = _given(case, logits_V=case["logits_V"].float(), **other)
+        right_V = one_by_one(*given).float()
+        found = answer(*given)
+        seen[f"{what}, probs_V"] = Near(right_V, 1e-4, 1e-6).of(as_tensor(found))
+        if isinstance(found, torch.Tensor):  # a list has none
+            seen[f"{what}: the type"] = Near("torch.float32").of(str(found.dtype))
+    return seen
 
 
 # --- what goes wrong: each changes one thing of this ---

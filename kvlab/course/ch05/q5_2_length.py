@@ -15,7 +15,7 @@ Q = Exercise(
     difficulty=2,
     statement="""
 A prompt of `n_prompt` tokens is answered with prefill and decode. `would_write` are the tokens that the model
-would write if nobody stopped it. The answer ends after `n_new` tokens, or with the token `eos` if that comes
+would write if nobody stopped it. The answer ends after `n_new` tokens, one or more,, or with the token `eos` if that comes
 first; `eos` is `None` if nothing ends the answer early. The ending token is written, and only its first appearance
 counts.
 

@@ -20,7 +20,7 @@ Q = Exercise(
     minutes=20,
     difficulty=2,
     statement="""
-Predict what counters will count. `n_prompt` tokens are answered with `n_new`, once by the loop without a cache
+Predict what counters will count. `n_prompt` tokens are answered with `n_new`, one or more, once by the loop without a cache
 and once with prefill and decode. `sizes` holds `n_layers`, `n_heads`, `head_dim`, `matrices` (all numbers in the
 matrices of all layers together) and `head` (numbers in the head, C times V).
 

@@ -206,6 +206,19 @@ def _(answer, case):
     return {"raised when too many came": raised, f"{name}, k_BGTD": k, f"{name}, v_BGTD": v}
 
 
+@Q.law("what a larger cache beside it can hold does not count")
+def _(answer, case):
+    cache = cache_with(answer, case, rows(case))
+    larger = cache_with(answer, {**case, "capacity": 2 * case["capacity"]}, [])
+    too_many = case["capacity"] - sum(case["chunks"]) + 1
+    k, v = kv(case, too_many, torch.Generator().manual_seed(case["_seed"] + 9))
+    return {
+        "raised when one token too many came": raised_by(cache.call, "append", 0, k, v),
+        "raised by the larger one": raised_by(larger.call, "append", 0, k, v),
+        **read_all(cache, case),
+    }
+
+
 # --- what goes wrong: each replaces a method of this, or what it does with one tensor ---
 
 

@@ -28,7 +28,7 @@ token. The model lends you two things:
   (0 is the first token of the text), and adds them to the cache. Without the third argument it reads them
   alone.
 
-Prompts in a batch have the same length. Return the new tokens, shape (B, N). The check looks at what each
+Prompts in a batch have the same length. Return the new tokens, shape (B, N); N is 1 or more. The check looks at what each
 call reads and finds in the cache, compares your tokens with a loop without a cache, poisons a slot on the
 way, and at the end takes the time: at least 1.3 times as fast as that loop is asked for.
 """,

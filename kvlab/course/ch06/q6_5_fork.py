@@ -198,6 +198,30 @@ def _(answer, case):
     return seen
 
 
+@Q.law("rewind where any one layer holds less than the others")
+def _(answer, case):
+    first, second = rows(case)
+    seen = {}
+    for behind in range(case["n_layers"]):
+        cache = cache_with(answer, case, [first])
+        for layer in set(range(case["n_layers"])) - {behind}:
+            cache.call("append", layer, *second[layer])
+        stop = case["chunks"][0]
+        if case["n_layers"] > 1:
+            raised = raised_by(cache.call, "rewind", stop + 1)
+            seen[f"raised by rewind to what layer {behind} does not hold"] = raised
+        cache.call("rewind", stop)
+        seen |= read_all(cache, case, f"layer {behind} behind, after rewind: ")
+    return seen
+
+
+@Q.law("a fork, with a larger cache beside it")
+def _(answer, case):
+    cache = cache_with(answer, case, rows(case))
+    cache_with(answer, {**case, "capacity": 2 * case["capacity"]}, [])
+    return read_all(cache.make("fork"), case, "the fork: ")
+
+
 # --- what goes wrong: each changes one thing of this ---
 
 

@@ -25,7 +25,7 @@ read alone, but let the model read the story only once.
 `story` is a list of ids, `questions` a list of such lists, which go on where the story ends. `model` is as in 6.4: `model.new_cache(1, capacity)`
 makes a cache, and `model(tokens_BS, pos_BS, cache)` reads tokens at their positions and returns logits_BSV. This cache has a method besides:
 `cache.rewind(length)` forgets all tokens from `length` on. Return a list with one list of ids for each question: always the likeliest token, until
-that is `eos`, which is the answer's last token then, and `n_new` tokens at most. No token that nobody needs is read, the last one of an answer among them; but each question is read,
+that is `eos`, which is the answer's last token then, and `n_new` tokens at most, one or more. No token that nobody needs is read, the last one of an answer among them; but each question is read,
 also one that was asked before. Without questions the answer is an empty list, and the story is not read. About 15 lines.
 
 With a story of 17 tokens and two questions of 10, each answered by 3 tokens, the model reads 17 + 12 + 12 tokens. The last cases are the

@@ -31,7 +31,7 @@ returns a list of guesses for the next ones; it may be empty.
 - Each further call takes in the newest token **together with the guesses**. A guess is accepted if all guesses before it were and the model itself would have chosen it. After the accepted ones comes one more token for nothing: the model's own choice, which stands where the first wrong guess stood, or after the last right one.
 - Of the guesses only so many are taken in as can be used: a call never has more of them than the tokens that are still missing, less the one that comes by itself.
 - What the wrong guesses left in the cache is forgotten before the next call.
-- The answer ends with `eos`, which is its last token then, and has `n_new` tokens at most. What stands after `eos` is not used, whoever guessed it.
+- The answer ends with `eos`, which is its last token then, and has `n_new` tokens at most, one or more. What stands after `eos` is not used, whoever guessed it.
 
 Return two lists, `(tokens, accepted)`: the new tokens, and for each call but the first the number of guesses that became part of the answer. About 20 lines.
 

@@ -171,6 +171,40 @@ def story(
         return {"the ghost": Sound().of(told(make, trace(case), shown))}
 
 
+class _Both:
+    """Two worlds in which the same happens."""
+
+    def __init__(self, *worlds: Any) -> None:
+        self._worlds = worlds
+
+    def __getattr__(self, deed: str) -> Callable[..., None]:
+        def happens(*how: Any) -> None:
+            for world in self._worlds:
+                getattr(world, deed)(*how)
+
+        return happens
+
+
+def beside(
+    exercise: Exercise, kind: type, shown: Callable[[Deed], str],
+    trace: Callable[[Case], list[Deed]],
+) -> None:  # fmt: skip
+    """A law: two more are beside, one larger and one of other blocks, to which the same happens."""
+
+    says = "several at a time know nothing of each other"
+
+    @exercise.law(says, shows=lambda case: "three allocators")
+    def _(answer: Answer, case: Case) -> dict[str, Any]:
+        n_blocks, size = case["n_blocks"], case["size"]
+        sizes = (n_blocks, size), (2 * n_blocks, size), (n_blocks, size + 1)
+
+        def make() -> Any:
+            pools = [answer.make(*has) for has in sizes]  # all of them before one is used
+            return _Both(*[kind(pool, *has) for pool, has in zip(pools, sizes, strict=True)])
+
+        return {"the ghost": Sound().of(told(make, trace(case), shown))}
+
+
 def drawn(rng: random.Random) -> Case:
     """A pool that is hardly large enough, and a seed for what happens in it."""
     size = rng.choice([2, 3, 4])

@@ -165,6 +165,7 @@ SUBTLE = (
         (12, 2),
     ),
     ("all that stands before a block counts", come("abc", "cba", "cbca"), (12, 1)),
+    ("the order before a block counts", come("abcca", "badda", "bacca"), (12, 2)),
     ("tokens are not their digits: a is 1, and f is 11", come("afa", "faa"), (9, 2)),
     ("tokens are not their hashes: g is 0, and h is 2**61 - 1", come("gaa", "haa"), (9, 2)),
 )  # fmt: skip

@@ -150,6 +150,13 @@ _law("types, and no window", lambda case: (
     {"layer_types": ["full_attention"] * case["config"]["num_hidden_layers"]}, {}
 ))  # fmt: skip
 _law("MLA", lambda case: ({"kv_lora_rank": case["_rank"], "qk_rope_head_dim": case["_rope"]}, {}))
+_law("types of layers that slide, and no window", lambda case: (
+    {"layer_types": _slides(case)["layer_types"], "sliding_window": ["missing", None][case["n_tokens"] % 2]}, {}
+))  # fmt: skip
+_law("MLA in 4 and 8 bits", lambda case: (
+    {"kv_lora_rank": case["_rank"], "qk_rope_head_dim": case["_rope"]},
+    {"bits": 4 if case["n_tokens"] % 2 else 8},
+))  # fmt: skip
 _law("MLA, and entries for a window", lambda case: (
     {"kv_lora_rank": case["_rank"], "qk_rope_head_dim": case["_rope"], **_slides(case)}, {}
 ))  # fmt: skip

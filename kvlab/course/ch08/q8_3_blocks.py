@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from kvlab.course.author import Exercise, NotData, brief
-from kvlab.course.ch08._ghost import Deed, Ghost, World, drawn, story
+from kvlab.course.ch08._ghost import Deed, Ghost, World, beside, drawn, story
 
 Q = Exercise(
     "8.3",
@@ -219,6 +219,7 @@ def _random(case):
 
 
 _law("thirty deeds at random", _random)
+beside(Q, _World, shown, _random)
 
 
 # --- what goes wrong: each changes one thing of this ---

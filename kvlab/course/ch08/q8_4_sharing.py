@@ -6,7 +6,7 @@ Long because shared blocks go wrong in many ways, and each of them is named.
 from __future__ import annotations
 
 from kvlab.course.author import Exercise
-from kvlab.course.ch08._ghost import drawn, story
+from kvlab.course.ch08._ghost import beside, drawn, story
 from kvlab.course.ch08._sharing import (
     SUBTLE,
     SUBTLE_MISTAKES,
@@ -209,6 +209,7 @@ _law("many deeds at random", at_random)
 _law("many deeds at random, in small blocks", at_random, lambda case: (7, 2))
 for says, trace, blocks in SUBTLE:
     _law(says, lambda case, trace=trace: trace, lambda case, blocks=blocks: blocks)
+beside(Q, Sharing, shown, at_random)
 
 
 # --- what goes wrong: each changes one thing of this ---

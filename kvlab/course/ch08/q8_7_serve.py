@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from kvlab.course.author import AtMost, Exercise, NotData, brief, pocket_model, raised_by
-from kvlab.course.ch08._ghost import drawn, story
+from kvlab.course.ch08._ghost import beside, drawn, story
 from kvlab.course.ch08._sharing import (
     SUBTLE,
     SUBTLE_MISTAKES,
@@ -217,6 +217,7 @@ story(
     lambda case: (9, 1),
 )  # fmt: skip
 story(Q, "many deeds at random", Sharing, shown, at_random, lambda case: (7, 2))
+beside(Q, Sharing, shown, at_random)
 for says, trace, blocks in SUBTLE:
     story(
         Q, says, Sharing, shown, lambda case, trace=trace: trace,

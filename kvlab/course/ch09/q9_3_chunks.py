@@ -20,7 +20,7 @@ Now a call takes at most `budget` tokens, all rows together, and `budget` is at 
 1. everybody who has begun an answer gets one row: the token that was written last;
 2. what is left of the budget goes to the prompts, in the order of their numbers, whichever of them came first: each gets as much of what is unread of it as there is space for, and the next one gets what is left after it.
 
-A prompt that is read to its end gives its first token in that same call. What the logits say after a piece that is not the last one is nobody's token: it is thrown away. Always the likeliest token is written, and an answer ends when it has `limits[i]` tokens. A request that has nothing to be taken in has no row. Return the answers. About 20 lines.
+A prompt that is read to its end gives its first token in that same call. What the logits say after a piece that is not the last one is nobody's token: it is thrown away. Always the likeliest token is written, and an answer ends when it has `limits[i]` tokens, one or more. A request that has nothing to be taken in has no row. Return the answers. About 20 lines.
 
 With a budget of 4, two requests of which one writes, and a prompt of 8 tokens for the other, the calls have rows of 1 and 3, 1 and 3, 1 and 2 tokens; the last of them gives the second request its first token.
 """,

@@ -180,6 +180,9 @@ _law("listed last, complete first", _of(["one two", " one"], ["two", "one"]))
 _law("complete first, though another began earlier", _of(["xab", "cd", "e"], ["abcd", "bc"]))
 _law("complete together: the one that began earlier", _of(["xa", "bc", "d"], ["bc", "abc", "c"]))
 _law("a stop string of wide characters", _of(["a", b"\xe2\x98", b"\x83", "b"], ["☃b", "☃c"]))
+_law("twice in one token: the first ends it", _of(["a", "bENDcENDd", "e"], ["END"]))
+_law("a long beginning is held", _of(["x", "12", "345", "6", "78", "y"], ["123456789"]))
+_law("in other letters it is another text", _of(["the end", " End", " END."], ["END"]))
 _law("a text that is cut anywhere", lambda case: (case["tokens"], case["stops"]))
 _law("a text without a stop string in it", lambda case: (case["tokens"], ["☃☃☃", "\n\n\n"]))
 
@@ -194,6 +197,19 @@ def _(answer, case):
     )
     leaks = sum(stop in whole for stop in case["stops"])
     return {"shown of one token of all bytes": whole, "of single bytes": single, "leaks": leaks}
+
+
+@Q.law(
+    "two readers, each with a stop string of its own", shows=lambda _: "stop strings END and STOP"
+)
+def _(answer, case):
+    stops = ["END"], ["STOP"]
+    readers = [(said[0], answer.make(said)) for said in stops]
+    seen = {}
+    for token in ("aEN", "D bST", "OP c"):
+        for stop, reader in readers:
+            seen[f"up to {stop}, with {token!r}"] = reader.call("push", list(token.encode()))
+    return seen | {f"up to {stop}, at the end": reader.call("end") for stop, reader in readers}
 
 
 # --- what goes wrong: each changes one thing of the solution ---

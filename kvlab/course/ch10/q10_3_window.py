@@ -170,7 +170,8 @@ def _(answer, case):
 @Q.law("two windows know nothing of each other")
 def _(answer, case):
     parts = case["x_TD"].split(case["chunks"])
-    one, other = (answer.make(case["window"], case["n_keep"]) for _ in range(2))
+    one = answer.make(case["window"], case["n_keep"])
+    other = answer.make(case["window"] + 1, case["n_keep"] + 1)
     for ours, theirs in zip(parts, parts[::-1], strict=True):
         one.call("append", ours)
         other.call("append", theirs)

@@ -175,6 +175,15 @@ def _(answer, case):
     }
 
 
+@Q.law(
+    "many equal masses: the oldest of them stay", shows=lambda case: "2 heads of 64 equal masses"
+)
+def _(answer, case):
+    """So many that a sort that promises no order among equals shows it."""
+    mass_GT = torch.ones(2, 64, dtype=torch.float64)
+    return {"keep_GT": answer(mass_GT, 24, case["sinks"], case["recent"])}
+
+
 # --- what goes wrong: each changes one thing of this ---
 
 

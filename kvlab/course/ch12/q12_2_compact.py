@@ -142,6 +142,12 @@ def _(answer, case):
     return seen
 
 
+@Q.law("slots in another order than the text: theirs stays")
+def _(answer, case):
+    flipped = {name: case[name].flip(2) for name in GIVEN}
+    return named(answer(*flipped.values()), *RESULTS)
+
+
 # --- what goes wrong: most change one thing of this ---
 
 

@@ -209,14 +209,18 @@ def _(answer, case):
 
 @Q.law("two packed at a time know nothing of each other")
 def _(answer, case):
-    """One row that keeps all its numbers, packed after the first; each is asked then."""
+    """One wider row that keeps all its numbers, packed after the first; each is asked then."""
     first = _packed(answer, case)
-    second = answer.make(case["x_TD"][:1], case["x_TD"].shape[1])
-    return {
-        f"{which}, {name}": thing.call(name.split("_")[0])
-        for which, thing in (("first", first), ("second", second))
-        for name in ("values_TN", "marks_TX", "nbytes")
-    }
+    wide_TD = torch.cat((case["x_TD"], case["x_TD"] * 1.5), 1)[:1]
+    second = answer.make(wide_TD, wide_TD.shape[1])
+    seen = {}
+    for which, thing in (("first", first), ("second", second)):
+        values_TN, marks_TX = thing.call("values"), thing.call("marks")
+        seen |= {f"{which}, values_TN": values_TN, f"{which}, marks_TX": marks_TX}
+        seen[f"{which}, nbytes"] = thing.call("nbytes")
+        seen[f"{which}, unpacked, x_TD"] = thing.call("unpack", values_TN, marks_TX)
+        seen[f"{which}, most_kept"] = thing.call("most_kept")
+    return seen
 
 
 @Q.law("bytes, marks included")

@@ -187,6 +187,7 @@ def _(answer, case):
         "they meet at 800 tokens": _on(204.0, 0.25),
         "the way is ahead at 0 tokens": _on(2.0, 0.25),
         "the way is steeper": _on(2.0, 0.75),
+        "the way is dense itself": dense,
     }
     for what, way in ways.items():
         given = {"lengths": [100, 400, 200], "dense": dense, "way": way, "draws": [[0, 1], [1, 1]]}

@@ -97,7 +97,8 @@ class Borrowed:
 
     def __getattr__(self, name: str) -> Any:
         if name not in self._lends:
-            raise AttributeError(f"this object has {', '.join(self._lends)}; not {name}")
+            has = ", ".join(self._lends) or "nothing to ask for, and is to be handed on"
+            raise AttributeError(f"this object has {has}; not {name}")
         return lambda *args, **named: self._ask(self.number, name, args, named)
 
     def __call__(self, *args: Any, **named: Any) -> Any:
