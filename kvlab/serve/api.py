@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from kvlab.serve import metrics
-from kvlab.serve.asked import Asked, AskedChat, AskedCompletion, Refused
+from kvlab.serve.asked import Asked, AskedChat, AskedCompletion, Refused, wrong
 from kvlab.serve.forms import Chat, Completion, error_of, usage_of
 from kvlab.serve.job import Job, Limits, check_number
 from kvlab.serve.worker import Worker, Written
@@ -218,9 +218,9 @@ def _plain(_request: Request, error: HTTPException) -> JSONResponse:
 
 def _not_valid(_request: Request, error: RequestValidationError) -> JSONResponse:
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"][1:] if not str(part).isdecimal())
     if first["type"] == "json_invalid":
         why = f"The body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}."
         return JSONResponse(error_of(why), 400)
-    about = f"{place[:80]}: " if place else "The body, as application/json: "
-    return JSONResponse(error_of(f"{about}{first['msg']}.", place[:80] or None), 400)
+    if len(first["loc"]) < 2:
+        return JSONResponse(error_of(f"The body, as application/json: {first['msg']}."), 400)
+    return JSONResponse(error_of(*wrong(error.body, error.errors())), 400)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -22,6 +24,14 @@ NOTHING: dict[str, tuple] = {
     "functions": ([],), "function_call": ("none", "auto"), "parallel_tool_calls": (True, False),
     "response_format": ({"type": "text"},), "modalities": (["text"],),
 }  # fmt: skip
+
+# what may be of several kinds
+EXPECTED = {
+    "prompt": "a text, a list of texts, a list of token ids, or a list of such lists",
+    "content": 'a text, or a list of {"type": "text", "text": "..."}',
+    "stop": "a text, or a list of up to four, none of them empty",
+}
+_NOTHING = object()
 
 
 class Refused(Exception):
@@ -129,3 +139,60 @@ class AskedChat(Asked):
         if self.top_logprobs is not None and not self.logprobs:
             raise Refused("top_logprobs came without logprobs=true.", param="top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
+
+
+def wrong(body: Any, errors: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    """The first thing in a body that is not as expected: what came there, in words, and where."""
+    paths = [_path(tuple(error["loc"][1:])) for error in errors]
+    path, about = paths[0], f": {errors[0]['msg']}"
+    field = next((part for part in path if part in EXPECTED), None)
+    if field is not None:  # every kind has its errors: where all that came closer agree, it is
+        whole = path = path[: path.index(field) + 1]
+        closer = [p[len(path) :] for p in paths if p[: len(path)] == path and p != path]
+        for parts in zip(*closer, strict=False):
+            if len(set(parts)) > 1:
+                break
+            path += parts[:1]
+        about = f"; expected {'' if path == whole else f'as {field} '}{EXPECTED[field]}"
+    place = _plain(".".join(map(str, path)), 80)
+    value = _at(body, path)
+    if value is _NOTHING:
+        return f"{place} is missing{about if field else ', which is required'}.", place
+    return f"{place} is {_shown(value)}{about}.", place
+
+
+def _path(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """A place in the body, without the kind that pydantic tried there."""
+    for i, part in enumerate(loc):
+        if part in EXPECTED:
+            return loc[: i + 1] + loc[i + 2 :]
+    return loc
+
+
+def _at(body: Any, path: tuple[str | int, ...]) -> Any:
+    for part in path:
+        try:
+            body = body[part]
+        except (KeyError, IndexError, TypeError):
+            return _NOTHING
+    return body
+
+
+def _shown(value: Any, depth: int = 2) -> str:
+    """JSON in a few words."""
+    if isinstance(value, list | dict) and value and not depth:
+        return "[...]" if isinstance(value, list) else "{...}"
+    more = ", ..." if isinstance(value, list | dict) and len(value) > 5 else ""
+    if isinstance(value, list):
+        return f"[{', '.join(_shown(one, depth - 1) for one in value[:5])}{more}]"
+    if isinstance(value, dict):
+        pairs = (f"{_shown(k)}: {_shown(one, depth - 1)}" for k, one in list(value.items())[:5])
+        return f"{{{', '.join(pairs)}{more}}}"
+    if isinstance(value, str):
+        value = value if len(value) <= 40 else f"{value[:40]}..."
+    return _plain(json.dumps(value, ensure_ascii=False), 60)
+
+
+def _plain(text: str, most: int) -> str:
+    """What any answer can hold: half of a surrogate pair is no text."""
+    return text[:most].encode("utf-8", "backslashreplace").decode()

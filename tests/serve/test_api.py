@@ -216,6 +216,51 @@ def test_bodies_that_are_no_request(at, content):
     assert response.status_code == 400 and response.json()["error"]["message"]
 
 
+IN_MESSAGE = 'messages.0.content{} is {}; expected {}a text, or a list of {{"type": "text"'
+STOPS = "a text, or a list of up to four, none of them empty."
+WRONG = [
+    ("chat/completions", {"messages": [{"role": "user", "content": content}]}, said)
+    for content, said in [
+        (None, IN_MESSAGE.format("", "null", "")),
+        (3, IN_MESSAGE.format("", "3", "")),
+        ({"str": 1}, IN_MESSAGE.format("", '{"str": 1}', "")),
+        (["x"], IN_MESSAGE.format(".0", '"x"', "as content ")),
+        ([{"type": "text", "text": None}], IN_MESSAGE.format(".0.text", "null", "as content ")),
+        ([{"type": "text", "text": "a", "\ud800": 1}], 'content.0 is {"type": "text"'),
+        ([{"type": "file", "of": [[[1]]]}], '{"type": "file", "of": [[...]]}; expected'),
+    ]
+] + [
+    ("completions", {"prompt": "x", **more}, said)
+    for more, said in [
+        ({"stop": 5}, f"stop is 5; expected {STOPS}"),
+        ({"stop": ""}, f'stop is ""; expected {STOPS}'),
+        ({"stop": ["a", 3]}, f"stop.1 is 3; expected as stop {STOPS}"),
+        ({"stop": ["a", ""]}, f'stop.1 is ""; expected as stop {STOPS}'),
+        ({"stop": [3, None]}, f"stop is [3, null]; expected {STOPS}"),
+        ({"stop": list("abcdef")}, 'stop is ["a", "b", "c", "d", "e", ...]; expected'),
+        ({"prompt": [1, "a"]}, 'prompt is [1, "a"]; expected a text, a list of texts, a list of'),
+        ({"prompt": [None]}, "prompt.0 is null; expected as prompt a text"),
+        ({"prompt": "x" * 50, "stop": "y" * 50, "n": -1}, "n is -1: Input should be greater"),
+        ({"stream_options": {"\ud800": 1}}, "stream_options is"),
+    ]
+] + [
+    ("completions", {}, "prompt is missing; expected a text, a list of texts"),
+    ("chat/completions", {}, "messages is missing, which is required."),
+    ("chat/completions", {"messages": [{"role": "user"}]}, "messages.0.content is missing; expec"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path, asked, said", WRONG, ids=[said[:30] for *_, said in WRONG])
+def test_what_came_is_said_and_what_was_expected(at, path, asked, said):
+    body = json.dumps({"model": "pocket", "max_tokens": 1, **asked}).encode()
+    response = at.http.post(
+        f"/v1/{path}", content=body, headers={"Content-Type": "application/json"}
+    )
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert said in error["message"] and error["message"].startswith(error["param"])
+
+
 @pytest.mark.parametrize("prompt", ["", [], [[]], [-1], [10**6], ["ok", ""], "\ud800"])
 def test_prompts_that_are_none(at, prompt):
     body = json.dumps({"model": "pocket", "prompt": prompt, "max_tokens": 2})
