@@ -147,6 +147,9 @@ def keyformer(e: Evidence) -> Tensor:
 def knorm(e: Evidence) -> Tensor:
     """Keys with a small norm: they were found to get the most attention.
 
+    Rope only turns a key, so in the first layer a token has the same norm wherever it stands. Where
+    only some of equal tokens may stay, rounding chooses between them, and it may choose otherwise
+    in a batch than for a row alone.
     Source: Devoto et al. 2024, "A Simple and Effective L2 Norm-Based Strategy", section 3.
     """
     return -wide(e.k_BGTD).norm(dim=-1)
