@@ -33,6 +33,7 @@ def as_numpy(stored: Tensor) -> np.ndarray:
     import torch
 
     bits = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}.get(stored.dtype)
+    stored = stored.detach()
     return (stored if bits is None else stored.view(bits)).contiguous().numpy()
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from kvlab import kernels
 from kvlab.ledger import LayerState
 from kvlab.old import Former
+from kvlab.pack.rows import wants_gradient
 from kvlab.pack.rule import Rule
 from kvlab.slots import Slots
 
@@ -21,6 +22,7 @@ class PackedLayer:
     """One layer of a packed cache, with what a LayerKV has; keys and values unpack when asked for.
 
     It is its own `reader`: attention asks whether the rows can be read as they are, and does it.
+    Where torch records gradients they are unpacked, so that these flow through what a rule kept.
     """
 
     name, why = "rows", "reads packed rows as they are"
@@ -52,6 +54,8 @@ class PackedLayer:
             return f"packed rows have kernels for CPU and CUDA, and the cache is on {device}"
         if q_BHSD.shape[2] != 1:
             return f"{q_BHSD.shape[2]} new tokens, and the kernel takes one"
+        if wants_gradient(q_BHSD, *(x for s in cache.sides for x in (s.dense, *s.body))):
+            return "gradients are wanted, and the kernel gives none"
         for name, rule in zip(("keys", "values"), cache.rules, strict=True):
             if _row_marks(rule, cache.head_dim) is None:
                 return f"{name} are held by {rule}, and the kernel reads PerToken rows of floats"

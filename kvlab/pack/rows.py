@@ -84,6 +84,11 @@ class PackedRows:
         return values.gather(-1, place).where(kept, 0)
 
 
+def wants_gradient(*some: Tensor) -> bool:
+    """Whether torch records what is done with these, which compiled kernels know nothing of."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in some)
+
+
 def pack(
     dense: Tensor, by: Tensor, n_kept: int, *, marks: str | None = None, bits: int | None = None
 ) -> PackedRows:

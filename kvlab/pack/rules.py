@@ -205,7 +205,9 @@ class Channels(_Keeps):
 
 def _packs(x: Tensor) -> bool:
     """Whether the compiled kernel can pack these rows."""
-    return x.device.type == "cpu" and x.dtype != torch.float64 and not kernels.missing("packing")
+    if x.device.type != "cpu" or x.dtype == torch.float64 or rows.wants_gradient(x):
+        return False
+    return not kernels.missing("packing")
 
 
 def _largest(x_BGTD: Tensor, rule: PerToken) -> tuple[Tensor, Tensor]:

@@ -77,7 +77,8 @@ class Side:
         """Write a layer's used slots, as many as `out_BGTD` has."""
         used, last = out_BGTD.shape[2], sinks + stretch.packed
         dense_BGTD = self.dense[layer]
-        out_BGTD[:, :, :sinks] = dense_BGTD[:, :, :sinks]
+        if sinks:  # torch calls what nothing was written to a leaf, and then refuses to write
+            out_BGTD[:, :, :sinks] = dense_BGTD[:, :, :sinks]
         if stretch.packed:
             n_units = stretch.packed // self.rule.unit
             parts = tuple(part[layer, :, :, :n_units] for part in self.body)

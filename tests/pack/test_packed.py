@@ -69,7 +69,8 @@ def held(rule, x_BGTD):
         return rows.quantise(groups, rule.bits).unpack().flatten(-2)
     if isinstance(rule, Channels):
         out = x_BGTD.clone()
-        for group in out.split(rule.group, 2):
+        for start in range(0, out.shape[2], rule.group):
+            group = out[:, :, start : start + rule.group]
             energy_BGD = group.float().square().sum(2)
             gone = energy_BGD.argsort(dim=-1, descending=True, stable=True)[..., rule.n_kept :]
             group.scatter_(-1, gone[:, :, None].expand(-1, -1, group.shape[2], -1), 0)
@@ -481,6 +482,50 @@ def test_why_the_rows_are_not_read_is_said():
     dense.append(0, *x)
     with pytest.raises(ValueError, match="not packed"):
         attend(q, dense.read(0), backend="rows")
+
+
+@pytest.mark.parametrize("sink", [0, 2])
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_gradients_flow_through_what_a_rule_kept(rule, sink):
+    """As they do in the dense cache: a model whose weights are trained may read a packed one."""
+    cache = PackedKVCache(1, 2, 2, 40, D, k=rule, v=rule, recent=4, sink=sink, at_once=16)
+    new = [draw(2, 2, n, D, seed=n + i).requires_grad_() for n in (23, 1) for i in range(2)]
+    q_BHSD = draw(2, 4, 1, D, seed=9).requires_grad_()
+    cache.append(0, *new[:2])
+    cache.append(0, *new[2:])
+    assert cache.n_packed_L == (16,)
+    got = attend(q_BHSD, cache.read(0)).out_BHSD
+    whole = [torch.cat((
+        x[:, :, :sink], held(rule, x[:, :, sink : sink + 16]), x[:, :, sink + 16 :], last
+    ), 2) for x, last in zip(new[:2], new[2:], strict=True)]  # fmt: skip
+    dense = KVCache(1, 2, 2, 40, D)
+    dense.append(0, *whole)
+    expected = attend(q_BHSD, dense.read(0)).out_BHSD
+    torch.testing.assert_close(got, expected)
+    found = [torch.autograd.grad(out.square().sum(), (q_BHSD, *new)) for out in (got, expected)]
+    torch.testing.assert_close(*found)
+    with torch.no_grad():  # then the rows are read as they are, where there is a kernel
+        torch.testing.assert_close(attend(q_BHSD, cache.read(0)).out_BHSD, expected)
+
+
+def test_gradients_flow_before_anything_is_packed_too():
+    """No sinks and no body: torch took what nothing was written to for a leaf."""
+    cache = PackedKVCache(1, 2, 2, 40, D, k=PerToken(5), v=PerToken(5), recent=8)
+    k, v = (draw(2, 2, 3, D, seed=i).requires_grad_() for i in range(2))
+    cache.append(0, k, v)
+    attend(draw(2, 4, 2, D), cache.read(0)).out_BHSD.sum().backward()
+    assert k.grad.any() and v.grad.any()
+
+
+def test_a_compiled_step_goes_on_from_a_cache_that_was_filled_with_gradients():
+    model = tiny_model(dtype=torch.float32).requires_grad_()
+    ids = torch.arange(9)[None]
+    filled, plain = model.new_cache(1, 12), model.new_cache(1, 12)
+    model.hidden(ids, None, filled)
+    prefill(model, ids, plain)
+    token_B = torch.tensor([3])
+    got = compiled_decode(model, filled)(model, token_B, filled)
+    torch.testing.assert_close(got, decode(model, token_B, plain))
 
 
 def test_what_a_packed_cache_cannot_do_is_refused_by_name():
