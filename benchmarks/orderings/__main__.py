@@ -81,7 +81,7 @@ def of_model(name: str, args) -> tuple[list[dict[str, Any]], float, dict[str, bo
     keep = args.keep and args.keep / _hash(name)[:16]
     every = []
     for tokens in args.tokens:
-        run = Run(args.prompts, tokens, args.tiny, args.tasks, args.methods)
+        run = Run(args.prompts, tokens, args.tiny, args.tasks, args.methods, args.questions)
         every += measured(model, tokenizer, run, keep)
     seconds = round(sum(row["seconds"] for row in every), 1)
     same = identities(model, tokenizer, Run(args.prompts, args.tokens[0]))
@@ -109,6 +109,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--prompts", type=int, default=100, help="in each cell, of each model")
     add("--tokens", type=int, nargs="+", default=[450], help="of a text; several for a real model")
     add("--tasks", nargs="+", default=(), help="only these")
+    add("--questions", nargs="+", default=(), help="only these: visible, unseen, second")
     add("--methods", nargs="+", default=(), help="only methods of these names")
     add("--tiny", action="store_true", help="few methods: to try the code, no more")
     add("--keep", type=Path, help="a folder for what was measured, to go on from")

@@ -27,13 +27,17 @@ SHARES = ("tokens_left", "k_left", "v_left", "bytes")
 
 @dataclass(frozen=True)
 class Run:
-    """What is measured: prompts in each cell, tokens of each text, which tasks and methods."""
+    """What is measured: prompts in each cell, tokens of each text, which tasks and methods.
+
+    Of each task all questions are, unless some are named.
+    """
 
     prompts: int
     tokens: int
     tiny: bool = False
     tasks: Sequence[str] = ()
     named: Sequence[str] = ()
+    questions: Sequence[str] = ()
 
 
 def plan_of(model, tokenizer) -> Plan:
@@ -49,6 +53,8 @@ def batches(tokenizer, run: Run) -> Iterator[tuple[dict[str, Any], quality.Promp
         if run.tasks and name not in run.tasks:
             continue
         for question in task.questions:
+            if run.questions and question not in run.questions:
+                continue
             every = task.make(tokenizer, run.prompts, run.tokens, question)
             where = {"task": name, "question": question, "tokens": run.tokens}
             for start, part in asking.in_batches(every, size).items():

@@ -85,6 +85,11 @@ def test_a_model_of_the_web_has_tasks_of_its_own_and_the_pocket_beside_it(tmp_pa
     page = out.with_suffix(".md").read_text(encoding="utf-8")
     assert "text, 288 tokens" in page and "evicting: keydiff beats random" in page
     assert "nothing is claimed: words, 256 tokens, visible" in page  # it knows no plain English
+    few = ["--prompts", "2", "--tokens", "256", "--out", str(out), "--methods", "KV per token"]
+    assert orderings.main([*few, "--questions", "unseen"]) == 0
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert {row["question"] for row in rows} == {"unseen"}
+    assert {row["task"] for row in rows} == set(asking.PLAIN)
 
 
 @pytest.mark.parametrize("question", ["visible", "unseen", "second"])
