@@ -36,21 +36,41 @@ _BLOCK = 32
 
 @njit(fastmath=_SUMS)
 def _softmax(scores, most_Z, sum_Z):
-    """Weights in place of four heads' scores, side by side; their greatest score and their sum."""
+    """Weights in place of four heads' scores, side by side; their greatest score and their sum.
+
+    Many slots at once, and one after the other what is left at the end.
+    """
     if scores.size == 0:
         most_Z[:], sum_Z[:] = -np.inf, 0
         return
+    step, found = LANES * WIDE, np.empty(LANES * WIDE, np.float32)
+    many = scores.size // step * step
     most = simd.load4(scores, 0)
-    for t in range(LANES, scores.size, LANES):
+    if many:
+        at_once = simd.load(scores, 0)
+        for t in range(step, many, step):
+            at_once = simd.most(at_once, simd.load(scores, t))
+        simd.store(found, 0, at_once)
+        for t in range(0, step, LANES):
+            most = simd.most(most, simd.load4(found, t))
+    for t in range(many, scores.size, LANES):
         most = simd.most(most, simd.load4(scores, t))
     simd.store(most_Z, 0, most)
-    for t in range(0, scores.size, LANES):
+    most_at_once = simd.repeated(most)
+    for t in range(0, many, step):
+        simd.store(scores, t, simd.minus(simd.load(scores, t), most_at_once))
+    for t in range(many, scores.size, LANES):
         simd.store(scores, t, simd.minus(simd.load4(scores, t), most))
     for i in range(scores.size):
         # where nothing may be seen, it is minus infinity, or no number
         scores[i] = exp(scores[i]) if scores[i] > -np.inf else np.float32(0)
-    total = simd.zeros4()
-    for t in range(0, scores.size, LANES):
+    total, total_at_once = simd.zeros4(), simd.zeros()
+    for t in range(0, many, step):
+        total_at_once = simd.add(total_at_once, simd.load(scores, t))
+    simd.store(found, 0, total_at_once)
+    for t in range(0, step, LANES):
+        total = simd.add(total, simd.load4(found, t))
+    for t in range(many, scores.size, LANES):
         total = simd.add(total, simd.load4(scores, t))
     simd.store(sum_Z, 0, total)
 

@@ -212,6 +212,16 @@ def most(_typing, first, second):
 
 
 @intrinsic
+def repeated(_typing, four):
+    """Four heads' numbers, as often as they fill what channels of four heads take."""
+
+    def repeat(_context, builder, _signature, args):
+        return shuffled(builder, args[0], [*range(LANES)] * WIDE)
+
+    return ROWS(FOUR), repeat
+
+
+@intrinsic
 def for_all(_typing, row):
     """A row's channels for each of four heads."""
 
