@@ -39,9 +39,12 @@ def one_panel(x_label: str, y_label: str, width: float = 7.0, height: float = 3.
     return figure, axes
 
 
-def few_lines() -> list[tuple[str, str, str]]:
-    """Looks of a few lines, each with a colour, a marker and a dash of its own."""
-    return [(BLUE, "o", "-"), (ORANGE, "s", "--"), (GREEN, "^", ":"), (GREY, "D", "-.")]
+def few_lines(n: int) -> list[tuple[str, str, str]]:
+    """Looks of n lines, each with a colour, a marker and a dash of its own; of at most four."""
+    looks = [(BLUE, "o", "-"), (ORANGE, "s", "--"), (GREEN, "^", ":"), (GREY, "D", "-.")]
+    if n > len(looks):
+        raise ValueError(f"{n} curves; expected at most {len(looks)}, which can be told apart.")
+    return looks[:n]
 
 
 def bare(axes) -> None:

@@ -77,7 +77,8 @@ def gain(
     the curve that stands before them.
     """
     figure, axes = one_panel(x_label, "times as fast as dense")
-    looks, look = iter(few_lines()), few_lines()[0]
+    looks = iter(few_lines(len(set(curves) - set(dashed))))
+    look = few_lines(1)[0]
     for name, values in curves.items():
         if name in dashed:
             axes.plot(x, values, color=look[0], linestyle=(0, (1, 2)), linewidth=1.2, label=name)
@@ -99,7 +100,9 @@ def gain(
 def packed_bytes(sparsities: Sequence[float], curves: Mapping[str, Sequence[float]]) -> Picture:
     """Bytes in percent of the dense ones over the share of numbers dropped; above 100 it loses."""
     figure, axes = one_panel("share of the numbers dropped", "bytes, in percent of dense")
-    for (name, values), (colour, _, line) in zip(curves.items(), few_lines(), strict=False):
+    for (name, values), (colour, _, line) in zip(
+        curves.items(), few_lines(len(curves)), strict=True
+    ):
         axes.plot(sparsities, values, color=colour, linestyle=line, linewidth=2, label=name)
     axes.axhline(100, color="black", linewidth=1)
     axes.axhspan(100, 130, color=ORANGE, alpha=0.08)
@@ -116,7 +119,9 @@ def since_the_start(
 ) -> Picture:
     """Running totals; `at` marks places on the x axis by upright lines."""
     figure, axes = one_panel(x_label, y_label)
-    for (name, values), (colour, _, line) in zip(curves.items(), few_lines(), strict=False):
+    for (name, values), (colour, _, line) in zip(
+        curves.items(), few_lines(len(curves)), strict=True
+    ):
         axes.plot(range(len(values)), values, color=colour, linestyle=line, linewidth=2, label=name)
     for i, (name, x) in enumerate(at.items()):
         axes.axvline(x, color=GREY, linestyle=("--", ":")[i % 2], linewidth=1.5, label=name)

@@ -98,3 +98,20 @@ def test_a_prediction_has_the_colour_of_what_it_predicts():
     figure = figures.gain([1, 2], {"a": [1, 2], "b": [1, 3], "c": [1, 1]}, "x", dashed=("b",))
     a, b, c = figure.axes[0].lines[:3]
     assert a.get_color() == b.get_color() != c.get_color() and b.get_marker() == "None"
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        lambda curves: figures.gain([1, 2], curves, "x"),
+        lambda curves: figures.packed_bytes([0, 1], curves),
+    ],
+)
+def test_more_curves_than_can_be_told_apart_are_refused_and_none_is_left_out(figure):
+    curves = {name: [1, 2] for name in "abcde"}
+    with pytest.raises(ValueError, match="5 curves; expected at most 4"):
+        figure(curves)
+    assert (
+        len(figure({name: curves[name] for name in "abcd"}).axes[0].get_legend_handles_labels()[1])
+        == 4
+    )
