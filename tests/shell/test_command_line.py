@@ -155,7 +155,7 @@ def test_a_mistake_is_told_and_leaves_no_traceback(name, odd, capsys, monkeypatc
     ("line", "keys"),
     [
         (["hint", "6.1", "2"], {"exercise", "n", "hint"}),
-        (["progress"], {"file", "exercises", "done", "points", "out_of"}),
+        (["progress"], {"file", "chapters_read", "exercises", "done", "points", "out_of"}),
         (["export", "exported"], {"folder"}),
         (["site", "--live", "--out", "page"], {"page"}),
         (["normalise", "--check", "one.ipynb"], {"untidy"}),
