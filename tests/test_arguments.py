@@ -400,6 +400,7 @@ ROWS = {
     "quality.held_bytes": [
         lambda: quality.held_bytes(None, None, torch.float16),
         lambda: quality.held_bytes(cache(), None, "float16"),
+        lambda: quality.held_bytes(cache(), "all", torch.float16),
     ],
     "quality.measure": [
         lambda: list(quality.measure(None, PROMPTS, {})),
@@ -425,6 +426,8 @@ ROWS = {
         lambda: quality.wilson(3, 2),
         lambda: quality.wilson(0, 0),
         lambda: quality.wilson(1, None),
+        lambda: quality.wilson(1, 2, cache()),
+        lambda: quality.wilson(1, 2, 0),
     ],
     "quality.window_only": [lambda: quality.window_only(None)],
     "parallel.Mesh": [

@@ -17,6 +17,7 @@ def wilson(n_right: int, n: int, z: float = 1.96) -> tuple[float, float]:
     """The 95 % interval of a share, from n_right of n. Source: Wilson 1927."""
     if not 0 <= n_right <= n or n == 0:
         raise ValueError(f"{n_right} of {n} is no share; expected at most all of at least one.")
+    z = checks.number("z", z, lambda value: 0 < value < 1e6, "a number above 0")
     p, zz = n_right / n, z * z / n
     middle, half = p + zz / 2, z * math.sqrt(p * (1 - p) / n + zz / (4 * n))
     return max(0.0, (middle - half) / (1 + zz)), min(1.0, (middle + half) / (1 + zz))
@@ -36,7 +37,7 @@ def bootstrap(values: Sequence[float], draws: int = 1000, seed: int = 0) -> tupl
             f"{MOST_DRAWN // len(values):,} draws of so many."
         )
     x = torch.tensor(list(values), dtype=torch.float64)
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator().manual_seed(int(seed))
     means = x[torch.randint(len(x), (draws, len(x)), generator=draw)].mean(1)
     low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high

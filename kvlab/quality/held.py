@@ -31,6 +31,11 @@ def held_bytes(cache: KVCache, method: Method | None, dtype: torch.dtype) -> int
     are counted as values, a bitmap and an offset of two bytes a row. Positions are not counted, as
     in KVCache.
     """
+    if method is not None and not hasattr(method, "bodies"):
+        raise ValueError(
+            f"method is {checks.shown(method)}; expected one that says what it holds, such as "
+            "Sparsify or Stored, or None."
+        )
     sides = ((), ()) if method is None else method.bodies
     seen_B, total = seen_in(cache), 0
     for layer, used in enumerate(cache.used_L):

@@ -40,8 +40,14 @@ def one_panel(x_label: str, y_label: str, width: float = 7.0, height: float = 3.
 
 
 def few_lines(n: int) -> list[tuple[str, str, str]]:
-    """Looks of n lines, each with a colour, a marker and a dash of its own; of at most four."""
-    looks = [(BLUE, "o", "-"), (ORANGE, "s", "--"), (GREEN, "^", ":"), (GREY, "D", "-.")]
+    """Looks of n lines, each with a colour, a marker and a dash of its own; of at most five."""
+    looks = [
+        (BLUE, "o", "-"),
+        (ORANGE, "s", "--"),
+        (GREEN, "^", ":"),
+        (GREY, "D", "-."),
+        ("black", "v", "-"),
+    ]
     if n > len(looks):
         raise ValueError(f"{n} curves; expected at most {len(looks)}, which can be told apart.")
     return looks[:n]

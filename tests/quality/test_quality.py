@@ -442,6 +442,7 @@ def test_intervals():
     mean = sum(values) / 400
     assert low < mean < high and high - low == pytest.approx(2 * 1.96 / math.sqrt(400), rel=0.15)
     assert quality.bootstrap([3.0, 3.0]) == (3, 3)
+    assert quality.bootstrap(values, seed=torch.tensor(0).numpy()[()]) == (low, high)
     with pytest.raises(ValueError, match="no values"):
         quality.bootstrap([])
 

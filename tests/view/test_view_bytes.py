@@ -108,10 +108,10 @@ def test_a_prediction_has_the_colour_of_what_it_predicts():
     ],
 )
 def test_more_curves_than_can_be_told_apart_are_refused_and_none_is_left_out(figure):
-    curves = {name: [1, 2] for name in "abcde"}
-    with pytest.raises(ValueError, match="5 curves; expected at most 4"):
+    curves = {name: [1, 2] for name in "abcdef"}
+    with pytest.raises(ValueError, match="6 curves; expected at most 5"):
         figure(curves)
     assert (
-        len(figure({name: curves[name] for name in "abcd"}).axes[0].get_legend_handles_labels()[1])
-        == 4
+        len(figure({name: curves[name] for name in "abcde"}).axes[0].get_legend_handles_labels()[1])
+        == 5
     )
