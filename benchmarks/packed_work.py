@@ -28,7 +28,7 @@ _SUMS = {"reassoc", "contract", "nsz", "arcp"}
 
 @njit(fastmath=_SUMS)
 def _repeat(way, marks, places, numbers, n_kept, n_bytes, q, scores, mixed, n):
-    scratch = np.empty(N_ROWS * n_kept + 8, np.uint16)
+    scratch = np.empty(N_ROWS * n_kept + 8, placing.PLACE)
     place_U = np.empty(N_ROWS, np.int64)
     for _ in range(n):
         if way == 0:

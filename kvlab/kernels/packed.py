@@ -220,7 +220,7 @@ def _part(g, part, q_HD, k, v, dense, places, pos_GT, q_pos, whole, spread, row,
 
 
 def spread(k: tuple, v: tuple, width: int) -> tuple[bool, bool]:
-    """Whether to spread keys' and values' rows: by bitmaps, where one instruction does it."""
+    """Whether to spread keys' and values' rows: by bitmaps, where the processor does it quickly."""
     fits = placing.SPREADS and width % (2 * WIDE) == 0
     return fits and k[2], fits and v[2]
 

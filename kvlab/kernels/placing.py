@@ -28,7 +28,8 @@ from kvlab.kernels.simd import (
 
 # Whether a row's numbers are quickly put at their places: by an instruction, or by a table.
 AT_ONCE = has("avx512f")
-SPREADS = AT_ONCE or has("avx2")
+BY_TABLE = has("avx2") and not AT_ONCE
+SPREADS = AT_ONCE or BY_TABLE
 # Bytes of four heads' numbers, and a type that holds the places of 256 channels.
 STRIDE, PLACE = 4 * LANES, np.uint16
 _BYTE = 8  # bits
@@ -121,18 +122,34 @@ def spread(_typing, array, index, bits):
     def spread(context, builder, signature, args):
         array, index, bits = args
         kind = signature.args[0]
+        if not (AT_ONCE or BY_TABLE):
+            place = address(context, builder, kind, array, index)
+            return widened(builder, kind.dtype, _one_by_one(builder, place, bits))
         row = widened(builder, kind.dtype, loaded(context, builder, kind, array, index, WIDE))
         return (_by_instruction if AT_ONCE else _by_table)(builder, row, bits)
 
     return ROW(array, types.intp, types.uint64), spread
 
 
+def _mask(builder, bits):
+    return builder.bitcast(
+        builder.trunc(bits, ir.IntType(WIDE)), ir.VectorType(ir.IntType(1), WIDE)
+    )
+
+
+def _one_by_one(builder, place, bits):
+    """For processors that have neither, such as ARM's: it has to compile, and is not chosen."""
+    one, mask = place.type.pointee, _mask(builder, bits)
+    row = ir.VectorType(one, WIDE)
+    name = f"llvm.masked.expandload.v{WIDE}{'f32' if one == FLOAT else one}"
+    expand = of_llvm(builder, name, row, place.type, mask.type, row)
+    return builder.call(expand, [place, mask, ir.Constant(row, None)])
+
+
 def _by_instruction(builder, row, bits):
-    mask = ir.VectorType(ir.IntType(1), WIDE)
-    name = "llvm.x86.avx512.mask.expand.v16f32"
-    expand = of_llvm(builder, name, row.type, row.type, row.type, mask)
-    bits = builder.bitcast(builder.trunc(bits, ir.IntType(WIDE)), mask)
-    return builder.call(expand, [row, ir.Constant(row.type, None), bits])
+    mask, name = _mask(builder, bits), "llvm.x86.avx512.mask.expand.v16f32"
+    expand = of_llvm(builder, name, row.type, row.type, row.type, mask.type)
+    return builder.call(expand, [row, ir.Constant(row.type, None), mask])
 
 
 def _by_table(builder, row, bits):
